@@ -1,0 +1,1 @@
+"""Meta layers, meta networks, optimizees and the training loop of MetaQuant."""

@@ -1,0 +1,67 @@
+"""Adam and AMSGrad as an optimizee."""
+
+import torch
+from torch import Tensor
+
+from meta_utils.optimizee import Optimizee
+
+
+class Adam(Optimizee):
+    """pi(g) = m sqrt(1 - beta2^t) / (1 - beta1^t) / (sqrt(v) + eps), weight decay added to g: Adam as the published runs had it.
+
+    bias_corrected_eps: eps is added to sqrt(v / (1 - beta2^t)) instead, which is torch.optim.Adam; in the first iterations the
+    published form has the larger eps, by up to 1 / sqrt(1 - beta2) = 32.
+    amsgrad: v is replaced by the largest v so far.
+    Raises ValueError for a negative lr, eps or weight decay and for betas outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        bias_corrected_eps: bool = False,
+    ):
+        if eps < 0:
+            raise ValueError(f"eps must be at least 0, not {eps}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must lie in [0, 1), not {betas}")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(params, {**defaults, "bias_corrected_eps": bias_corrected_eps})
+
+    def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
+        if not params:
+            return
+        beta1, beta2 = group["betas"]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                for moment in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
+                    state[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state["step"] += 1
+        steps = [state["step"].item() for state in states]
+        mean, square = ([state[moment] for state in states] for moment in ("exp_avg", "exp_avg_sq"))
+        if group["weight_decay"]:
+            torch._foreach_add_(grads, params, alpha=group["weight_decay"])
+        torch._foreach_lerp_(mean, grads, 1 - beta1)
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, grads, grads, value=1 - beta2)
+        if group["amsgrad"]:
+            largest = [state["max_exp_avg_sq"] for state in states]
+            torch._foreach_maximum_(largest, square)
+            square = largest
+        mean_corrections = [1 - beta1**t for t in steps]
+        root_corrections = [(1 - beta2**t) ** 0.5 for t in steps]
+        denominator = torch._foreach_sqrt(square)
+        if group["bias_corrected_eps"]:
+            torch._foreach_div_(denominator, root_corrections)
+            torch._foreach_add_(denominator, group["eps"])
+        else:
+            torch._foreach_add_(denominator, group["eps"])
+            torch._foreach_div_(denominator, root_corrections)
+        torch._foreach_mul_(denominator, mean_corrections)
+        torch._foreach_copy_(grads, mean)
+        torch._foreach_div_(grads, denominator)

@@ -1,0 +1,46 @@
+"""The loop's own steps on a whole net: meta gradients for all layers from one evaluation of M, and the parameter update."""
+
+import torch
+from torch import Tensor, nn
+
+from meta_utils.meta_network import META_NETWORKS
+from meta_utils.optimizee import apply_gradients
+
+
+def _flat(tensors) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def meta_gradient_generation(
+    meta_net: nn.Module, net: nn.Module, meta_method: str, meta_hidden_state_dict: dict
+) -> tuple[dict[str, tuple], dict]:
+    """g_W_tilde = M(g_W_hat, W_tilde) for every layer, from the last training forward and backward: step 2 of the loop.
+
+    Returns (meta_grad_dict, hidden). meta_grad_dict: layer name -> (path, g_W_tilde with the shape of W and a graph to phi,
+    the layer's bias gradient or None). hidden: M's state for the next call, {} at the start and for a network without one.
+    Raises ValueError where meta_method does not name meta_net's class, RuntimeError where a layer has no g_W_hat yet.
+    """
+    if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
+        raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
+    layers = net.meta_layers()
+    g_W_hat = _flat(layer.quantized_grads for layer in layers)
+    W_tilde = _flat(layer.pre_quantized_weight for layer in layers)
+    g_W_tilde, hidden = meta_net(g_W_hat, W_tilde, meta_hidden_state_dict)
+    pieces = g_W_tilde.split([layer.weight.numel() for layer in layers])
+    meta_grad_dict = {}
+    for (name, path), layer, piece in zip(net.layer_name_list, layers, pieces, strict=True):
+        bias_grad = None if layer.bias is None else layer.bias.grad
+        meta_grad_dict[name] = (path, piece.view_as(layer.weight), bias_grad)
+    return meta_grad_dict, hidden
+
+
+def assign_meta_gradients(net: nn.Module, meta_grad_dict: dict[str, tuple], quantizer) -> None:
+    """weight.grad <- stopgrad(calibration(W) * g_W_tilde) for every meta layer: step 6 of the loop."""
+    for layer in net.meta_layers():
+        _, g_W_tilde, _ = meta_grad_dict[layer.name]
+        layer.weight.grad = quantizer.calibration(layer.weight) * g_W_tilde.detach()
+
+
+def update_parameters(net: nn.Module, lr: float) -> None:
+    """p <- p - lr p.grad for every parameter with a gradient: step 8 of the loop."""
+    apply_gradients([p for p in net.parameters() if p.grad is not None], lr)

@@ -1,0 +1,52 @@
+"""What the optimizees share: the refined gradient pi(g) apart from the step, so that a meta gradient can be folded into the
+next forward pass before anything is updated.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Optimizee(Optimizer):
+    """A torch.optim.Optimizer whose update is p <- p - lr pi(g), with pi(g) to be had on its own.
+
+    A subclass gives pi for a list of parameters (`refine`). `step()` equals that of the torch.optim class of the same name.
+    """
+
+    def __init__(self, params, defaults: dict):
+        for name in ("lr", "weight_decay"):
+            if defaults[name] < 0:
+                raise ValueError(f"{name} must be at least 0, not {defaults[name]}")
+        super().__init__(params, defaults)
+
+    def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
+        """grads <- pi(grads), in place: weight decay, momentum, moments; no learning rate."""
+        raise TypeError(f"{type(self).__name__} does not define refine()")
+
+    @torch.no_grad()
+    def get_refine_gradient(self) -> None:
+        """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            self.refine(group, params, [p.grad for p in params], [self.state[p] for p in params])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Refines every gradient, then p <- p - lr p.grad. closure: computes the loss and its gradients first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.get_refine_gradient()
+        for group in self.param_groups:
+            apply_gradients([p for p in group["params"] if p.grad is not None], group["lr"])
+        return loss
+
+
+@torch.no_grad()
+def apply_gradients(params: list[Tensor], lr: float, grads: list[Tensor] | None = None) -> None:
+    """p <- p - lr p.grad for a list of parameters; grads: what to take in place of each p.grad."""
+    if params:
+        torch._foreach_add_(params, [p.grad for p in params] if grads is None else grads, alpha=-lr)

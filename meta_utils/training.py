@@ -1,0 +1,107 @@
+"""One training iteration of MetaQuant (Algorithm 1), in both orders, and of the STE baseline.
+
+Iteration t, order "notebook" (the default; it made the published curves):
+  1. zero phi's gradients
+  2. t > 0: g_W_tilde = M(g_W_hat, W_tilde) for every layer, from iteration t-1's values, with a graph to phi
+  3. forward with W' = W - alpha (u + stopgrad(r - u)), u = calibration(W) g_W_tilde, r the refined gradient of t-1
+  4. zero the parameters' gradients; cross-entropy; backward
+  5. step phi
+  6. t > 0: weight.grad = stopgrad(calibration(W) g_W_tilde) for every meta layer
+  7. refine every gradient in place: p.grad = pi(p.grad)
+  8. t > 0: p <- p - alpha p.grad for every parameter
+Order "paper", t > 0: 2; 6 and 7; the forward of 3 with r = pi(g_W), so that W' is the updated weight itself; 4; 8 with that r; 5.
+STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
+from meta_utils.optimizee import Optimizee, apply_gradients
+from utils.quantize import Quantizer
+
+UPDATE_ORDERS = ("notebook", "paper")
+
+
+class TrainingLoop:
+    """The state between iterations and the iteration itself.
+
+    net: a quantized net in train mode; optimizee: over net.parameters(); quantizer: None for full precision.
+    meta_method "STE" is the baseline; any other takes its meta network and the optimizer of phi.
+    Raises ValueError for an unknown order, or for a meta network missing with a learned gradient or given with STE.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizee: Optimizee,
+        quantizer: Quantizer | None,
+        meta_method: str = "STE",
+        meta_net: nn.Module | None = None,
+        meta_optimizer: Optimizer | None = None,
+        update_order: str = "notebook",
+    ):
+        if update_order not in UPDATE_ORDERS:
+            raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
+        self.learned = meta_method != "STE"
+        if self.learned != (meta_net is not None) or self.learned != (meta_optimizer is not None):
+            raise ValueError(f"a learned gradient takes a meta network and its optimizer, STE neither (method {meta_method})")
+        self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
+        self.meta_method, self.meta_net, self.meta_optimizer = meta_method, meta_net, meta_optimizer
+        self.update_order = update_order
+        self.meta_hidden_state_dict: dict[str, Tensor] = {}
+        self.iteration = 0
+
+    @property
+    def lr(self) -> float:
+        """alpha."""
+        return self.optimizee.param_groups[0]["lr"]
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes)."""
+        if self.learned and self.iteration > 0 and self.update_order == "paper":
+            loss, outputs = self._paper_iteration(inputs, targets)
+        else:
+            loss, outputs = self._notebook_iteration(inputs, targets)
+        self.iteration += 1
+        return loss.detach(), outputs.detach()
+
+    def _notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        meta_grad_dict = self._meta_gradients() if self.learned and self.iteration > 0 else {}  # 1, 2
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
+        loss = self._backward(outputs, targets)  # 4
+        if meta_grad_dict:
+            self.meta_optimizer.step()  # 5
+            assign_meta_gradients(self.net, meta_grad_dict, self.quantizer)  # 6
+        if self.update_order == "notebook" or not self.learned:  # order "paper" refines in the next iteration
+            self.optimizee.get_refine_gradient()  # 7
+        if meta_grad_dict or not self.learned:
+            update_parameters(self.net, self.lr)  # 8
+        return loss, outputs
+
+    def _paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        meta_grad_dict = self._meta_gradients()  # 1, 2
+        assign_meta_gradients(self.net, meta_grad_dict, self.quantizer)  # 6
+        self.optimizee.get_refine_gradient()  # 7
+        parameters = [p for p in self.net.parameters() if p.grad is not None]
+        refined = [p.grad for p in parameters]
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
+        loss = self._backward(outputs, targets)  # 4
+        apply_gradients(parameters, self.lr, refined)  # 8, after the backward: autograd needs what the forward read
+        self.meta_optimizer.step()  # 5
+        return loss, outputs
+
+    def _meta_gradients(self) -> dict[str, tuple]:
+        self.meta_optimizer.zero_grad()
+        meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(
+            self.meta_net, self.net, self.meta_method, self.meta_hidden_state_dict
+        )
+        return meta_grad_dict
+
+    def _backward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.optimizee.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(outputs, targets)
+        loss.backward()
+        return loss

@@ -1,0 +1,1 @@
+"""CIFAR ResNets: the architecture (resnet.py) and the same with quantized meta layers (quantized_meta_resnet.py)."""

@@ -1,0 +1,65 @@
+"""The CIFAR ResNets with every layer quantized and open to a learned gradient.
+
+The architecture is models_CIFAR/resnet.py's; only the layer types differ. State dicts of a plain net load strictly.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+
+from torch import Tensor
+
+from meta_utils.meta_quantized_module import MetaConv2d, MetaLinear, MetaQuantizedLayer
+from models_CIFAR.resnet import DEPTHS, ResNet
+from utils.quantize import Quantizer, get_quantizer
+
+NO_META_GRADIENTS = MappingProxyType({})
+
+
+class QuantizedMetaResNet(ResNet):
+    """A CIFAR ResNet whose convolutions and classifier are meta layers.
+
+    `layer_name_list` holds one entry per meta layer, in the order of the modules: (dotted name, path for get_layer).
+    It is derived from the modules, so it cannot miss a layer.
+    """
+
+    def __init__(self, depth: int, bitW: int = 1, num_classes: int = 10):
+        super().__init__(depth, num_classes, conv=MetaConv2d, linear=MetaLinear)
+        self.bitW = bitW
+        self.layer_name_list = []
+        for name, module in self.named_modules():
+            if isinstance(module, MetaQuantizedLayer):
+                module.name = name
+                self.layer_name_list.append((name, tuple(name.split("."))))
+
+    def meta_layers(self) -> list[MetaQuantizedLayer]:
+        """The meta layers in the order of `layer_name_list`."""
+        return [self.get_submodule(name) for name, _ in self.layer_name_list]
+
+    def forward(
+        self,
+        inputs: Tensor,
+        quantized_type: str | Quantizer | None = None,
+        meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS,
+        lr: float = 1e-3,
+    ) -> Tensor:
+        """Images (B, 3, 32, 32) -> logits (B, num_classes).
+
+        quantized_type: a quantizer or its registered name (at `bitW` bits); None computes with the full-precision weights.
+        meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None), from meta_gradient_generation; every
+            layer named there computes with its updated weight W' (step 3 of the loop), keeping the graph to phi.
+        lr: alpha, the step from W to W'.
+        """
+        quantizer = get_quantizer(quantized_type, self.bitW)
+        for layer in self.meta_layers():
+            layer.prepare(quantizer, meta_grad_dict.get(layer.name), lr)
+        return super().forward(inputs)
+
+
+resnet20_cifar = partial(QuantizedMetaResNet, 20)
+resnet32_cifar = partial(QuantizedMetaResNet, 32)
+resnet44_cifar = partial(QuantizedMetaResNet, 44)
+resnet56_cifar = partial(QuantizedMetaResNet, 56)
+resnet110_cifar = partial(QuantizedMetaResNet, 110)
+
+MODELS = {f"ResNet{depth}": partial(QuantizedMetaResNet, depth) for depth in DEPTHS}

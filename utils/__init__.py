@@ -1,0 +1,1 @@
+"""Quantizers and evaluation, data, recording, run directories."""

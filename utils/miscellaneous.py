@@ -1,0 +1,66 @@
+"""Small helpers: running means, top-k accuracy, a progress line, layers by path, and the errors that a user sees."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+class BadInput(Exception):
+    """A flag or file that cannot be used: one line for the user, exit code 2."""
+
+
+class RunFailed(Exception):
+    """A run that began and could not go on: one line for the user, exit code 1."""
+
+
+class AverageMeter:
+    """The last value of a series and its running mean, weighted by n."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.val = self.avg = self.sum = 0.0
+        self.count = 0
+
+    def update(self, val: float, n: int = 1) -> None:
+        self.val = val
+        self.sum += val * n
+        self.count += n
+        self.avg = self.sum / self.count
+
+
+@torch.no_grad()
+def accuracy(output: Tensor, target: Tensor, topk: Iterable[int] = (1,)) -> list[Tensor]:
+    """Top-k accuracies in percent, a scalar tensor for each k: output (B, classes), target (B,).
+
+    With fewer than k classes, top-k counts all of them.
+    """
+    topk = [min(k, output.shape[1]) for k in topk]
+    best = output.topk(max(topk), dim=1).indices
+    hits = best == target.unsqueeze(1)
+    return [100 * hits[:, :k].any(dim=1).to(output.dtype).mean() for k in topk]
+
+
+def get_layer(net: nn.Module, path: Sequence[str]) -> nn.Module:
+    """The layer at a path of `layer_name_list`. Raises AttributeError where the net has no such layer."""
+    return net.get_submodule(".".join(path))
+
+
+def progress_bar(current: int, total: int, message: str = "", elapsed: float = 0.0, file: TextIO | None = None) -> None:
+    """Shows that step `current` (from 0) of `total` is done, after `elapsed` seconds: a bar redrawn in place on a terminal,
+    elsewhere a plain line at each tenth of the way. file: standard error where None.
+    """
+    file = sys.stderr if file is None else file
+    done = current + 1
+    if file.isatty():
+        line = tqdm.format_meter(done, total, elapsed, ncols=100, bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} ")
+        file.write(f"\r{line} {message}" + ("\n" if done == total else ""))
+        file.flush()
+    elif done * 10 // total > current * 10 // total:
+        file.write(f"{done}/{total} {message}\n")
+        file.flush()

@@ -1,0 +1,215 @@
+"""Quantizers as small frozen values, and the evaluation of a quantized net.
+
+A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by the
+straight-through estimator, the gradient times 1(|W_tilde| <= 1); the constants around it multiply. Adding a quantizer is one class with the methods of `Quantizer` and one line in QUANTIZERS.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.miscellaneous import accuracy
+
+MAX_BITS = 8
+
+
+class Quantizer(Protocol):
+    """What a layer asks of a quantizer. Every tensor has the shape of W."""
+
+    bits: int
+
+    def preprocess(self, W: Tensor) -> Tensor:
+        """A: W -> W_tilde; keeps the graph to W."""
+
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+        """Q: W_tilde -> W_hat; backward is the clipped STE. W: the stored weight, where the scale comes from it."""
+
+    def calibration(self, W: Tensor) -> Tensor:
+        """dW_tilde/dW as the published runs used it: g_W = calibration * g_W_tilde; no graph."""
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
+
+    @staticmethod
+    def forward(ctx, W_tilde: Tensor, W_hat: Tensor) -> Tensor:
+        ctx.save_for_backward(W_tilde)
+        return W_hat.view_as(W_hat)
+
+    @staticmethod
+    def backward(ctx, g_W_hat: Tensor) -> tuple[Tensor, None]:
+        (W_tilde,) = ctx.saved_tensors
+        return g_W_hat * (W_tilde.abs() <= 1), None
+
+
+def _sign(x: Tensor) -> Tensor:
+    """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def _round_half_up(x: Tensor) -> Tensor:
+    """The nearest integer, halves upwards (torch.round takes halves to even, which would make sign(0) = -1 at 1 bit)."""
+    nearest = torch.round(x)
+    return nearest + (x - nearest == 0.5)
+
+
+@dataclass(frozen=True)
+class DoReFa:
+    """W -> W_tilde in [0, 1] -> W_hat in [-1, 1] with 2**bits values; any shape, one scale per tensor. Eq. (1).
+
+    >>> W = torch.tensor([-0.3, 0.1, 0.6])
+    >>> DoReFa(bits=1).quantize(DoReFa(bits=1).preprocess(W))
+    tensor([-1.,  1.,  1.])
+
+    Raises ValueError unless bits is an integer from 1 to 8.
+    """
+
+    bits: int = 1
+
+    def __post_init__(self):
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= MAX_BITS:
+            raise ValueError(f"dorefa takes 1 to {MAX_BITS} bits, not {self.bits!r}")
+
+    @staticmethod
+    def _tanh_and_max(W: Tensor) -> tuple[Tensor, Tensor]:
+        """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
+        tanh = torch.tanh(W)
+        largest = tanh.detach().abs().amax()
+        return tanh, torch.where(largest >= torch.finfo(W.dtype).tiny, largest, 1.0)
+
+    def preprocess(self, W: Tensor) -> Tensor:
+        """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
+        tanh, largest = self._tanh_and_max(W)
+        return tanh / (2 * largest) + 0.5
+
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+        """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1; the gradient passes as 2 * STE."""
+        levels = 2**self.bits - 1
+        rounded = _round_half_up(levels * W_tilde.detach()) / levels
+        return 2 * _StraightThrough.apply(W_tilde, rounded) - 1
+
+    def calibration(self, W: Tensor) -> Tensor:
+        """(1 - tanh(W)**2) / max|tanh(W)|: twice dW_tilde/dW, it absorbs the 2 of Q."""
+        tanh, largest = self._tanh_and_max(W.detach())
+        return (1 - tanh.square()) / largest
+
+
+@dataclass(frozen=True)
+class BWN:
+    """W_tilde = W; W_hat = mean|W_tilde| sign(W_tilde), two values per tensor; any shape.
+
+    >>> BWN().quantize(torch.tensor([-0.5, 1.0]))
+    tensor([-0.7500,  0.7500])
+
+    Raises ValueError unless bits is 1.
+    """
+
+    bits: int = 1
+
+    def __post_init__(self):
+        if self.bits != 1:
+            raise ValueError(f"{type(self).__name__} takes 1 bit, not {self.bits!r}")
+
+    def preprocess(self, W: Tensor) -> Tensor:
+        """W_tilde = W."""
+        return W
+
+    def _scale(self, W_tilde: Tensor, W: Tensor | None) -> Tensor:
+        return W_tilde.abs().mean()
+
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+        """W_hat = scale * sign(W_tilde); the gradient passes as scale * STE, the scale a constant for autograd."""
+        values = W_tilde.detach()
+        scale = self._scale(values, None if W is None else W.detach())
+        return scale * _StraightThrough.apply(W_tilde, _sign(values))
+
+    def calibration(self, W: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(W)
+
+
+@dataclass(frozen=True)
+class BWNF(BWN):
+    """BWN with one scale per output filter, mean|W| of the stored weight; per tensor in linear layers.
+
+    W of a convolution has shape (C_out, C_in, k, k), of a linear layer (C_out, C_in). Where the stored weight is not given,
+    W_tilde stands in.
+    """
+
+    def _scale(self, W_tilde: Tensor, W: Tensor | None) -> Tensor:
+        magnitude = (W_tilde if W is None else W).abs()
+        return magnitude.mean(dim=(1, 2, 3), keepdim=True) if magnitude.dim() == 4 else magnitude.mean()
+
+
+QUANTIZERS: dict[str, Callable[[int], Quantizer]] = {"dorefa": DoReFa, "BWN": BWN, "BWN-F": BWNF}
+
+
+def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quantizer | None:
+    """A registered name at `bits` bits as a quantizer; a quantizer or None (full precision) as it is.
+
+    Raises ValueError for an unknown name, naming the known ones, or for bits that the quantizer does not take.
+    """
+    if not isinstance(quantized_type, str):
+        return quantized_type
+    if quantized_type not in QUANTIZERS:
+        raise ValueError(f"unknown quantizer {quantized_type!r}: choose from {', '.join(sorted(QUANTIZERS))}")
+    return QUANTIZERS[quantized_type](bits)
+
+
+def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor) -> Tensor:
+    """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph."""
+    W = W.detach().requires_grad_()
+    with torch.enable_grad():
+        W_hat = quantizer.quantize(quantizer.preprocess(W), W)
+    return torch.autograd.grad(W_hat, W, g_W_hat)[0]
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy and accuracies in percent over a data set."""
+
+    loss: float
+    top1: float
+    top5: float
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: Iterable) -> Evaluation:
+    """Runs the net in eval mode with W' = W over batches of (inputs, targets); leaves no trace in the training state.
+
+    Raises ValueError where there are no batches.
+    """
+    device = next(net.parameters()).device
+    training = net.training
+    net.eval()
+    sums, count = torch.zeros(3, dtype=torch.float64, device=device), 0
+    try:
+        for inputs, targets in batches:
+            inputs, targets = inputs.to(device), targets.to(device)
+            outputs = net(inputs, quantized_type=quantized_type)
+            loss = F.cross_entropy(outputs, targets)
+            sums += len(targets) * torch.stack([loss, *accuracy(outputs, targets, (1, 5))])
+            count += len(targets)
+    finally:
+        net.train(training)
+    if not count:
+        raise ValueError("there is nothing to evaluate: no batches")
+    return Evaluation(*(sums / count).tolist())
+
+
+def test(
+    net: nn.Module,
+    quantized_type: str | Quantizer | None,
+    test_loader: Iterable,
+    dataset_name: str = "CIFAR10",
+    n_batches_used: int | None = None,
+) -> float:
+    """Top-1 test accuracy in percent over the first `n_batches_used` batches (None: all), evaluated as by `evaluate`.
+
+    dataset_name says what the loader holds; it does not change the number.
+    """
+    return evaluate(net, quantized_type, islice(test_loader, n_batches_used)).top1
