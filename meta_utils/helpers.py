@@ -1,13 +1,19 @@
 """The loop's own steps on a whole net: meta gradients for all layers from one evaluation of M, and the parameter update."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_utils.meta_network import META_NETWORKS
 from meta_utils.optimizee import apply_gradients
+from utils.quantize import Quantizer, ste_gradient
 
 
-def _flat(tensors) -> Tensor:
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All coordinates as one vector (N,)."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
@@ -23,8 +29,8 @@ def meta_gradient_generation(
     if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
         raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
     layers = net.meta_layers()
-    g_W_hat = _flat(layer.quantized_grads for layer in layers)
-    W_tilde = _flat(layer.pre_quantized_weight for layer in layers)
+    g_W_hat = flat(layer.quantized_grads for layer in layers)
+    W_tilde = flat(layer.pre_quantized_weight for layer in layers)
     g_W_tilde, hidden = meta_net(g_W_hat, W_tilde, meta_hidden_state_dict)
     pieces = g_W_tilde.split([layer.weight.numel() for layer in layers])
     meta_grad_dict = {}
@@ -34,7 +40,30 @@ def meta_gradient_generation(
     return meta_grad_dict, hidden
 
 
-def assign_meta_gradients(net: nn.Module, meta_grad_dict: dict[str, tuple], quantizer) -> None:
+class GradientComparison(NamedTuple):
+    """scale: M's c where M is a scalar, else |g_W_tilde| / |g_W_hat|; cosine: between M's g_W and STE's, all layers as one."""
+
+    scale: float
+    cosine: float
+
+
+@torch.no_grad()
+def compare_with_ste(
+    meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_method: str, meta_hidden_state_dict: dict
+) -> GradientComparison:
+    """What M would make of the last iteration's g_W_hat beside what STE would; changes nothing."""
+    meta_grad_dict, _ = meta_gradient_generation(meta_net, net, meta_method, meta_hidden_state_dict)
+    layers = net.meta_layers()
+    g_W_hat = flat(layer.quantized_grads for layer in layers)
+    g_W_tilde = flat(g for _, g, _ in meta_grad_dict.values())
+    g_W = flat(quantizer.calibration(layer.weight) * meta_grad_dict[layer.name][1] for layer in layers)
+    g_W_ste = flat(ste_gradient(quantizer, layer.weight, layer.quantized_grads) for layer in layers)
+    c = meta_net.scale()
+    scale = g_W_tilde.norm() / g_W_hat.norm() if c is None else c
+    return GradientComparison(scale.item(), F.cosine_similarity(g_W, g_W_ste, dim=0).item())
+
+
+def assign_meta_gradients(net: nn.Module, meta_grad_dict: dict[str, tuple], quantizer: Quantizer) -> None:
     """weight.grad <- stopgrad(calibration(W) * g_W_tilde) for every meta layer: step 6 of the loop."""
     for layer in net.meta_layers():
         _, g_W_tilde, _ = meta_grad_dict[layer.name]

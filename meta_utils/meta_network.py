@@ -5,7 +5,7 @@ what M remembers from iteration to iteration (a dict of detached tensors, empty 
 kept, none to the inputs. Adding a meta network is one class and one line in META_NETWORKS.
 """
 
-import inspect
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,18 @@ def _require_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, not {size}")
 
 
+class MetaNetwork(nn.Module):
+    """What the loop asks of an M: the call above, and its scale for the log."""
+
+    def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+        raise TypeError(f"{type(self).__name__} does not define forward()")
+
+    def scale(self) -> Tensor | None:
+        """The scalar c that M amounts to, where it is one: without a nonlinearity an FC network is a product of matrices."""
+        fc = getattr(self, "fc", None)
+        return fc.slopes()[0] if isinstance(fc, CoordinateFC) and fc.nonlinear is None else None
+
+
 class CoordinateFC(nn.Module):
     """A bias-free fully connected network 1-h-...-h-1 applied to every coordinate: x (N,) -> (N,).
 
@@ -42,7 +54,7 @@ class CoordinateFC(nn.Module):
         _require_positive(hidden_size=hidden_size, num_fc=num_fc)
         self.nonlinear = nonlinear
         widths = [1, *[hidden_size] * (num_fc - 1), 1]
-        self.maps = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in zip(widths, widths[1:], strict=False))
+        self.maps = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in pairwise(widths))
         self.activation = NONLINEARITIES[nonlinear]()
         if init == "identity":
             self._start_as_identity()
@@ -87,7 +99,7 @@ class CoordinateFC(nn.Module):
         return self.maps[-1](x).flatten()
 
 
-class MetaFC(nn.Module):
+class MetaFC(MetaNetwork):
     """FC-Grad: g_W_tilde = FC(g_W_hat), two bias-free linear maps 1-h-1.
 
     nonlinear: None, "relu" or "tanh" between them; init "identity" begins as unclipped STE, g_W_tilde = g_W_hat.
@@ -102,7 +114,7 @@ class MetaFC(nn.Module):
         return self.fc(g_W_hat), {}
 
 
-class MetaDesignedMultiFC(nn.Module):
+class MetaDesignedMultiFC(MetaNetwork):
     """MultiFC: g_W_tilde = g_W_hat * FC(W_tilde), num_fc bias-free linear maps 1-h-...-h-1.
 
     nonlinear: None, "relu" or "tanh" between them; init "identity" begins as g_W_tilde = W_tilde * g_W_hat.
@@ -117,7 +129,7 @@ class MetaDesignedMultiFC(nn.Module):
         return g_W_hat * self.fc(W_tilde), {}
 
 
-class MetaLSTMFC(nn.Module):
+class MetaLSTMFC(MetaNetwork):
     """LSTMFC: g_W_tilde = g_W_hat * FC(LSTM(W_tilde)), an LSTM of input size 1 and a linear map with bias.
 
     Every coordinate keeps its own (h, c), each (num_lstm, N, hidden_size); lstm_state "carry" hands them on detached, "reset"
@@ -127,7 +139,7 @@ class MetaLSTMFC(nn.Module):
     Raises ValueError for an unknown name or a size below 1.
     """
 
-    chunk_size = 16384
+    chunk_size = 4096
 
     def __init__(self, hidden_size: int = 100, num_lstm: int = 1, lstm_state: str = "carry", init: str = "random"):
         super().__init__()
@@ -163,9 +175,4 @@ class MetaLSTMFC(nn.Module):
         return {name: W_tilde.new_zeros(shape) for name in ("h", "c")}
 
 
-META_NETWORKS: dict[str, type[nn.Module]] = {"FC-Grad": MetaFC, "MultiFC": MetaDesignedMultiFC, "LSTMFC": MetaLSTMFC}
-
-
-def meta_network_options(method: str) -> tuple[str, ...]:
-    """The names of the options that a registered meta network takes."""
-    return tuple(inspect.signature(META_NETWORKS[method]).parameters)
+META_NETWORKS: dict[str, type[MetaNetwork]] = {"FC-Grad": MetaFC, "MultiFC": MetaDesignedMultiFC, "LSTMFC": MetaLSTMFC}

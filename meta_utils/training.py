@@ -13,12 +13,17 @@ Order "paper", t > 0: 2; 6 and 7; the forward of 3 with r = pi(g_W), so that W' 
 STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
+from meta_utils.helpers import (
+    GradientComparison,
+    assign_meta_gradients,
+    compare_with_ste,
+    meta_gradient_generation,
+    update_parameters,
+)
 from meta_utils.optimizee import Optimizee, apply_gradients
 from utils.quantize import Quantizer
 
@@ -67,6 +72,13 @@ class TrainingLoop:
             loss, outputs = self._notebook_iteration(inputs, targets)
         self.iteration += 1
         return loss.detach(), outputs.detach()
+
+    def compare_with_ste(self) -> GradientComparison | None:
+        """M's gradient beside STE's after the last iteration; None for STE and before the first iteration."""
+        if not self.learned or not self.iteration:
+            return None
+        state = self.meta_hidden_state_dict
+        return compare_with_ste(self.meta_net, self.net, self.quantizer, self.meta_method, state)
 
     def _notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         meta_grad_dict = self._meta_gradients() if self.learned and self.iteration > 0 else {}  # 1, 2

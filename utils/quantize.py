@@ -1,7 +1,8 @@
 """Quantizers as small frozen values, and the evaluation of a quantized net.
 
 A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by the
-straight-through estimator, the gradient times 1(|W_tilde| <= 1); the constants around it multiply. Adding a quantizer is one class with the methods of `Quantizer` and one line in QUANTIZERS.
+straight-through estimator, the gradient times 1(|W_tilde| <= 1); the constants around it multiply.
+Adding a quantizer is one class with the methods of `Quantizer` and one line in QUANTIZERS.
 """
 
 from collections.abc import Callable, Iterable

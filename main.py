@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""MetaQuant (Chen, Wang, Pan, NeurIPS 2019): the command line. Each subcommand is a recipe; `main.py COMMAND -h` says more."""
+
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from meta_utils.meta_network import META_NETWORKS
+from meta_utils.registry import OPTIMIZEES
+from meta_utils.training import TrainingLoop
+from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.dataset import get_dataloader
+from utils.miscellaneous import BadInput, RunFailed, accuracy
+from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
+from utils.quantize import Evaluation, evaluate, get_quantizer
+from utils.recorder import Recorder
+from utils.report import draw_curves, find_runs, read_record, summary_table
+from utils.run import (
+    Run,
+    base_model_path,
+    choose_device,
+    load_base_model,
+    read_file,
+    run_path,
+    save_atomically,
+    seed_everything,
+)
+
+TEST_BATCH_SIZE = 100
+COMPARE_EVERY = 100
+
+
+def pretrain(args: Namespace) -> None:
+    """Train the full-precision base model."""
+    settings = pretraining_settings(args)
+    target = base_model_path(args.results_root, args.model, args.dataset)
+    if target.exists():
+        raise BadInput(f"{target} exists already: move it away, or choose another --results-root")
+    device = choose_device(args.device)
+    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
+    net = build_net(args.model, train_loader, device)
+    optimizee = OPTIMIZEES["SGD-M"].build(net.parameters(), lr=args.init_lr, weight_decay=args.weight_decay)
+    loop = TrainingLoop(net, optimizee, quantizer=None)
+    run = Run(target.parent / f"pretrain-trial-{args.trial}", settings, device)
+    fit(loop, train_loader, test_loader, run)
+    save_atomically(cpu_weights(net), target)
+    print(f"wrote {target}")
+
+
+def train(args: Namespace) -> None:
+    """Train a quantized net with STE or a learned gradient, from a base model."""
+    settings = training_settings(args)
+    device = choose_device(args.device)
+    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
+    net = build_net(args.model, train_loader, device, args.bits)
+    load_start(net, settings)
+    choice = OPTIMIZEES[args.optimizer]
+    optimizee = choice.build(net.parameters(), lr=args.init_lr, weight_decay=settings["weight_decay"])
+    meta_net, meta_optimizer = build_meta_network(settings, device)
+    quantizer = get_quantizer(args.quantizer, args.bits)
+    loop = TrainingLoop(
+        net, optimizee, quantizer, args.backward, meta_net, meta_optimizer, settings["update_order"] or "notebook"
+    )
+    run = Run(run_path(settings), settings, device)
+    fit(loop, train_loader, test_loader, run)
+
+
+def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, run: Run) -> None:
+    """Trains for the run's epochs; after each one tests, adjusts the learning rate and saves."""
+    settings = run.record["settings"]
+    gamma = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
+    print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
+    try:
+        with Recorder(run.path, settings["dataset"]) as recorder:
+            for epoch in range(settings["epochs"]):
+                if recorder.stop:
+                    break
+                train_epoch(loop, train_loader, recorder, run.device)
+                test_result = evaluate(loop.net, loop.quantizer, test_loader)
+                recorder.update(loss=None, acc=test_result.top1, batch_size=0, is_train=False)
+                recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], epoch, meta_optimizer=gamma)
+                run.save({"net": cpu_weights(loop.net), "epoch": recorder.epoch})
+                run.write(epochs_done=recorder.epoch, seconds_per_epoch=recorder.seconds_per_epoch)
+                best = recorder.get_best_test_acc()
+                print(f"epoch {recorder.epoch}: test accuracy {test_result.top1:.2f} % (best {best:.2f} %)", flush=True)
+    except BaseException as error:
+        run.finish("failed", error=str(error) or type(error).__name__)
+        raise
+    run.finish("done", result={**test_result._asdict(), "best_top1": best})
+
+
+def train_epoch(loop: TrainingLoop, train_loader: DataLoader, recorder: Recorder, device: torch.device) -> None:
+    """One pass over the training data."""
+    loop.net.train()
+    recorder.reset_performance()
+    for batch_idx, (inputs, targets) in enumerate(train_loader):
+        inputs, targets = inputs.to(device), targets.to(device)
+        loss, outputs = loop.step(inputs, targets)
+        if not math.isfinite(loss := loss.item()):
+            raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration - 1} (-lr/--init-lr {loop.lr:g})")
+        recorder.update(loss=loss, acc=accuracy(outputs, targets, (1, 5)), batch_size=len(targets), cur_lr=loop.lr)
+        recorder.print_training_result(batch_idx, len(train_loader))
+        if loop.learned and batch_idx % COMPARE_EVERY == 0:
+            recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_optimizer.param_groups[0]["lr"])
+
+
+def evaluate_files(args: Namespace) -> None:
+    """Test accuracy and the distinct weight values per layer, of a run's folder or a base-model file."""
+    path, quantizer = Path(args.path), None
+    if path.is_dir():
+        settings = read_record(path)["settings"]
+        model, dataset = settings["model"], settings["dataset"]
+        if "quantizer" in settings:
+            quantizer = get_quantizer(settings["quantizer"], settings["bits"])
+    else:
+        model, dataset = args.model, args.dataset
+        if not (model and dataset):
+            raise BadInput(f"{path}: a base-model file needs -m/--model and -d/--dataset")
+    test_loader = get_dataloader(dataset, "test", TEST_BATCH_SIZE, data_root=args.data_root)
+    net = build_net(model, test_loader, choose_device(args.device))
+    if path.is_dir():
+        net.load_state_dict(read_file(path / "checkpoint.pth", "evaluate")["net"])
+    else:
+        load_base_model(path, net, f"-m {model} -d {dataset}")
+    print_evaluation(evaluate(net, quantizer, test_loader), net, quantizer)
+
+
+def report(args: Namespace) -> None:
+    """A table of the runs below some folders, and their curves as a picture."""
+    runs = find_runs(args.roots)
+    print(summary_table(runs))
+    if args.out:
+        draw_curves(runs, args.out)
+        print(f"wrote {args.out}")
+
+
+def load_data(settings: dict[str, Any], data_seed: int) -> tuple[DataLoader, DataLoader]:
+    """The training and the test loader."""
+    s = settings
+    train_loader = get_dataloader(
+        s["dataset"], "train", s["batch_size"], data_root=s["data_root"], seed=data_seed, workers=s["workers"]
+    )
+    return train_loader, get_dataloader(s["dataset"], "test", TEST_BATCH_SIZE, data_root=s["data_root"])
+
+
+def build_net(model: str, loader: DataLoader, device: torch.device, bits: int = 1) -> nn.Module:
+    """A net for the loader's classes, on the device, channels last in memory (0.75 x the time of the default on a CPU)."""
+    net = MODELS[model](bitW=bits, num_classes=loader.dataset.num_classes)
+    return net.to(device, memory_format=torch.channels_last)
+
+
+def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
+    """Loads the base model that --pretrained names, or the one that `pretrain` wrote; "none" keeps the random start."""
+    model, dataset = settings["model"], settings["dataset"]
+    path = settings["pretrained"] or str(base_model_path(settings["results_root"], model, dataset))
+    settings["pretrained"] = path
+    if path == "none":
+        return
+    if not Path(path).is_file():
+        how = f"main.py pretrain -m {model} -d {dataset}"
+        raise BadInput(f"--pretrained: there is no base model {path}; make it with '{how}', name another, or none for scratch")
+    load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
+
+
+def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[nn.Module | None, torch.optim.Optimizer | None]:
+    """M and its optimizer (Adam, gamma); None and None for STE."""
+    if settings["backward"] == "STE":
+        return None, None
+    try:
+        meta_net = META_NETWORKS[settings["backward"]](**meta_network_options(settings)).to(device)
+    except ValueError as error:
+        raise BadInput(f"--backward {settings['backward']}: {error}") from None
+    decay = settings["meta_weight_decay"]
+    return meta_net, torch.optim.Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay)
+
+
+def cpu_weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The net's state dict on the CPU, in the default memory format."""
+    return {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
+
+
+def print_evaluation(result: Evaluation, net: nn.Module, quantizer) -> None:
+    """Accuracies, then a line per layer with its distinct weight values (up to 8 of them; BWN-F has two per filter)."""
+    print(f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}")
+    if quantizer is None:
+        return
+    for layer in net.meta_layers():
+        W = layer.weight.detach()
+        values = quantizer.quantize(quantizer.preprocess(W), W).unique()
+        shown = ", ".join(f"{value:.4g}" for value in values[:8].tolist()) + (", ..." if len(values) > 8 else "")
+        print(f"{layer.name:24} {W.numel():>8} weights, {len(values)} values: {shown}")
+
+
+COMMANDS = {"pretrain": pretrain, "train": train, "evaluate": evaluate_files, "report": report}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand; returns 0, 2 for bad input, 1 for a run that failed."""
+    parser = build_parser(COMMANDS)
+    args = parser.parse_args(argv)
+    if not hasattr(args, "function"):
+        parser.print_help()
+        return 0
+    try:
+        args.function(args)
+    except (BadInput, RunFailed) as error:
+        print(f"main.py: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

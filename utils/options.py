@@ -1,0 +1,245 @@
+"""The command line's flags: types that name the accepted values, and the parser of main.py's subcommands."""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, NONLINEARITIES, STARTS
+from meta_utils.registry import OPTIMIZEES
+from meta_utils.training import UPDATE_ORDERS
+from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.dataset import DATASETS, default_data_root
+from utils.miscellaneous import BadInput
+from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
+from utils.recorder import ADAPTIVE
+
+METHODS = ("STE", *META_NETWORKS)
+META_OPTIONS = {  # flag -> the meta networks' constructor option
+    "hidden_size": "hidden_size",
+    "num_fc": "num_fc",
+    "num_lstm": "num_lstm",
+    "meta_nonlinear": "nonlinear",
+    "meta_init": "init",
+    "lstm_state": "lstm_state",
+}
+LEARNED_DEFAULTS = {"meta_lr": 1e-3, "meta_lr_adjust": False, "meta_weight_decay": 0.0, "update_order": "notebook"}
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose error is one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """A whole number from low to high."""
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number {span}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def real(above: float | None = None) -> Callable[[str], float]:
+    """A finite number: of at least 0, or above `above`."""
+    span = "of at least 0" if above is None else f"above {above:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
+            raise argparse.ArgumentTypeError(f"must be a number {span}, not {text!r}")
+        return value
+
+    return parse
+
+
+def lr_adjust(text: str) -> int | str:
+    """A whole number of epochs, or "adaptive"."""
+    if text == ADAPTIVE:
+        return text
+    if not re.fullmatch(r"\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of epochs of at least 1, or {ADAPTIVE!r}, not {text!r}")
+    return int(text)
+
+
+def nonlinearity(text: str) -> str | None:
+    """A registered nonlinearity; "none" or "None" for none."""
+    name = None if text.lower() == "none" else text
+    if name not in NONLINEARITIES:
+        known = ", ".join(str(key or "none") for key in NONLINEARITIES)
+        raise argparse.ArgumentTypeError(f"must be one of {known}, not {text!r}")
+    return name
+
+
+def device(text: str) -> str:
+    """auto, cpu, cuda or cuda:N."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, not {text!r}")
+    return text
+
+
+def dataset(text: str) -> str:
+    """A registered data set or NPZ:path."""
+    if text not in DATASETS and not re.fullmatch(r"NPZ:.+", text):
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(sorted(DATASETS))} or NPZ:path, not {text!r}")
+    return text
+
+
+def label(text: str) -> str:
+    """A part of a folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
+        raise argparse.ArgumentTypeError(f"must be letters, digits, '.', '_' and '-', not beginning with a sign, not {text!r}")
+    return text
+
+
+def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
+    """The parser of main.py; commands: subcommand -> the function that carries it out, its docstring the help."""
+    parser = Parser(prog="main.py", description="MetaQuant: 1-bit networks with a learned gradient through the quantizer.")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for name, function in commands.items():
+        help_line = function.__doc__.splitlines()[0]
+        sub = subparsers.add_parser(
+            name, help=help_line, description=help_line, allow_abbrev=False, formatter_class=HelpFormatter
+        )
+        FLAGS[name](sub)
+        sub.set_defaults(function=function)
+    return parser
+
+
+def pretraining_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Every setting of `pretrain`, resolved."""
+    return _settings(args) | {"optimizer": "SGD-M", "momentum": 0.9}
+
+
+def training_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Every setting of `train`, resolved: defaults filled in, None for what the chosen method has no use for.
+
+    A flag that was given and has no effect is named on standard error. Raises BadInput for bits that the quantizer does not take.
+    """
+    settings = _settings(args)
+    try:
+        get_quantizer(args.quantizer, args.bits)
+    except ValueError as error:
+        raise BadInput(f"-bw/--bits {args.bits}: {error}") from None
+    learned = args.backward != "STE"
+    taken = signature(META_NETWORKS[args.backward]).parameters if learned else {}
+    defaults = {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken}
+    defaults |= LEARNED_DEFAULTS if learned else {}
+    for flag in (*META_OPTIONS, *LEARNED_DEFAULTS):
+        if flag not in defaults:
+            if settings[flag]:
+                print(f"note: --{flag.replace('_', '-')} has no effect with --backward {args.backward}", file=sys.stderr)
+            settings[flag] = None
+        elif settings[flag] is None:
+            settings[flag] = defaults[flag]
+    if settings["weight_decay"] is None:
+        choice = OPTIMIZEES[args.optimizer]
+        settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
+    return settings
+
+
+def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options for the constructor of the chosen meta network, from resolved settings."""
+    taken = signature(META_NETWORKS[settings["backward"]]).parameters
+    return {option: settings[flag] for flag, option in META_OPTIONS.items() if option in taken}
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {name: value for name, value in vars(args).items() if name != "function"}
+    if args.dataset.startswith("NPZ:"):
+        settings["dataset"] = f"NPZ:{Path(args.dataset[4:]).absolute()}"
+    return settings
+
+
+def _common(parser: Parser, **defaults: object) -> None:
+    add = parser.add_argument
+    add("-m", "--model", choices=sorted(MODELS, key=lambda name: int(name[6:])), required=True, help="network")
+    add("-d", "--dataset", type=dataset, required=True, help=f"{', '.join(sorted(DATASETS))}, or NPZ:path for your own")
+    add("-lr", "--init-lr", type=real(above=0), default=defaults["init_lr"], help="alpha, the learning rate of W")
+    add("-n", "--epochs", type=whole(1), default=defaults["epochs"], help="epochs")
+    add(
+        "-ad",
+        "--lr-adjust",
+        type=lr_adjust,
+        default=defaults["lr_adjust"],
+        metavar="N|adaptive",
+        help="alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss",
+    )
+    add("-bs", "--batch-size", type=whole(1), default=128, help="images per training batch")
+    add("--seed", type=whole(0), default=0, help="everything random follows from (seed, trial)")
+    _paths(parser)
+    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--workers", type=whole(0), default=0, help="processes that prepare batches; the batches are the same with any number")
+
+
+def _paths(parser: Parser) -> None:
+    parser.add_argument("--data-root", default=default_data_root(), help="folder of the CIFAR sets (METAQUANT_DATA)")
+    parser.add_argument("--results-root", default="Results", help="folder of base models and runs")
+
+
+def _pretrain(parser: Parser) -> None:
+    _common(parser, init_lr=0.1, epochs=200, lr_adjust=60)
+    parser.add_argument("--weight-decay", type=real(), default=5e-4, help="weight decay")
+    parser.add_argument("--trial", type=whole(1), default=1, help="number of the trial")
+
+
+def _train(parser: Parser) -> None:
+    _common(parser, init_lr=1e-3, epochs=100, lr_adjust=30)
+    add = parser.add_argument
+    add("-q", "--quantizer", choices=sorted(QUANTIZERS), default="dorefa", help="quantizer of every layer's weights")
+    add("-bw", "--bits", type=whole(1, MAX_BITS), default=1, help="bits per weight (BWN and BWN-F take 1)")
+    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizee")
+    add(
+        "--weight-decay",
+        type=real(),
+        help="of the optimizee (default: SGD 0; SGD-M 5e-4; Adam 5e-4 with a learned gradient, 0 with STE, as published)",
+    )
+    add("-meta", "--backward", choices=METHODS, default="MultiFC", help="gradient through the quantizer: STE, or a meta network")
+    add("-hidden", "--hidden-size", type=whole(1), help="M's hidden size (default: 100)")
+    add("-nfc", "--num-fc", type=whole(1), help="MultiFC's linear layers (default: 3)")
+    add("-nlstm", "--num-lstm", type=whole(1), help="LSTMFC's LSTM layers (default: 1)")
+    add("-nonlinear", "--meta-nonlinear", type=nonlinearity, help="between M's linear layers: none, relu or tanh (default: none)")
+    add("--meta-init", choices=STARTS, help="M's start; identity begins as STE (default: random)")
+    add("--lstm-state", choices=LSTM_STATES, help="LSTMFC's (h, c) from iteration to iteration (default: carry)")
+    add("--meta-lr", type=real(above=0), help="gamma, the learning rate of M (default: 1e-3)")
+    add("--meta-lr-adjust", action="store_true", help="gamma drops together with alpha")
+    add("-decay", "--meta-weight-decay", type=real(), help="of M's optimizer (default: 0)")
+    add("--update-order", choices=UPDATE_ORDERS, help="order of the loop (default: notebook, which made the published curves)")
+    add("-e", "--exp-spec", type=label, help="added to the run's folder name")
+    add("--trial", type=whole(1), default=1, help="number of the trial")
+    add("--pretrained", metavar="PATH|none", help="base model (default: the one that pretrain wrote); none: from scratch")
+
+
+def _evaluate(parser: Parser) -> None:
+    parser.add_argument("path", help="a run's folder, or a base-model file (then with -m and -d)")
+    parser.add_argument("-m", "--model", choices=sorted(MODELS), help="network of a base-model file")
+    parser.add_argument("-d", "--dataset", type=dataset, help="data set of a base-model file")
+    parser.add_argument("--data-root", default=default_data_root(), help="folder of the CIFAR sets (METAQUANT_DATA)")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _report(parser: Parser) -> None:
+    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth")
+    parser.add_argument("--out", metavar="PNG", help="draw loss and accuracy per epoch into this file")
+
+
+FLAGS = {"pretrain": _pretrain, "train": _train, "evaluate": _evaluate, "report": _report}

@@ -1,0 +1,136 @@
+"""The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
+
+import math
+import time
+from pathlib import Path
+
+from torch.optim import Optimizer
+
+from utils.miscellaneous import AverageMeter, progress_bar
+
+ADAPTIVE = "adaptive"
+PATIENCE = 3
+LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
+SUMMARY_EVERY = 50
+REDRAW_SECONDS = 0.1
+
+
+class Recorder:
+    """Writes into the folder `SummaryPath` (made if need be)
+
+    - loss.txt, train-acc.txt, lr.txt: a row "iteration, value" per iteration t = 0, 1, ...; loss and top-1 accuracy (percent)
+      are running means since the epoch's start;
+    - test-acc.txt: a row "epoch, value" per epoch 1, 2, ...;
+    - TensorBoard events.
+
+    `stop` becomes True when the learning rate falls below 1e-6.
+    """
+
+    def __init__(self, SummaryPath: str | Path, dataset_name: str = "CIFAR10"):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = Path(SummaryPath)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.dataset_name = dataset_name
+        self.stop = False
+        self.iteration = self.epoch = 0
+        self.test_acc: list[float] = []
+        self.epoch_losses: list[float] = []
+        self.seconds_per_epoch: list[float] = []
+        self.loss, self.top1 = AverageMeter(), AverageMeter()
+        self._drops = self._epochs_without_progress = 0
+        self._lowest_loss = math.inf
+        self._started = self._drawn = time.perf_counter()
+        self._logs = {name: open(self.path / f"{name}.txt", "a") for name in ("loss", "train-acc", "test-acc", "lr")}
+        self._writer = SummaryWriter(str(self.path))
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def reset_performance(self) -> None:
+        """Begins an epoch: the running means and the clock start anew."""
+        self.loss.reset()
+        self.top1.reset()
+        self._started = time.perf_counter()
+
+    def update(self, loss, acc, batch_size: int, cur_lr: float | None = None, end: float | None = None, is_train: bool = True):
+        """Records an iteration (is_train), or the test accuracy that ends an epoch.
+
+        loss: of the batch; acc: percent, or a list that begins with top-1; cur_lr: alpha. end: ignored, the recorder has
+        its own clock.
+        """
+        top1 = float(acc[0] if isinstance(acc, (list, tuple)) else acc)
+        if not is_train:
+            self._end_epoch(top1)
+            return
+        self.loss.update(float(loss), batch_size)
+        self.top1.update(top1, batch_size)
+        for name, value in (("loss", self.loss.avg), ("train-acc", self.top1.avg), ("lr", cur_lr)):
+            if value is not None:
+                self._logs[name].write(f"{self.iteration}, {value:.8g}\n")
+        if self.iteration % SUMMARY_EVERY == 0:
+            self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
+        self.iteration += 1
+
+    def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
+        """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
+        self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
+
+    def _end_epoch(self, test_acc: float) -> None:
+        self.epoch += 1
+        self.test_acc.append(test_acc)
+        self.epoch_losses.append(self.loss.avg)
+        self.seconds_per_epoch.append(time.perf_counter() - self._started)
+        self._logs["test-acc"].write(f"{self.epoch}, {test_acc:.8g}\n")
+        self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc})
+        for log in self._logs.values():
+            log.flush()
+
+    def _summarise(self, scalars: dict[str, float | None]) -> None:
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, self.iteration)
+
+    def print_training_result(self, batch_idx: int, n_batch: int) -> None:
+        """Shows how far the epoch is (batch_idx from 0): redrawn at most ten times a second on a terminal."""
+        now = time.perf_counter()
+        if now - self._drawn < REDRAW_SECONDS and batch_idx + 1 < n_batch:
+            return
+        self._drawn = now
+        message = f"epoch {self.epoch + 1}: loss {self.loss.avg:.4f}, train accuracy {self.top1.avg:.2f} %"
+        progress_bar(batch_idx, n_batch, message, now - self._started)
+
+    def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):
+        """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.
+
+        adjust_type: a number n, a drop after every n-th epoch; "adaptive", a drop after 3 epochs without a new lowest
+        training loss. meta_optimizer: gamma drops together with alpha.
+        """
+        if adjust_type == ADAPTIVE:
+            self._watch_loss(self.loss.avg)
+        else:
+            self._drops = (epoch + 1) // int(adjust_type)
+        for each in (optimizer, meta_optimizer):
+            for group in each.param_groups if each is not None else ():
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * 0.1**self._drops
+        self.stop = optimizer.param_groups[0]["lr"] < LOWEST_LR
+
+    def _watch_loss(self, loss: float) -> None:
+        self._epochs_without_progress = 0 if loss < self._lowest_loss else self._epochs_without_progress + 1
+        self._lowest_loss = min(loss, self._lowest_loss)
+        if self._epochs_without_progress == PATIENCE:
+            self._drops += 1
+            self._epochs_without_progress = 0
+
+    def get_best_test_acc(self) -> float:
+        """The highest test accuracy so far, percent. Raises ValueError before the first epoch's end."""
+        return max(self.test_acc)
+
+    def close(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._writer.close()
