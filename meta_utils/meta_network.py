@@ -90,7 +90,7 @@ class CoordinateFC(nn.Module):
         if self.nonlinear == "relu":
             up, down = self.slopes()
             return up * x.clamp(min=0) + down * x.clamp(max=0)
-        return self._layer_by_layer(x.unsqueeze(1)).squeeze(1)
+        return self._layer_by_layer(x.unsqueeze(1))
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
         """x (N, 1) -> (N,), as the network is written."""

@@ -1,0 +1,96 @@
+"""Shared fixtures: where the real data lies, a tiny net, a tiny data set, and main.py called in this process."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from main import main  # noqa: E402
+from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+
+
+def folder_from(variable):
+    """The folder that an environment variable names; skips the test where it names none."""
+    path = os.environ.get(variable)
+    if not path:
+        pytest.skip(f"{variable} is not set")
+    if not Path(path).is_dir():
+        pytest.skip(f"{variable}={path} is not a folder")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    return folder_from("METAQUANT_DATA")
+
+
+@pytest.fixture(scope="session")
+def pretrained_root():
+    return folder_from("METAQUANT_PRETRAINED")
+
+
+@pytest.fixture
+def tiny_net():
+    """ResNet8 for 10 classes in float64: 10 meta layers."""
+    torch.manual_seed(0)
+    return QuantizedMetaResNet(8).double().train()
+
+
+@pytest.fixture
+def batches():
+    """batches(n): n batches of 4 random 8x8 images in float64 (the nets are fully convolutional) and their targets."""
+
+    def make(count, size=8):
+        generator = torch.Generator().manual_seed(1)
+        return [
+            (
+                torch.randn(4, 3, size, size, generator=generator, dtype=torch.float64),
+                torch.randint(10, (4,), generator=generator),
+            )
+            for _ in range(count)
+        ]
+
+    return make
+
+
+def write_npz(path, train=8, test=8, classes=2, seed=0):
+    """A random data set in the NPZ format; returns its -d value."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for part, count in (("train", train), ("test", test)):
+        arrays[f"x_{part}"] = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % classes
+    np.savez(path, **arrays)
+    return f"NPZ:{path}"
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory):
+    """The -d value of 8 training and 8 test images in two classes."""
+    return write_npz(tmp_path_factory.mktemp("set") / "tiny.npz")
+
+
+class Outcome:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call_main(capfd):
+    """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capfd.readouterr())
+
+    return call

@@ -1,0 +1,275 @@
+"""The loop: STE against torch.optim, both orders, the gradient of phi."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from meta_utils.adam import Adam
+from meta_utils.helpers import update_parameters
+from meta_utils.meta_network import META_NETWORKS, MetaDesignedMultiFC, MetaFC, MetaNetwork
+from meta_utils.SGD import SGD
+from meta_utils.training import TrainingLoop
+from utils.quantize import get_quantizer
+
+QUANTIZED = ["dorefa", "BWN", "BWN-F"]
+
+
+def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=None, order="notebook", meta_lr=1e-2):
+    if meta_net is None and method != "STE":
+        meta_net = META_NETWORKS[method](hidden_size=10).double()
+    meta_optimizer = None if meta_net is None else torch.optim.Adam(meta_net.parameters(), lr=meta_lr)
+    optimizee = optimizee or SGD(net.parameters(), lr=0.05)
+    return TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)
+
+
+@pytest.mark.parametrize("quantizer", [None, *QUANTIZED])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda p: SGD(p, lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+        (
+            lambda p: SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
+            lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
+        ),
+        (lambda p: Adam(p, lr=1e-3, bias_corrected_eps=True), lambda p: torch.optim.Adam(p, lr=1e-3)),
+    ],
+    ids=["SGD", "SGD-M", "Adam"],
+)
+def test_ste_equals_torch_optim_with_autograd(quantizer, ours, theirs, tiny_net, batches):
+    reference = copy.deepcopy(tiny_net)
+    optimizer = theirs(reference.parameters())
+    loop = make_loop(tiny_net, quantizer=quantizer, optimizee=ours(tiny_net.parameters()))
+    for images, targets in batches(10):
+        loss, _ = loop.step(images, targets)
+        optimizer.zero_grad()
+        expected = F.cross_entropy(reference(images, quantizer), targets)
+        expected.backward()
+        optimizer.step()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    for (name, p), q in zip(tiny_net.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_order_changes_nothing_for_ste(tiny_net, batches):
+    other = copy.deepcopy(tiny_net)
+    loops = [make_loop(tiny_net), make_loop(other, order="paper")]
+    for batch in batches(3):
+        losses = [loop.step(*batch)[0] for loop in loops]
+        assert torch.equal(*losses)
+
+
+def forward_weights(net):
+    """The W' that the coming forwards compute with: layer name -> tensor, filled by a spy on the quantizer's preprocess."""
+
+    class Spy:
+        def __init__(self, quantizer):
+            self.quantizer, self.seen = quantizer, []
+
+        def __getattr__(self, name):
+            return getattr(self.quantizer, name)
+
+        def preprocess(self, W):
+            self.seen.append(W.detach().clone())
+            return self.quantizer.preprocess(W)
+
+    return Spy
+
+
+@pytest.mark.parametrize("method", META_NETWORKS)
+@pytest.mark.parametrize("optimizee", [SGD, Adam])
+def test_order_paper_computes_with_the_weights_after_the_update(method, optimizee, tiny_net, batches):
+    loop = make_loop(tiny_net, method, optimizee=optimizee(tiny_net.parameters(), lr=0.05), order="paper")
+    spy = forward_weights(tiny_net)(loop.quantizer)
+    loop.quantizer = spy
+    biases = []
+    tiny_net.fc.register_forward_hook(
+        lambda layer, inputs, output: biases.append(output.detach() - inputs[0] @ layer.quantized_weight.t())
+    )
+    for t, batch in enumerate(batches(4)):
+        spy.seen.clear()
+        before = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
+        loop.step(*batch)
+        for W_used, layer, W in zip(spy.seen, tiny_net.meta_layers(), before, strict=True):
+            assert torch.equal(W_used, layer.weight), layer.name
+            assert torch.equal(W, W_used) == (t == 0), layer.name
+        torch.testing.assert_close(biases[-1], tiny_net.fc.bias.expand_as(biases[-1]))
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZED)
+@pytest.mark.parametrize("method", META_NETWORKS)
+def test_order_notebook_computes_with_the_previous_refined_gradient(method, quantizer, tiny_net, batches):
+    loop = make_loop(tiny_net, method, quantizer)
+    spy = forward_weights(tiny_net)(loop.quantizer)
+    loop.quantizer = spy
+    for t, batch in enumerate(batches(3)):
+        spy.seen.clear()
+        W = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
+        r = [layer.weight.grad for layer in tiny_net.meta_layers()]
+        loop.step(*batch)
+        for W_used, layer, W_old, r_old in zip(spy.seen, tiny_net.meta_layers(), W, r, strict=True):
+            assert torch.equal(W_used, W_old if t == 0 else W_old - 0.05 * r_old)
+            g_W = layer.calibration * layer.pre_quantized_grads if t else layer.weight.grad
+            torch.testing.assert_close(layer.weight.grad, g_W)
+            torch.testing.assert_close(layer.weight, W_old - (0.05 * g_W if t else 0))
+
+
+def one_iteration(net, batch, quantizer):
+    net.zero_grad()
+    F.cross_entropy(net(batch[0], quantizer), batch[1]).backward()
+
+
+@pytest.mark.parametrize("order", ["notebook", "paper"])
+def test_identity_start_fc_grad_gives_unclipped_ste_at_t1(order, tiny_net, batches):
+    """dorefa's W_tilde lies in [0, 1], so that its STE never clips: the learned g_W is the one autograd gives."""
+    first, second = batches(2)
+    reference = copy.deepcopy(tiny_net)
+    one_iteration(reference, first, "dorefa")
+    loop = make_loop(tiny_net, "FC-Grad", meta_net=MetaFC(init="identity").double(), order=order)
+    loop.step(*first)
+    loop.step(*second)
+    for layer, other in zip(tiny_net.meta_layers(), reference.meta_layers(), strict=True):
+        torch.testing.assert_close(layer.calibration * layer.pre_quantized_grads, other.weight.grad, rtol=1e-6, atol=1e-12)
+
+
+class Indicator(MetaNetwork):
+    """M = g_W_hat * s * 1(|W_tilde| <= 1), s = phi: with s = 1 the clipped STE."""
+
+    def __init__(self):
+        super().__init__()
+        self.s = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, g_W_hat, W_tilde, state=None):
+        return self.s * g_W_hat * (W_tilde.abs() <= 1), {}
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZED)
+def test_an_indicator_as_m_equals_clipped_ste(quantizer, tiny_net, batches, monkeypatch):
+    """g_W of the indicator is autograd's; BWN's autograd also multiplies with the scale, a constant per tensor or filter."""
+    monkeypatch.setitem(META_NETWORKS, "indicator", Indicator)
+    with torch.no_grad():
+        for p in tiny_net.parameters():
+            p.mul_(4)  # some |W| > 1
+    first, second = batches(2)
+    reference = copy.deepcopy(tiny_net)
+    one_iteration(reference, first, quantizer)
+    loop = make_loop(tiny_net, "indicator", quantizer, meta_net=Indicator())
+    loop.step(*first)
+    loop.step(*second)
+    clipped_some = False
+    for layer, other in zip(tiny_net.meta_layers(), reference.meta_layers(), strict=True):
+        scale = 1.0 if quantizer == "dorefa" else other.quantized_weight.abs()
+        torch.testing.assert_close(scale * layer.calibration * layer.pre_quantized_grads, other.weight.grad)
+        clipped_some |= bool((layer.pre_quantized_grads == 0).any())
+    assert clipped_some == (quantizer != "dorefa")
+
+
+@pytest.mark.parametrize("order", ["notebook", "paper"])
+@pytest.mark.parametrize("method", META_NETWORKS)
+def test_phi_has_a_gradient_from_t1_on(method, order, tiny_net, batches):
+    loop = make_loop(tiny_net, method, order=order)
+    phi = [p.detach().clone() for p in loop.meta_net.parameters()]
+    for t, batch in enumerate(batches(3)):
+        loop.step(*batch)
+        for p, old in zip(loop.meta_net.parameters(), phi, strict=True):
+            assert (p.grad is None) == (t == 0)
+            assert torch.equal(p, old) == (t == 0)
+
+
+class Surrogate:
+    """A quantizer in which the step of Q is replaced by a line with the value and the slope of its STE at one weight W_0."""
+
+    bits = 1
+
+    def __init__(self, quantizer, weights):
+        self.quantizer, self.weights, self.index = quantizer, weights, -1
+        self.calibration = quantizer.calibration
+
+    def preprocess(self, W):
+        self.index += 1
+        W_0 = self.weights[self.index % len(self.weights)]
+        tanh_max = torch.tanh(W_0).abs().amax()
+        return torch.tanh(W) / (2 * tanh_max) + 0.5
+
+    def quantize(self, W_tilde, W=None):
+        W_0 = self.weights[self.index % len(self.weights)]
+        at = self.quantizer.preprocess(W_0)
+        return self.quantizer.quantize(at).detach() + 2 * (W_tilde - at)
+
+
+@pytest.mark.parametrize("method", META_NETWORKS)
+def test_phis_gradient_agrees_with_finite_differences_of_the_loss(method, tiny_net, batches):
+    """Through the STE surrogate: Q replaced by the line that STE takes it for, everything else as the loop computes it."""
+    quantizer = get_quantizer("dorefa")
+    loop = make_loop(tiny_net, method, optimizee=SGD(tiny_net.parameters(), lr=0.3))
+    data = batches(3)
+    for batch in data[:2]:
+        loop.step(*batch)
+    images, targets = data[2]
+    layers = tiny_net.meta_layers()
+    meta_net, hidden = loop.meta_net, loop.meta_hidden_state_dict
+    g_W_hat = torch.cat([layer.quantized_grads.flatten() for layer in layers])
+    W_tilde = torch.cat([layer.pre_quantized_weight.flatten() for layer in layers])
+    c = [quantizer.calibration(layer.weight) for layer in layers]
+    r = [layer.weight.grad.clone() for layer in layers]
+    bias = (tiny_net.fc.bias - 0.3 * tiny_net.fc.bias.grad).detach()
+
+    with torch.no_grad():
+        pieces = meta_net(g_W_hat, W_tilde, hidden)[0].split([layer.weight.numel() for layer in layers])
+    u_0 = [c_l * piece.view_as(c_l) for c_l, piece in zip(c, pieces, strict=True)]
+    weights_0 = [layer.weight.detach() - 0.3 * r_l for layer, r_l in zip(layers, r, strict=True)]
+    state = copy.deepcopy(tiny_net.state_dict())
+    frozen = copy.deepcopy(tiny_net)
+    surrogate = Surrogate(quantizer, weights_0)
+
+    @torch.no_grad()
+    def loss_of_phi():
+        """W' = W - alpha (u(phi) + r - u(phi_0)), then the surrogate, in a net without hooks."""
+        pieces = meta_net(g_W_hat, W_tilde, hidden)[0].split([w.numel() for w in weights_0])
+        frozen.load_state_dict(state)
+        for layer, w, c_l, piece, u in zip(frozen.meta_layers(), weights_0, c, pieces, u_0, strict=True):
+            layer.weight.copy_(w - 0.3 * (c_l * piece.view_as(c_l) - u))
+        frozen.fc.bias.copy_(bias)
+        surrogate.index = -1
+        return F.cross_entropy(frozen(images, surrogate), targets).item()
+
+    # the loop's own gradient, kept from being applied
+    loop.meta_optimizer.step = lambda: None
+    expected = loss_of_phi()
+    assert loop.step(images, targets)[0].item() == pytest.approx(expected, rel=1e-12)
+    generator = torch.Generator().manual_seed(3)
+    for p in meta_net.parameters():
+        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                p.add_(direction, alpha=sign * 1e-4)
+            losses.append(loss_of_phi())
+            with torch.no_grad():
+                p.sub_(direction, alpha=sign * 1e-4)
+        slope = (losses[0] - losses[1]) / 2e-4
+        assert (p.grad * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-9)
+
+
+def test_wrong_loops_are_refused(tiny_net):
+    with pytest.raises(ValueError, match="backwards"):
+        make_loop(tiny_net, order="backwards")
+    with pytest.raises(ValueError, match="meta network"):
+        TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), "MultiFC")
+    with pytest.raises(ValueError, match="meta network"):
+        make_loop(tiny_net, "STE", meta_net=MetaDesignedMultiFC())
+    with pytest.raises(ValueError, match="conv1: a meta gradient needs a quantizer"):
+        tiny_net(torch.zeros(1, 3, 8, 8), None, {"conv1": ((), torch.zeros(16, 3, 3, 3), None)})
+    with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
+        tiny_net(torch.zeros(1, 3, 8, 8).double(), "dorefa", {"conv1": ((), torch.zeros(16, 3, 3, 3), None)})
+
+
+def test_update_parameters_steps_every_parameter_with_a_gradient(tiny_net):
+    before = {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
+    for name, p in tiny_net.named_parameters():
+        p.grad = None if name == "fc.bias" else torch.ones_like(p)
+    update_parameters(tiny_net, 0.5)
+    for name, p in tiny_net.named_parameters():
+        np.testing.assert_array_equal(p.detach(), before[name] - (0.0 if name == "fc.bias" else 0.5))

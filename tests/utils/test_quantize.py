@@ -1,0 +1,166 @@
+"""Quantizers by their properties, and the evaluation of a quantized net."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from utils import quantize
+from utils.miscellaneous import accuracy
+from utils.quantize import BWN, BWNF, QUANTIZERS, DoReFa, evaluate, get_quantizer, ste_gradient
+
+ALL = [DoReFa(bits) for bits in range(1, 9)] + [BWN(), BWNF()]
+shapes = st.sampled_from([(1,), (7,), (3, 5), (2, 3, 3, 3), (4, 1, 1, 1)])
+values = st.one_of(
+    st.floats(-3, 3, width=32),
+    st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1e-30, -1e-30, 1e30, -1e30]),
+)
+
+
+@st.composite
+def weights(draw):
+    shape = draw(shapes)
+    if draw(st.booleans()):  # constant
+        return torch.full(shape, draw(values))
+    return torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=values)))
+
+
+def forward(quantizer, W):
+    W_tilde = quantizer.preprocess(W)
+    return W_tilde, quantizer.quantize(W_tilde, W)
+
+
+@pytest.mark.parametrize("quantizer", ALL, ids=str)
+@given(W=weights())
+@settings(max_examples=60, deadline=None)
+def test_range_levels_and_no_nan(quantizer, W):
+    W_tilde, W_hat = forward(quantizer, W)
+    assert W_tilde.shape == W_hat.shape == W.shape
+    assert W_hat.dtype == W.dtype
+    assert torch.isfinite(W_tilde).all()
+    assert torch.isfinite(W_hat).all()
+    assert torch.isfinite(quantizer.calibration(W)).all()
+    if isinstance(quantizer, DoReFa):
+        assert ((W_tilde >= 0) & (W_tilde <= 1)).all()
+        assert (W_hat.abs() <= 1).all()
+        levels = (W_hat + 1) / 2 * (2**quantizer.bits - 1)
+        assert torch.allclose(levels, levels.round(), atol=1e-4)
+        assert len(W_hat.unique()) <= 2**quantizer.bits
+    else:
+        assert torch.equal(W_tilde, W)
+        filters = W_hat if type(quantizer) is BWNF and W.dim() == 4 else [W_hat]
+        for one in filters:
+            assert len(one.abs().unique()) == 1
+    if quantizer.bits == 1:
+        assert torch.equal(W_hat[W == 0] >= 0, torch.ones_like(W_hat[W == 0], dtype=torch.bool))  # sign(0) = +1
+
+
+@pytest.mark.parametrize("quantizer", [DoReFa(1), BWN(), BWNF()], ids=str)
+@given(W=weights())
+@settings(max_examples=40, deadline=None)
+def test_one_bit_is_idempotent(quantizer, W):
+    _, once = forward(quantizer, W)
+    _, twice = forward(quantizer, once)
+    if isinstance(quantizer, DoReFa) and (once == once.flatten()[0]).all():
+        assert (twice == once).all()
+    assert torch.allclose(twice, once, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_dorefa_levels_are_fixed_points_of_q(bits):
+    quantizer = DoReFa(bits)
+    levels = torch.arange(2**bits, dtype=torch.float64) / (2**bits - 1)
+    assert torch.equal(quantizer.quantize(levels), 2 * levels - 1)
+
+
+@pytest.mark.parametrize("quantizer", [DoReFa(1), BWN(), BWNF()], ids=str)
+def test_one_bit_layers_have_two_values_and_zero_is_positive(quantizer):
+    W = torch.tensor([[-0.5, 0.0, 0.25, -0.0]])
+    _, W_hat = forward(quantizer, W)
+    assert (W_hat > 0).tolist() == [[False, True, True, True]]
+    assert len(W_hat.unique()) == 2
+
+
+def test_dorefa_numbers():
+    W = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    tanh = np.tanh([-1.0, 0.5, 2.0])
+    W_tilde, W_hat = forward(DoReFa(2), W)
+    np.testing.assert_allclose(W_tilde.numpy(), tanh / (2 * tanh[2]) + 0.5)
+    np.testing.assert_allclose(W_hat.numpy(), [-1, 1 / 3, 1])
+    np.testing.assert_allclose(DoReFa(2).calibration(W).numpy(), (1 - tanh**2) / tanh[2])
+
+
+def test_bwn_and_bwnf_numbers():
+    W = torch.tensor([1.0, -2.0, 3.0, -4.0]).view(2, 2, 1, 1)
+    W_prime = W + 1
+    assert BWN().quantize(W_prime, W).flatten().tolist() == [2.5, -2.5, 2.5, -2.5]  # mean|W'|
+    assert BWNF().quantize(W_prime, W).flatten().tolist() == [1.5, -1.5, 3.5, -3.5]  # per filter, of the stored W
+    assert BWNF().quantize(W_prime.flatten(1), W.flatten(1)).flatten().tolist() == [2.5, -2.5, 2.5, -2.5]  # linear: per tensor
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_dorefa_preprocess_derivative_is_half_the_calibration(bits):
+    quantizer = DoReFa(bits)
+    W = torch.tensor([-0.7, 0.1, 0.4, 1.5], dtype=torch.float64)
+    step = 1e-6
+    for i in range(3):  # the last holds the maximum, a constant for autograd
+        shift = torch.zeros_like(W)
+        shift[i] = step
+        slope = (quantizer.preprocess(W + shift) - quantizer.preprocess(W - shift))[i] / (2 * step)
+        assert slope.item() == pytest.approx(quantizer.calibration(W)[i].item() / 2, rel=1e-7)
+
+
+def test_the_clipped_ste():
+    W = torch.tensor([-1.5, -1.0, 0.2, 1.0, 1.1], dtype=torch.float64)
+    g_W_hat = torch.arange(1.0, 6.0, dtype=torch.float64)
+    inside = torch.tensor([0.0, 1, 1, 1, 0], dtype=torch.float64)
+    torch.testing.assert_close(ste_gradient(BWN(), W, g_W_hat), W.abs().mean() * g_W_hat * inside)
+    dorefa = DoReFa(1)
+    torch.testing.assert_close(ste_gradient(dorefa, W, g_W_hat), dorefa.calibration(W) * g_W_hat)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("dorefa", 0), ("dorefa", 9), ("dorefa", 1.5), ("BWN", 2), ("BWN-F", 3), ("TWN", 1)])
+def test_impossible_quantizers_are_refused(name, bits):
+    with pytest.raises(ValueError, match=name if name == "TWN" else str(bits)):
+        get_quantizer(name, bits)
+
+
+def test_every_registered_quantizer_is_found_by_name():
+    assert {name: get_quantizer(name, 1) for name in QUANTIZERS} == {"dorefa": DoReFa(1), "BWN": BWN(), "BWN-F": BWNF()}
+    assert get_quantizer(None) is None
+
+
+def test_evaluation_leaves_no_trace(tiny_net, batches):
+    data = batches(3)
+    loss = torch.nn.functional.cross_entropy(tiny_net(data[0][0], "dorefa"), data[0][1])
+    loss.backward()
+    state = copy.deepcopy(tiny_net.state_dict())
+    kept = [(layer.quantized_grads, layer.pre_quantized_grads, layer.pre_quantized_weight) for layer in tiny_net.meta_layers()]
+    grads = [p.grad for p in tiny_net.parameters()]
+    result = evaluate(tiny_net, "BWN", data)
+    assert tiny_net.training
+    assert all(torch.equal(value, state[name]) for name, value in tiny_net.state_dict().items())
+    for layer, (g_W_hat, g_W_tilde, W_tilde) in zip(tiny_net.meta_layers(), kept, strict=True):
+        assert layer.quantized_grads is g_W_hat
+        assert layer.pre_quantized_grads is g_W_tilde
+        assert layer.pre_quantized_weight is W_tilde
+    assert all(p.grad is g for p, g in zip(tiny_net.parameters(), grads, strict=True))
+    tiny_net.eval()
+    with torch.no_grad():
+        outputs = torch.cat([tiny_net(images, "BWN") for images, _ in data])
+    targets = torch.cat([t for _, t in data])
+    assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(outputs, targets).item())
+    assert result.top1 == pytest.approx(100 * (outputs.argmax(1) == targets).double().mean().item())
+    assert quantize.test(tiny_net, "BWN", data, "CIFAR10") == result.top1
+    assert quantize.test(tiny_net, "BWN", data, n_batches_used=1) == accuracy(outputs[:4], targets[:4])[0].item()
+    with pytest.raises(ValueError, match="no batches"):
+        evaluate(tiny_net, "BWN", [])
+
+
+def test_topk_accuracy_counts_all_classes_where_there_are_fewer():
+    output = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    assert [value.item() for value in accuracy(output, torch.tensor([1, 1]), (1, 5))] == [50.0, 100.0]
