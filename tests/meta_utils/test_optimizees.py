@@ -38,7 +38,7 @@ def gradients(step, params):
     scales = [1.0, 1e-6, 30.0]
     return [
         None if i == 2 and step < 3 else scale * torch.randn(p.shape, generator=generator, dtype=torch.float64)
-        for i, (p, scale) in enumerate(zip(params, scales, strict=True))
+        for i, (p, scale) in enumerate(zip(params, scales[: len(params)], strict=True))
     ]
 
 

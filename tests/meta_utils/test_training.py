@@ -61,29 +61,25 @@ def test_order_changes_nothing_for_ste(tiny_net, batches):
         assert torch.equal(*losses)
 
 
-def forward_weights(net):
-    """The W' that the coming forwards compute with: layer name -> tensor, filled by a spy on the quantizer's preprocess."""
+class Spy:
+    """A quantizer that keeps every W' it is given, layer by layer."""
 
-    class Spy:
-        def __init__(self, quantizer):
-            self.quantizer, self.seen = quantizer, []
+    def __init__(self, quantizer):
+        self.quantizer, self.seen = quantizer, []
 
-        def __getattr__(self, name):
-            return getattr(self.quantizer, name)
+    def __getattr__(self, name):
+        return getattr(self.quantizer, name)
 
-        def preprocess(self, W):
-            self.seen.append(W.detach().clone())
-            return self.quantizer.preprocess(W)
-
-    return Spy
+    def preprocess(self, W):
+        self.seen.append(W.detach().clone())
+        return self.quantizer.preprocess(W)
 
 
 @pytest.mark.parametrize("method", META_NETWORKS)
 @pytest.mark.parametrize("optimizee", [SGD, Adam])
 def test_order_paper_computes_with_the_weights_after_the_update(method, optimizee, tiny_net, batches):
     loop = make_loop(tiny_net, method, optimizee=optimizee(tiny_net.parameters(), lr=0.05), order="paper")
-    spy = forward_weights(tiny_net)(loop.quantizer)
-    loop.quantizer = spy
+    spy = loop.quantizer = Spy(loop.quantizer)
     biases = []
     tiny_net.fc.register_forward_hook(
         lambda layer, inputs, output: biases.append(output.detach() - inputs[0] @ layer.quantized_weight.t())
@@ -102,15 +98,14 @@ def test_order_paper_computes_with_the_weights_after_the_update(method, optimize
 @pytest.mark.parametrize("method", META_NETWORKS)
 def test_order_notebook_computes_with_the_previous_refined_gradient(method, quantizer, tiny_net, batches):
     loop = make_loop(tiny_net, method, quantizer)
-    spy = forward_weights(tiny_net)(loop.quantizer)
-    loop.quantizer = spy
+    spy = loop.quantizer = Spy(loop.quantizer)
     for t, batch in enumerate(batches(3)):
         spy.seen.clear()
         W = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
         r = [layer.weight.grad for layer in tiny_net.meta_layers()]
         loop.step(*batch)
         for W_used, layer, W_old, r_old in zip(spy.seen, tiny_net.meta_layers(), W, r, strict=True):
-            assert torch.equal(W_used, W_old if t == 0 else W_old - 0.05 * r_old)
+            assert torch.equal(W_used, W_old if t == 0 else W_old.sub(r_old, alpha=0.05))
             g_W = layer.calibration * layer.pre_quantized_grads if t else layer.weight.grad
             torch.testing.assert_close(layer.weight.grad, g_W)
             torch.testing.assert_close(layer.weight, W_old - (0.05 * g_W if t else 0))
@@ -162,7 +157,7 @@ def test_an_indicator_as_m_equals_clipped_ste(quantizer, tiny_net, batches, monk
     for layer, other in zip(tiny_net.meta_layers(), reference.meta_layers(), strict=True):
         scale = 1.0 if quantizer == "dorefa" else other.quantized_weight.abs()
         torch.testing.assert_close(scale * layer.calibration * layer.pre_quantized_grads, other.weight.grad)
-        clipped_some |= bool((layer.pre_quantized_grads == 0).any())
+        clipped_some |= bool((other.pre_quantized_weight.abs() > 1).any())
     assert clipped_some == (quantizer != "dorefa")
 
 
@@ -173,9 +168,10 @@ def test_phi_has_a_gradient_from_t1_on(method, order, tiny_net, batches):
     phi = [p.detach().clone() for p in loop.meta_net.parameters()]
     for t, batch in enumerate(batches(3)):
         loop.step(*batch)
-        for p, old in zip(loop.meta_net.parameters(), phi, strict=True):
+        for (name, p), old in zip(loop.meta_net.named_parameters(), phi, strict=True):
             assert (p.grad is None) == (t == 0)
-            assert torch.equal(p, old) == (t == 0)
+            no_state_yet = "weight_hh" in name and t == 1  # the LSTM's first h is zero
+            assert torch.equal(p, old) == (t == 0 or no_state_yet)
 
 
 class Surrogate:
