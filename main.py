@@ -85,10 +85,14 @@ def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, r
                 test_result = evaluate(loop.net, loop.quantizer, test_loader)
                 recorder.update(loss=None, acc=test_result.top1, batch_size=0, is_train=False)
                 recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], epoch, meta_optimizer=gamma)
-                run.save({"net": cpu_weights(loop.net), "epoch": recorder.epoch})
+                run.save({"net": cpu_weights(loop.net), "meta_net": cpu_weights(loop.meta_net), "epoch": recorder.epoch})
                 run.write(epochs_done=recorder.epoch, seconds_per_epoch=recorder.seconds_per_epoch)
                 best = recorder.get_best_test_acc()
-                print(f"epoch {recorder.epoch}: test accuracy {test_result.top1:.2f} % (best {best:.2f} %)", flush=True)
+                print(
+                    f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
+                    f"test accuracy {test_result.top1:.2f} % (best {best:.2f} %)",
+                    flush=True,
+                )
     except BaseException as error:
         run.finish("failed", error=str(error) or type(error).__name__)
         raise
@@ -180,8 +184,10 @@ def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[
     return meta_net, torch.optim.Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay)
 
 
-def cpu_weights(net: nn.Module) -> dict[str, torch.Tensor]:
-    """The net's state dict on the CPU, in the default memory format."""
+def cpu_weights(net: nn.Module | None) -> dict[str, torch.Tensor]:
+    """A network's state dict on the CPU, in the default memory format; empty for None."""
+    if net is None:
+        return {}
     return {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def _npz(path: Path, split: str) -> ImageSet:
             if missing:
                 raise BadInput(f"{flag}: lacks {', '.join(missing)} (it needs x_train, y_train, x_test, y_test)")
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError) as error:
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile) as error:
         raise BadInput(f"{flag}: not a readable NPZ file of plain arrays ({error})") from None
     for part in SPLITS:
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]

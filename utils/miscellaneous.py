@@ -53,7 +53,7 @@ def get_layer(net: nn.Module, path: Sequence[str]) -> nn.Module:
 
 def progress_bar(current: int, total: int, message: str = "", elapsed: float = 0.0, file: TextIO | None = None) -> None:
     """Shows that step `current` (from 0) of `total` is done, after `elapsed` seconds: a bar redrawn in place on a terminal,
-    elsewhere a plain line at each tenth of the way. file: standard error where None.
+    a plain line elsewhere. file: standard error where None.
     """
     file = sys.stderr if file is None else file
     done = current + 1
@@ -61,6 +61,6 @@ def progress_bar(current: int, total: int, message: str = "", elapsed: float = 0
         line = tqdm.format_meter(done, total, elapsed, ncols=100, bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} ")
         file.write(f"\r{line} {message}" + ("\n" if done == total else ""))
         file.flush()
-    elif done * 10 // total > current * 10 // total:
+    else:
         file.write(f"{done}/{total} {message}\n")
         file.flush()

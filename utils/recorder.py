@@ -1,6 +1,7 @@
 """The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
 
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ ADAPTIVE = "adaptive"
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 SUMMARY_EVERY = 50
-REDRAW_SECONDS = 0.1
+REDRAW_SECONDS, PLAIN_LINE_SECONDS = 0.1, 10.0  # on a terminal, elsewhere
 
 
 class Recorder:
@@ -95,9 +96,10 @@ class Recorder:
                 self._writer.add_scalar(name, value, self.iteration)
 
     def print_training_result(self, batch_idx: int, n_batch: int) -> None:
-        """Shows how far the epoch is (batch_idx from 0): redrawn at most ten times a second on a terminal."""
-        now = time.perf_counter()
-        if now - self._drawn < REDRAW_SECONDS and batch_idx + 1 < n_batch:
+        """Shows how far the epoch is (batch_idx from 0): a bar ten times a second on a terminal, a line every ten elsewhere."""
+        now, terminal = time.perf_counter(), sys.stderr.isatty()
+        last = terminal and batch_idx + 1 == n_batch
+        if now - self._drawn < (REDRAW_SECONDS if terminal else PLAIN_LINE_SECONDS) and not last:
             return
         self._drawn = now
         message = f"epoch {self.epoch + 1}: loss {self.loss.avg:.4f}, train accuracy {self.top1.avg:.2f} %"

@@ -1,0 +1,412 @@
+"""The command line: every flag, bad input, and the commands end to end on a tiny data set."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from main import COMMANDS
+from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.options import FLAGS, build_parser
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Result:
+    """What a finished training run left behind."""
+
+    def __init__(self, path):
+        self.path = path
+        self.record = json.loads((path / "run.json").read_text())
+        self.logs = {name: (path / f"{name}.txt").read_text() for name in ("loss", "train-acc", "test-acc", "lr")}
+        self.state = torch.load(path / "checkpoint.pth", weights_only=True)
+
+    def behaviour(self, what):
+        if what in ("net", "meta_net"):
+            return [(name, tuple(value.shape), value.tolist()) for name, value in self.state[what].items()]
+        return self.logs[what]
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory, tiny_set):
+    """A base model of ResNet20 for the tiny set, at random."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("base") / "base.pth"
+    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def train(call_main, tmp_path, tiny_set, base_model):
+    """train(*flags): two epochs of two iterations into a folder of its own; returns its Result."""
+    counter = iter(range(100))
+
+    def run(*flags):
+        root = tmp_path / str(next(counter))
+        arguments = ["-m", "ResNet20", "-d", tiny_set, "-bs", 4, "-n", 2, "-lr", 0.05, "--meta-lr", 0.1]
+        if "STE" in flags:
+            arguments = arguments[:-2]
+        arguments += ["--pretrained", base_model, "--results-root", root, *flags]
+        outcome = call_main("train", *arguments)
+        assert outcome.code == 0, outcome.err
+        (record,) = root.rglob("run.json") if "--results-root" not in flags else (tmp_path / "elsewhere").rglob("run.json")
+        return Result(record.parent)
+
+    return run
+
+
+FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
+    (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
+    (["-q", "BWN-F"], ["-q", "BWN"], "quantizer", "BWN-F", "loss"),
+    (["-bw", "2"], [], "bits", 2, "loss"),
+    (["-o", "SGD-M"], [], "optimizer", "SGD-M", "loss"),
+    (["-o", "Nesterov"], ["-o", "SGD-M"], "optimizer", "Nesterov", "loss"),
+    (["-o", "Adam"], [], "optimizer", "Adam", "loss"),
+    (["-o", "AMSGrad"], ["-o", "Adam"], "optimizer", "AMSGrad", "net"),
+    (["-meta", "STE"], ["-meta", "FC-Grad"], "backward", "STE", "loss"),
+    (["-meta", "FC-Grad"], [], "backward", "FC-Grad", "net"),
+    (["-meta", "LSTMFC", "-hidden", "4"], ["-hidden", "4"], "backward", "LSTMFC", "net"),
+    (["-hidden", "7"], [], "hidden_size", 7, "meta_net"),
+    (["-nfc", "2"], [], "num_fc", 2, "meta_net"),
+    (["-nlstm", "2"], ["-meta", "LSTMFC", "-hidden", "4"], "num_lstm", 2, "meta_net"),
+    (["-nonlinear", "relu"], [], "meta_nonlinear", "relu", "net"),
+    (["-nonlinear", "tanh"], ["-hidden", "4"], "meta_nonlinear", "tanh", "net"),
+    (["-lr", "0.2"], [], "init_lr", 0.2, "lr"),
+    (["-ad", "1"], [], "lr_adjust", 1, "lr"),
+    (["-ad", "adaptive"], [], "lr_adjust", "adaptive", None),
+    (["-n", "1"], [], "epochs", 1, "test-acc"),
+    (["-bs", "8"], [], "batch_size", 8, "loss"),
+    (["-e", "mine"], [], "exp_spec", "mine", None),
+    (["-decay", "0.5"], [], "meta_weight_decay", 0.5, "meta_net"),
+    (["--meta-lr", "0.01"], [], "meta_lr", 0.01, "net"),
+    (["--meta-lr-adjust"], ["-ad", "1"], "meta_lr_adjust", True, "meta_net"),
+    (["--weight-decay", "0.5"], [], "weight_decay", 0.5, "net"),
+    (["--meta-init", "identity"], [], "meta_init", "identity", "net"),
+    (["--lstm-state", "reset"], ["-meta", "LSTMFC", "-hidden", "4"], "lstm_state", "reset", "net"),
+    (["--update-order", "paper"], [], "update_order", "paper", "loss"),
+    (["--trial", "2"], [], "trial", 2, "loss"),
+    (["--seed", "1"], [], "seed", 1, "loss"),
+    (["--pretrained", "none"], [], "pretrained", "none", "loss"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "shared", "key", "value", "differs"), FLAG_CASES, ids=lambda x: " ".join(x) if isinstance(x, list) else ""
+)
+def test_every_training_flag_changes_what_it_says(flags, shared, key, value, differs, train):
+    plain, changed = train(*shared), train(*shared, *flags)
+    assert changed.record["settings"][key] == value
+    assert plain.record["settings"][key] != value
+    assert changed.record["state"] == "done"
+    if differs is not None:
+        assert changed.behaviour(differs) != plain.behaviour(differs)
+
+
+def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
+    """Flags that change where or how, not what: the numbers stay."""
+    plain = train()
+    for flags, key in (
+        [["--workers", "1"], "workers"],
+        [["--device", "cpu"], "device"],
+        [["--data-root", str(tmp_path)], "data_root"],
+    ):
+        other = train(*flags)
+        assert str(other.record["settings"][key]) == flags[1]
+        assert other.logs == plain.logs
+    elsewhere = train("--results-root", str(tmp_path / "elsewhere"))
+    assert elsewhere.logs == plain.logs
+
+
+def test_the_same_command_gives_the_same_numbers_and_ste_shares_its_data_order(train):
+    first, second = train(), train()
+    assert first.logs == second.logs
+    assert first.behaviour("net") == second.behaviour("net")
+    ste = train("-meta", "STE")
+    assert ste.logs["loss"].splitlines()[0] == first.logs["loss"].splitlines()[0]  # t = 0: same start, same batch
+
+
+def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny_set):
+    outcome = call_main(
+        "train",
+        "-m",
+        "ResNet20",
+        "-d",
+        tiny_set,
+        "-meta",
+        "STE",
+        "-hidden",
+        "5",
+        "-n",
+        "1",
+        "--pretrained",
+        "none",
+        "--results-root",
+        tmp_path,
+    )
+    assert outcome.code == 0
+    assert "note: --hidden-size has no effect with --backward STE" in outcome.err
+    (record,) = tmp_path.rglob("run.json")
+    settings = json.loads(record.read_text())["settings"]
+    assert [settings[key] for key in ("hidden_size", "num_fc", "meta_lr", "update_order")] == [None] * 4
+    assert record.parent.name == "Baseline-dorefa-optimizer-SGD-1bits-lr-30-trial-1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "decay"),
+    [
+        (["-o", "Adam", "-meta", "STE"], 0.0),
+        (["-o", "Adam"], 5e-4),
+        (["-o", "SGD"], 0.0),
+        (["-o", "SGD-M", "-meta", "STE"], 5e-4),
+        (["-o", "Adam", "-meta", "STE", "--weight-decay", "0.1"], 0.1),
+    ],
+)
+def test_default_weight_decay_is_the_published_one(flags, decay, train):
+    assert train(*flags).record["settings"]["weight_decay"] == decay
+
+
+def test_run_folders_and_files(train):
+    run = train("-meta", "LSTMFC", "-hidden", "4", "-q", "BWN", "-o", "Adam", "-ad", "1", "-e", "try", "--trial", "3")
+    assert run.path.name == "Meta-LSTMFC-Nonlinear-None-hidden-size-4-nlstm-1-BWN-Adam-1bits-lr-1-try-trial-3"
+    assert run.path.parent.name == "runs-Quant"
+    assert run.path.parent.parent.name == "ResNet20-NPZ-tiny"
+    assert train("-meta", "FC-Grad", "-nonlinear", "relu").path.name == (
+        "Meta-FC-Grad-Nonlinear-relu-hidden-size-100-dorefa-SGD-1bits-lr-30-trial-1"
+    )
+    assert train().path.name == "Meta-MultiFC-Nonlinear-None-hidden-size-100-nfc-3-dorefa-SGD-1bits-lr-30-trial-1"
+    rows = {name: [row.split(", ") for row in log.splitlines()] for name, log in run.logs.items()}
+    assert [row[0] for row in rows["loss"]] == [row[0] for row in rows["lr"]] == ["0", "1", "2", "3"]
+    assert [row[1] for row in rows["lr"]] == ["0.05", "0.05", "0.005", "0.005"]
+    assert [row[0] for row in rows["test-acc"]] == ["1", "2"]
+    assert list(run.path.glob("events.out.tfevents*"))
+    record = run.record
+    assert {"versions", "device", "git", "hostname", "command", "started", "ended", "seconds_per_epoch", "peak_memory"} <= set(
+        record
+    )
+    assert len(record["seconds_per_epoch"]) == 2
+    assert record["peak_memory"]["cpu_rss"] > 1e8
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["result"]["top1"] == pytest.approx(float(rows["test-acc"][-1][1]))
+
+
+def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
+    where = ["-d", tiny_set, "--results-root", tmp_path]
+    outcome = call_main("pretrain", "-m", "ResNet20", "-n", 1, "-bs", 4, *where)
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "ResNet20-NPZ-tiny"
+    base = folder / "ResNet20-NPZ-tiny-pretrain.pth"
+    assert f"wrote {base}" in outcome.out
+    assert call_main("train", "-m", "ResNet20", "-n", 1, "-bs", 4, "-bw", 2, *where).code == 0
+    (run,) = (folder / "runs-Quant").iterdir()
+    assert json.loads((run / "run.json").read_text())["settings"]["pretrained"] == str(base)
+
+    outcome = call_main("evaluate", run)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    test_acc = float((run / "test-acc.txt").read_text().split(", ")[1])
+    assert lines[0].startswith(f"top-1 {test_acc:.2f} %  top-5 100.00 %  loss ")
+    assert len(lines) == 23
+    assert lines[1].split()[0] == "conv1"
+    assert "4 values: -1, -0.3333, 0.3333, 1" in lines[1]
+
+    outcome = call_main("evaluate", base, "-m", "ResNet20", "-d", tiny_set)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("top-1 ")
+    assert call_main("evaluate", folder / "pretrain-trial-1").out == outcome.out
+
+    picture = tmp_path / "curves.png"
+    outcome = call_main("report", tmp_path, "--out", picture)
+    assert outcome.code == 0, outcome.err
+    assert f"| dorefa SGD MultiFC | 1 | {test_acc:.2f} |" in outcome.out
+    assert "| full precision | 1 |" in outcome.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_main_alone_prints_help(call_main):
+    outcome = call_main()
+    assert outcome.code == 0
+    for command in FLAGS:
+        assert command in outcome.out
+
+
+TRAIN = ["train", "-m", "ResNet20", "-d", "{set}", "--pretrained", "none", "-n", "1"]
+BAD_INPUT = [  # arguments, words that the one line must hold
+    (["fly"], ["fly", "train"]),
+    (["train", "-m", "ResNet20"], ["-d/--dataset"]),
+    ([*TRAIN, "-m", "ResNet21"], ["-m/--model", "ResNet21", "ResNet110"]),
+    ([*TRAIN, "-d", "MNIST"], ["-d/--dataset", "MNIST", "CIFAR10", "NPZ:path"]),
+    ([*TRAIN, "-q", "TWN"], ["-q/--quantizer", "TWN", "BWN-F"]),
+    ([*TRAIN, "-o", "Lion"], ["-o/--optimizer", "Lion", "SGD-M"]),
+    ([*TRAIN, "-meta", "RNN"], ["-meta/--backward", "RNN", "LSTMFC"]),
+    ([*TRAIN, "-nonlinear", "gelu"], ["-nonlinear/--meta-nonlinear", "gelu", "tanh"]),
+    ([*TRAIN, "--meta-init", "zero"], ["--meta-init", "zero", "identity"]),
+    ([*TRAIN, "--lstm-state", "keep"], ["--lstm-state", "keep", "reset"]),
+    ([*TRAIN, "--update-order", "mine"], ["--update-order", "mine", "paper"]),
+    ([*TRAIN, "-bw", "0"], ["-bw/--bits", "from 1 to 8", "'0'"]),
+    ([*TRAIN, "-bw", "9"], ["-bw/--bits", "from 1 to 8", "'9'"]),
+    ([*TRAIN, "-bw", "2", "-q", "BWN"], ["-bw/--bits 2", "1 bit"]),
+    ([*TRAIN, "-lr", "-1"], ["-lr/--init-lr", "above 0", "'-1'"]),
+    ([*TRAIN, "-lr", "nan"], ["-lr/--init-lr", "above 0", "'nan'"]),
+    ([*TRAIN, "-lr", "fast"], ["-lr/--init-lr", "above 0", "'fast'"]),
+    ([*TRAIN, "-n", "0"], ["-n/--epochs", "at least 1", "'0'"]),
+    ([*TRAIN, "-n", "1.5"], ["-n/--epochs", "at least 1", "'1.5'"]),
+    ([*TRAIN, "-bs", "0"], ["-bs/--batch-size", "at least 1"]),
+    ([*TRAIN, "-ad", "0"], ["-ad/--lr-adjust", "adaptive", "'0'"]),
+    ([*TRAIN, "-hidden", "0"], ["-hidden/--hidden-size", "at least 1"]),
+    ([*TRAIN, "-nfc", "-3"], ["-nfc/--num-fc", "at least 1"]),
+    ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "at least 1", "'x'"]),
+    ([*TRAIN, "-decay", "-1"], ["-decay/--meta-weight-decay", "at least 0"]),
+    ([*TRAIN, "--meta-lr", "0"], ["--meta-lr", "above 0"]),
+    ([*TRAIN, "--weight-decay", "inf"], ["--weight-decay", "at least 0"]),
+    ([*TRAIN, "--trial", "0"], ["--trial", "at least 1"]),
+    ([*TRAIN, "--seed", "-1"], ["--seed", "at least 0"]),
+    ([*TRAIN, "--workers", "-1"], ["--workers", "at least 0"]),
+    ([*TRAIN, "--device", "tpu"], ["--device", "cuda:N", "'tpu'"]),
+    ([*TRAIN, "--device", "cuda:99"], ["--device cuda:99", "CUDA devices"]),
+    ([*TRAIN, "-e", "../up"], ["-e/--exp-spec", "'../up'"]),
+    ([*TRAIN, "-e", "a/b"], ["-e/--exp-spec", "'a/b'"]),
+    ([*TRAIN, "--unheard-of"], ["--unheard-of"]),
+    ([*TRAIN, "--pretrained", "{root}/absent.pth"], ["--pretrained", "absent.pth", "main.py pretrain -m ResNet20 -d"]),
+    (
+        [*TRAIN, "-meta", "FC-Grad", "-hidden", "1", "-nonlinear", "relu", "--meta-init", "identity"],
+        ["--backward FC-Grad", "hidden_size"],
+    ),
+    ([*TRAIN, "-d", "NPZ:{root}/absent.npz"], ["--dataset NPZ:", "absent.npz", "no such file"]),
+    ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}/nothing"], ["--data-root", "CIFAR10", "cifar-10-python.tar.gz"]),
+    (["evaluate", "{root}/nowhere"], ["nowhere", "-m/--model"]),
+    (["evaluate", "{root}/nowhere", "-m", "ResNet20", "-d", "{set}"], ["-m ResNet20", "nowhere"]),
+    (["evaluate", "{root}"], ["run.json"]),
+    (["report", "{root}"], ["no runs"]),
+    (["pretrain", "-m", "ResNet20", "-d", "{set}", "-n", "0"], ["-n/--epochs"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=lambda x: " ".join(x)[-60:])
+def test_bad_input_is_one_clear_line(arguments, words, call_main, tmp_path, tiny_set, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = call_main(*(argument.format(set=tiny_set, root=tmp_path) for argument in arguments))
+    assert outcome.code == 2
+    assert outcome.out == ""
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("main.py")
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []  # nothing written
+
+
+def weights_of(model, classes, **changes):
+    state = MODELS[model](num_classes=classes).state_dict() | changes
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda: weights_of("ResNet32", 2), ["layer1.3.conv1.weight is unexpected", "and"]),
+        (lambda: weights_of("ResNet20", 10), ["fc.weight has shape (10, 64), not (2, 64)"]),
+        (lambda: weights_of("ResNet20", 2, **{"bn1.weight": None}), ["bn1.weight is missing"]),
+        (lambda: {"net": weights_of("ResNet20", 2)}, ["not a plain state dict"]),
+        (lambda: [1, 2], ["not a plain state dict"]),
+        (lambda: b"", ["not a readable file"]),
+        (lambda: b"\x80\x02garbage", ["not a readable file"]),
+    ],
+)
+def test_a_base_model_for_another_net_is_refused(content, words, call_main, tmp_path, tiny_set):
+    content, path = content(), tmp_path / "base.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "--pretrained (-m ResNet20" in line
+    for word in words:
+        assert word in line
+    assert [p.name for p in tmp_path.iterdir()] == ["base.pth"]
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set):
+    path, trace = tmp_path / "base.pth", tmp_path / "trace"
+    torch.save({"conv1.weight": Malicious(str(trace))}, path)
+    outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
+    assert outcome.code == 2
+    assert "not a readable file of plain tensors" in outcome.err
+    assert not trace.exists()
+
+
+def test_a_run_or_base_model_that_exists_is_not_overwritten(train, call_main, tmp_path, tiny_set, base_model):
+    arguments = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "--pretrained", "none", "--results-root", tmp_path / "R"]
+    assert call_main(*arguments).code == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()}
+    outcome = call_main(*arguments)
+    assert outcome.code == 2
+    assert "exists already" in outcome.err
+    assert {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()} == files
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
+    """As a user meets it: a process of its own."""
+    arguments = ["-m", "ResNet20", "-d", tiny_set, "-n", "3", "-lr", "1e38", "-bs", "4", "--pretrained", "none"]
+    process = subprocess.run(
+        [sys.executable, PROJECT / "main.py", "train", *arguments, "--results-root", tmp_path], capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("main.py: error: the training loss is ")
+    assert "at iteration" in process.stderr
+    assert "-lr/--init-lr" in process.stderr
+    (record,) = tmp_path.rglob("run.json")
+    assert json.loads(record.read_text())["state"] == "failed"
+
+
+def test_short_flags_of_the_released_scripts_parse():
+    args = build_parser(COMMANDS).parse_args(
+        [
+            "train",
+            "-m",
+            "ResNet32",
+            "-d",
+            "CIFAR10",
+            "-q",
+            "BWN",
+            "-bw",
+            "1",
+            "-o",
+            "Adam",
+            "-meta",
+            "LSTMFC",
+            "-hidden",
+            "50",
+            "-nlstm",
+            "2",
+            "-nfc",
+            "4",
+            "-nonlinear",
+            "None",
+            "-lr",
+            "1e-2",
+            "-ad",
+            "adaptive",
+            "-n",
+            "7",
+            "-bs",
+            "64",
+            "-e",
+            "spec",
+            "-decay",
+            "1e-4",
+        ]
+    )
+    assert (args.model, args.dataset, args.quantizer, args.bits, args.optimizer) == ("ResNet32", "CIFAR10", "BWN", 1, "Adam")
+    assert (args.backward, args.hidden_size, args.num_lstm, args.num_fc, args.meta_nonlinear) == ("LSTMFC", 50, 2, 4, None)
+    assert (args.init_lr, args.lr_adjust, args.epochs, args.batch_size) == (0.01, "adaptive", 7, 64)
+    assert (args.exp_spec, args.meta_weight_decay) == ("spec", 1e-4)

@@ -1,0 +1,191 @@
+"""Data sets: what comes out, its augmentation's distribution, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from utils.dataset import ImageSet, crop_and_flip, get_dataloader, load_images
+from utils.miscellaneous import BadInput
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def arrays(**changes):
+    random = np.random.default_rng(0)
+    good = {
+        "x_train": random.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8),
+        "y_train": np.arange(6) % 3,
+        "x_test": random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8),
+        "y_test": np.arange(4) % 3,
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def test_digits_are_a_fixed_stratified_split():
+    train, test = (load_images("Digits", split) for split in ("train", "test"))
+    assert train.images.shape == (1437, 32, 32, 3)
+    assert test.images.shape == (360, 32, 32, 3)
+    assert train.images.dtype == torch.uint8
+    assert (train.images[..., 0] == train.images[..., 2]).all()
+    assert train.images.max() == 255
+    assert train.num_classes == 10
+    assert not train.flip
+    assert 35 <= np.bincount(test.targets).min() <= np.bincount(test.targets).max() <= 37
+    assert torch.equal(load_images("Digits", "test").images, test.images)
+    seen = {image.numpy().tobytes() for image in train.images}
+    assert sum(image.numpy().tobytes() in seen for image in test.images) == 0
+
+
+def test_npz(tmp_path):
+    data = arrays()
+    np.savez(tmp_path / "mine.npz", **data)
+    name = f"NPZ:{tmp_path / 'mine.npz'}"
+    train, test = (load_images(name, split) for split in ("train", "test"))
+    assert train.num_classes == test.num_classes == 3
+    np.testing.assert_array_equal(train.images, data["x_train"])
+    np.testing.assert_array_equal(test.targets, data["y_test"])
+    np.testing.assert_allclose(test.mean, data["x_train"].mean((0, 1, 2)) / 255)  # the training set's, for both
+    np.testing.assert_allclose(test.std, data["x_train"].std((0, 1, 2)) / 255)
+    ((images, targets),) = get_dataloader(name, "test", 4)
+    expected = (data["x_test"] / 255 - train.mean) / train.std
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1), expected, rtol=1e-5, atol=1e-5)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert targets.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y_test": None}, "lacks y_test"),
+        (
+            {"x_train": np.zeros((6, 28, 28, 3), np.uint8)},
+            r"must be uint8 of shape \(N, 32, 32, 3\), not uint8 of shape \(6, 28",
+        ),
+        ({"x_train": np.zeros((6, 3, 32, 32), np.uint8)}, "x_train must be"),
+        ({"x_test": np.zeros((4, 32, 32, 3), np.float32)}, "x_test must be uint8 .* not float32"),
+        ({"x_test": np.zeros((0, 32, 32, 3), np.uint8), "y_test": np.zeros(0, int)}, "x_test must be"),
+        ({"y_train": np.zeros(5, int)}, r"y_train must be integers from 0, of shape \(6,\)"),
+        ({"y_train": np.zeros(6)}, "y_train must be integers .* not float64"),
+        ({"y_train": np.arange(6) - 1}, "y_train must be integers from 0"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(4, int)}, "every label is 0"),
+        ({"x_train": np.array([object()] * 6)}, "not a readable NPZ file of plain arrays"),
+    ],
+)
+def test_npz_of_the_wrong_form_is_refused(changes, words, tmp_path):
+    np.savez(tmp_path / "bad.npz", **arrays(**changes))
+    with pytest.raises(BadInput, match=words):
+        load_images(f"NPZ:{tmp_path / 'bad.npz'}", "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
+def test_a_damaged_npz_is_refused(content, tmp_path):
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(BadInput, match="not a readable NPZ"):
+        load_images(f"NPZ:{tmp_path / 'bad.npz'}", "test")
+
+
+def test_a_set_that_is_absent_leaves_nothing_behind(tmp_path):
+    for name in ("CIFAR10", "CIFAR100"):
+        with pytest.raises(BadInput, match="could not be downloaded"):
+            load_images(name, "test", tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_cifar_is_named(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"not a batch")
+    with pytest.raises(BadInput, match=r"cifar-10-batches-py fails its MD5"):
+        load_images("CIFAR10", "train", tmp_path)
+    assert (folder / "data_batch_1").read_bytes() == b"not a batch"
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(BadInput, match="MNIST"):
+        load_images("MNIST", "train")
+    with pytest.raises(ValueError, match="validation"):
+        load_images("Digits", "validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "mean", "std"), [("CIFAR10", 10, MEAN, STD), ("CIFAR100", 100, (0.5,) * 3, (0.5,) * 3)]
+)
+def test_cifar(name, classes, mean, std, data_root):
+    train, test = (get_dataloader(name, split, 128, data_root=data_root) for split in ("train", "test"))
+    assert len(train) == 391
+    assert len(train.dataset) == 50000
+    assert len(test.dataset) == 10000
+    assert train.dataset.num_classes == classes
+    assert (train.dataset.image_set.mean, train.dataset.image_set.std) == (mean, std)
+    images, targets = next(iter(test))
+    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    expected = torch.stack([transform(image.numpy()) for image in test.dataset.image_set.images[:128]])
+    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(targets, test.dataset.image_set.targets[:128])
+
+
+def test_crop_and_flip_have_the_distribution_of_the_torchvision_pipeline():
+    """Each image's crop is one of the 9 x 9 x 2 that torchvision's padding, crop and flip can give, all equally often."""
+    count = 162 * 100
+    image = torch.randint(1, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pad = v2.Pad(4)
+    padded = pad(image.permute(2, 0, 1))
+    possible = {}
+    for flipped in (False, True):
+        for top in range(9):
+            for left in range(9):
+                crop = padded[:, top : top + 32, left : left + 32]
+                crop = v2.functional.horizontal_flip(crop) if flipped else crop
+                possible[crop.permute(1, 2, 0).numpy().tobytes()] = len(possible)
+    assert len(possible) == 162
+    drawn = crop_and_flip(image.expand(count, -1, -1, -1), torch.Generator().manual_seed(1))
+    counts = np.bincount([possible[crop.numpy().tobytes()] for crop in drawn], minlength=162)
+    chi_squared = ((counts - 100) ** 2 / 100).sum()
+    assert chi_squared < 230  # 161 degrees of freedom: exceeded with probability 3e-4
+    unflipped = crop_and_flip(image.expand(300, -1, -1, -1), torch.Generator().manual_seed(1), flip=False)
+    assert max(possible[crop.numpy().tobytes()] for crop in unflipped) < 81
+
+
+def epochs(count, **options):
+    loader = get_dataloader("Digits", "train", 128, **options)
+    return [[(images.clone(), targets.clone()) for images, targets in loader] for _ in range(count)]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for batch, other in zip(a, b, strict=True) for x, y in zip(batch, other, strict=True))
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    first = epochs(2, seed=3)
+    assert [len(targets) for _, targets in first[0]] == [128] * 11 + [29]
+    torch.manual_seed(99)
+    again = epochs(2, seed=3)
+    with_workers = epochs(2, seed=3, workers=2)
+    for epoch in range(2):
+        assert same(first[epoch], again[epoch])
+        assert same(first[epoch], with_workers[epoch])
+    assert not same(first[0], first[1])
+    assert not same(first[0], epochs(1, seed=4)[0])
+    targets = torch.cat([t for _, t in first[0]])
+    assert torch.equal(targets.bincount(), load_images("Digits", "train").targets.bincount())
+
+
+def test_the_epoch_can_be_set():
+    loader = get_dataloader("Digits", "train", 128, seed=3)
+    loader.sampler.epoch = 1
+    assert same(list(loader), epochs(2, seed=3)[1])
+
+
+def test_the_loader_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    epochs(1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_image_set_is_a_value():
+    images = ImageSet(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1), 2, MEAN, STD)
+    with pytest.raises(AttributeError):
+        images.flip = False

@@ -1,0 +1,106 @@
+"""The recorder: files, learning-rate schedule, progress line, TensorBoard."""
+
+import io
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.miscellaneous import AverageMeter, progress_bar
+from utils.recorder import Recorder
+
+
+def optimizer(lr=1e-3):
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+
+
+def rows(path):
+    return [tuple(map(float, line.split(", "))) for line in path.read_text().splitlines()]
+
+
+def test_files_hold_running_means_since_the_epochs_start(tmp_path):
+    with Recorder(tmp_path, "Digits") as recorder:
+        for _ in range(2):
+            recorder.reset_performance()
+            recorder.update(loss=2.0, acc=[torch.tensor(50.0), torch.tensor(90.0)], batch_size=3, cur_lr=0.1)
+            recorder.update(loss=torch.tensor(4.0), acc=100.0, batch_size=1, cur_lr=0.1, end=0.0)
+            recorder.update(loss=None, acc=70.0, batch_size=0, end=None, is_train=False)
+        recorder.update(loss=None, acc=60.0, batch_size=0, is_train=False)
+        assert recorder.get_best_test_acc() == 70.0
+    assert rows(tmp_path / "loss.txt") == [(0, 2), (1, 2.5), (2, 2), (3, 2.5)]
+    assert rows(tmp_path / "train-acc.txt") == [(0, 50), (1, 62.5), (2, 50), (3, 62.5)]
+    assert rows(tmp_path / "lr.txt") == [(t, 0.1) for t in range(4)]
+    assert rows(tmp_path / "test-acc.txt") == [(1, 70), (2, 70), (3, 60)]
+
+
+def test_step_schedule_and_stop(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        alpha, gamma = optimizer(), optimizer(0.5)
+        lrs = []
+        for epoch in range(100):
+            lrs.append(alpha.param_groups[0]["lr"])
+            recorder.adjust_lr(alpha, 30, epoch)
+            assert not recorder.stop
+        assert lrs == pytest.approx([1e-3] * 30 + [1e-4] * 30 + [1e-5] * 30 + [1e-6] * 10)
+        assert gamma.param_groups[0]["lr"] == 0.5
+        recorder.adjust_lr(alpha, 30, 119, meta_optimizer=gamma)
+        assert recorder.stop  # 1e-7
+        assert gamma.param_groups[0]["lr"] == pytest.approx(0.5e-4)
+
+
+def test_adaptive_schedule(tmp_path):
+    """A drop after 3 epochs without a new lowest training loss."""
+    losses = [3, 2, 2.5, 2, 1.9, 2, 2, 2, 2, 2, 2, 1]
+    expected = [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    with Recorder(tmp_path) as recorder:
+        alpha = optimizer()
+        for epoch, (loss, drops) in enumerate(zip(losses, expected, strict=True)):
+            recorder.reset_performance()
+            recorder.update(loss=loss, acc=0.0, batch_size=1, cur_lr=1e-3)
+            recorder.adjust_lr(alpha, "adaptive", epoch)
+            assert alpha.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.1**drops)
+
+
+def test_tensorboard(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        recorder.update(loss=2.0, acc=50.0, batch_size=1, cur_lr=0.1)
+        recorder.record_gradient(scale=0.7, cosine=-0.2, meta_lr=1e-3)
+        recorder.update(loss=None, acc=70.0, batch_size=0, is_train=False)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    values = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    assert values == pytest.approx(
+        {
+            "train/loss": 2.0,
+            "train/accuracy": 50.0,
+            "test/accuracy": 70.0,
+            "lr/alpha": 0.1,
+            "lr/gamma": 1e-3,
+            "meta/scale": 0.7,
+            "meta/cosine with STE": -0.2,
+        }
+    )
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere():
+    terminal, plain = Terminal(), io.StringIO()
+    for stream in (terminal, plain):
+        progress_bar(0, 2, "loss 3", 1.0, stream)
+        progress_bar(1, 2, "loss 2", 2.0, stream)
+    assert plain.getvalue() == "1/2 loss 3\n2/2 loss 2\n"
+    assert terminal.getvalue().startswith("\r 50%|")
+    assert terminal.getvalue().endswith("2/2  loss 2\n")
+    assert terminal.getvalue().count("\n") == 1
+
+
+def test_average_meter_weighs_by_n():
+    meter = AverageMeter()
+    meter.update(1.0, 3)
+    meter.update(5.0)
+    assert (meter.val, meter.avg, meter.sum, meter.count) == (5.0, 2.0, 8.0, 4)
+    meter.reset()
+    assert (meter.avg, meter.count) == (0.0, 0)
