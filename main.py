@@ -4,6 +4,7 @@
 import math
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,15 @@ from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
-from utils.miscellaneous import BadInput, RunFailed, accuracy
+from utils.environment import choose_device, seed_everything
+from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed, accuracy
 from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
-from utils.report import draw_curves, find_runs, read_record, summary_table
-from utils.run import (
-    Run,
-    base_model_path,
-    choose_device,
-    load_base_model,
-    read_file,
-    run_path,
-    save_atomically,
-    seed_everything,
-)
+from utils.report import draw_curves, find_runs, summary_table
+from utils.run import Run, base_model_path, check_record, load_base_model, read_record, run_path
 
 TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
@@ -40,23 +34,30 @@ def pretrain(args: Namespace) -> None:
     """Train the full-precision base model."""
     settings = pretraining_settings(args)
     target = base_model_path(args.results_root, args.model, args.dataset)
-    if target.exists():
-        raise BadInput(f"{target} exists already: move it away, or choose another --results-root")
-    device = choose_device(args.device)
+    path = target.parent / f"pretrain-trial-{args.trial}"
+    if not args.overwrite:
+        check_record(path, settings)
+        if target.exists() and not path.exists():
+            raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
+    device = choose_device(args.device, args.deterministic)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
     net = build_net(args.model, train_loader, device)
     optimizee = OPTIMIZEES["SGD-M"].build(net.parameters(), lr=args.init_lr, weight_decay=args.weight_decay)
     loop = TrainingLoop(net, optimizee, quantizer=None)
-    run = Run(target.parent / f"pretrain-trial-{args.trial}", settings, device)
-    fit(loop, train_loader, test_loader, run)
-    save_atomically(cpu_weights(net), target)
+    with Run(path, settings, device, args.overwrite) as run:
+        fit(loop, train_loader, test_loader, run)
+        weights = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
+        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
     print(f"wrote {target}")
 
 
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     settings = training_settings(args)
-    device = choose_device(args.device)
+    path = run_path(settings)
+    if not args.overwrite:
+        check_record(path, settings)
+    device = choose_device(args.device, args.deterministic)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
     net = build_net(args.model, train_loader, device, args.bits)
     load_start(net, settings)
@@ -64,54 +65,55 @@ def train(args: Namespace) -> None:
     optimizee = choice.build(net.parameters(), lr=args.init_lr, weight_decay=settings["weight_decay"])
     meta_net, meta_optimizer = build_meta_network(settings, device)
     quantizer = get_quantizer(args.quantizer, args.bits)
-    loop = TrainingLoop(
-        net, optimizee, quantizer, args.backward, meta_net, meta_optimizer, settings["update_order"] or "notebook"
-    )
-    run = Run(run_path(settings), settings, device)
-    fit(loop, train_loader, test_loader, run)
+    order = settings["update_order"] or "notebook"
+    loop = TrainingLoop(net, optimizee, quantizer, args.backward, meta_net, meta_optimizer, order)
+    with Run(path, settings, device, args.overwrite) as run:
+        fit(loop, train_loader, test_loader, run)
 
 
 def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, run: Run) -> None:
-    """Trains for the run's epochs; after each one tests, adjusts the learning rate and saves."""
-    settings = run.record["settings"]
+    """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
+    settings = run.settings
     gamma = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    try:
-        with Recorder(run.path, settings["dataset"]) as recorder:
-            for epoch in range(settings["epochs"]):
-                if recorder.stop:
-                    break
-                train_epoch(loop, train_loader, recorder, run.device)
-                test_result = evaluate(loop.net, loop.quantizer, test_loader)
-                recorder.update(loss=None, acc=test_result.top1, batch_size=0, is_train=False)
-                recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], epoch, meta_optimizer=gamma)
-                run.save({"net": cpu_weights(loop.net), "meta_net": cpu_weights(loop.meta_net), "epoch": recorder.epoch})
-                run.write(epochs_done=recorder.epoch, seconds_per_epoch=recorder.seconds_per_epoch)
-                best = recorder.get_best_test_acc()
-                print(
-                    f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
-                    f"test accuracy {test_result.top1:.2f} % (best {best:.2f} %)",
-                    flush=True,
-                )
-    except BaseException as error:
-        run.finish("failed", error=str(error) or type(error).__name__)
-        raise
-    run.finish("done", result={**test_result._asdict(), "best_top1": best})
+    with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
+        while recorder.epoch < settings["epochs"] and not recorder.stop:
+            train_epoch(loop, train_loader, recorder, run)
+            evaluation = evaluate(loop.net, loop.quantizer, heeding_signals(test_loader, run))
+            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
+            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=gamma)
+            print(
+                f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
+                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
+                flush=True,
+            )
+            run.after_epoch(loop, recorder, evaluation)
 
 
-def train_epoch(loop: TrainingLoop, train_loader: DataLoader, recorder: Recorder, device: torch.device) -> None:
-    """One pass over the training data."""
+def train_epoch(loop: TrainingLoop, train_loader: DataLoader, recorder: Recorder, run: Run) -> None:
+    """One pass over the training data, or what is left of it."""
     loop.net.train()
-    recorder.reset_performance()
-    for batch_idx, (inputs, targets) in enumerate(train_loader):
-        inputs, targets = inputs.to(device), targets.to(device)
+    if not recorder.batches:
+        recorder.reset_performance()
+    train_loader.sampler.epoch, train_loader.sampler.skip = recorder.epoch, recorder.batches
+    for batch_idx, (inputs, targets) in enumerate(train_loader, start=recorder.batches):
+        inputs, targets = inputs.to(run.device), targets.to(run.device)
         loss, outputs = loop.step(inputs, targets)
         if not math.isfinite(loss := loss.item()):
-            raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration - 1} (-lr/--init-lr {loop.lr:g})")
+            where = loop.first_not_finite(inputs)
+            raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration - 1}, {where}; {run.last_checkpoint()}")
         recorder.update(loss=loss, acc=accuracy(outputs, targets, (1, 5)), batch_size=len(targets), cur_lr=loop.lr)
         recorder.print_training_result(batch_idx, len(train_loader))
         if loop.learned and batch_idx % COMPARE_EVERY == 0:
             recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_optimizer.param_groups[0]["lr"])
+        run.after_iteration(loop, recorder)
+
+
+def heeding_signals(batches: Iterable, run: Run) -> Iterator:
+    """The batches, and between them a way out after SIGINT or SIGTERM; evaluation changes no state, so nothing is lost."""
+    for batch in batches:
+        run.heed_signals()
+        yield batch
 
 
 def evaluate_files(args: Namespace) -> None:
@@ -129,7 +131,10 @@ def evaluate_files(args: Namespace) -> None:
     test_loader = get_dataloader(dataset, "test", TEST_BATCH_SIZE, data_root=args.data_root)
     net = build_net(model, test_loader, choose_device(args.device))
     if path.is_dir():
-        net.load_state_dict(read_file(path / "checkpoint.pth", "evaluate")["net"])
+        state = Checkpoints(path).load()
+        if state is None:
+            raise BadInput(f"{path} has no checkpoint yet")
+        net.load_state_dict(state["loop"]["net"])
     else:
         load_base_model(path, net, f"-m {model} -d {dataset}")
     print_evaluation(evaluate(net, quantizer, test_loader), net, quantizer)
@@ -160,10 +165,8 @@ def build_net(model: str, loader: DataLoader, device: torch.device, bits: int = 
 
 
 def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
-    """Loads the base model that --pretrained names, or the one that `pretrain` wrote; "none" keeps the random start."""
-    model, dataset = settings["model"], settings["dataset"]
-    path = settings["pretrained"] or str(base_model_path(settings["results_root"], model, dataset))
-    settings["pretrained"] = path
+    """Loads the base model that --pretrained names; "none" keeps the random start."""
+    path, model, dataset = settings["pretrained"], settings["model"], settings["dataset"]
     if path == "none":
         return
     if not Path(path).is_file():
@@ -184,13 +187,6 @@ def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[
     return meta_net, torch.optim.Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay)
 
 
-def cpu_weights(net: nn.Module | None) -> dict[str, torch.Tensor]:
-    """A network's state dict on the CPU, in the default memory format; empty for None."""
-    if net is None:
-        return {}
-    return {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
-
-
 def print_evaluation(result: Evaluation, net: nn.Module, quantizer) -> None:
     """Accuracies, then a line per layer with its distinct weight values (up to 8 of them; BWN-F has two per filter)."""
     print(f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}")
@@ -207,7 +203,7 @@ COMMANDS = {"pretrain": pretrain, "train": train, "evaluate": evaluate_files, "r
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, 2 for bad input, 1 for a run that failed."""
+    """Runs a subcommand; returns 0, 2 for bad input, 1 for a run that failed, 128 + the number of a signal that stopped it."""
     parser = build_parser(COMMANDS)
     args = parser.parse_args(argv)
     if not hasattr(args, "function"):
@@ -215,9 +211,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         args.function(args)
+    except Finished as finished:
+        print(finished)
     except (BadInput, RunFailed) as error:
         print(f"main.py: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 1
+    except Interrupted as interrupted:
+        print(f"main.py: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("main.py: stopped before training began", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -60,6 +60,17 @@ class MetaQuantizedLayer:
             raise RuntimeError(f"{self.name}: no g_W_tilde yet, it needs a quantized training forward and its backward first")
         return self._g_W_tilde
 
+    def kept(self) -> dict[str, Tensor]:
+        """What the next iteration needs of this layer, by symbol; empty before the first backward."""
+        return {} if self._g_W_hat is None else {"g_W_hat": self._g_W_hat, "W_tilde": self.pre_quantized_weight}
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Takes back what `kept` gave."""
+        device = self.weight.device
+        self._g_W_hat, self.pre_quantized_weight = (
+            None if name not in kept else kept[name].to(device) for name in ("g_W_hat", "W_tilde")
+        )
+
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """The weight and bias that this forward computes with: steps A and Q of the loop, and W' where M gave a gradient."""
         (quantizer, meta_grad, lr), self._hook = self._hook, MetaHook()
@@ -72,7 +83,9 @@ class MetaQuantizedLayer:
         W_tilde = quantizer.preprocess(W.view_as(W))  # a view: hooks go on this forward's tensor, not on the parameter
         W_hat = quantizer.quantize(W_tilde, self.weight)
         if training:
-            self.pre_quantized_weight, self.quantized_weight = W_tilde.detach(), W_hat.detach()
+            self.quantized_weight = W_hat.detach()
+            # without a meta gradient W_tilde may be the parameter itself (BWN), which the update changes in place
+            self.pre_quantized_weight = W_tilde.detach().clone() if meta_grad is None else W_tilde.detach()
             self._g_W_hat = self._g_W_tilde = None
             W_hat.register_hook(partial(setattr, self, "_g_W_hat"))
             if meta_grad is None:

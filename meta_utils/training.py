@@ -13,6 +13,9 @@ Order "paper", t > 0: 2; 6 and 7; the forward of 3 with r = pi(g_W), so that W' 
 STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
 """
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -72,6 +75,54 @@ class TrainingLoop:
             loss, outputs = self._notebook_iteration(inputs, targets)
         self.iteration += 1
         return loss.detach(), outputs.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on: parameters and buffers, phi, both optimizers, M's state, each
+        layer's g_W_hat and W_tilde, each parameter's refined gradient, the iteration.
+        """
+        return {
+            "iteration": self.iteration,
+            "net": self.net.state_dict(),
+            "gradients": {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None},
+            "layers": {layer.name: layer.kept() for layer in self.net.meta_layers()},
+            "optimizee": self.optimizee.state_dict(),
+            "meta_net": self.meta_net.state_dict() if self.learned else {},
+            "meta_optimizer": self.meta_optimizer.state_dict() if self.learned else {},
+            "meta_hidden_state_dict": self.meta_hidden_state_dict,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state that `state_dict` gave, on the net's device. Raises RuntimeError for the state of another net."""
+        self.net.load_state_dict(state["net"])
+        self.optimizee.load_state_dict(state["optimizee"])
+        if self.learned:
+            self.meta_net.load_state_dict(state["meta_net"])
+            self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+        for name, p in self.net.named_parameters():
+            gradient = state["gradients"].get(name)
+            p.grad = None if gradient is None else gradient.to(p.device)
+        for layer in self.net.meta_layers():
+            layer.restore(state["layers"][layer.name])
+        device = next(self.net.parameters()).device
+        self.meta_hidden_state_dict = {name: h.to(device) for name, h in state["meta_hidden_state_dict"].items()}
+        self.iteration = state["iteration"]
+
+    @torch.no_grad()
+    def first_not_finite(self, inputs: Tensor) -> str:
+        """Names the first layer, in the order of the forward, whose weight or output for these inputs is not finite."""
+        found: list[str] = []
+
+        def look(name: str, layer: nn.Module, output: Tensor) -> None:
+            values = [*layer.parameters(recurse=False), *layer.buffers(recurse=False), output]
+            if not found and not all(torch.isfinite(value).all() for value in values):
+                found.append(name)
+
+        leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
+        handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
+        self.net(inputs, self.quantizer)
+        for handle in handles:
+            handle.remove()
+        return f"first in layer {found[0]}" if found else "with every layer finite (W' or the loss itself)"
 
     def compare_with_ste(self) -> GradientComparison | None:
         """M's gradient beside STE's after the last iteration; None for STE and before the first iteration."""

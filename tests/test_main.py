@@ -26,7 +26,7 @@ class Result:
 
     def behaviour(self, what):
         if what in ("net", "meta_net"):
-            return [(name, tuple(value.shape), value.tolist()) for name, value in self.state[what].items()]
+            return [(name, tuple(value.shape), value.tolist()) for name, value in self.state["loop"][what].items()]
         return self.logs[what]
 
 
@@ -264,6 +264,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "--trial", "0"], ["--trial", "at least 1"]),
     ([*TRAIN, "--seed", "-1"], ["--seed", "at least 0"]),
     ([*TRAIN, "--workers", "-1"], ["--workers", "at least 0"]),
+    ([*TRAIN, "--checkpoint-every", "0"], ["--checkpoint-every", "100it", "'0'"]),
     ([*TRAIN, "--device", "tpu"], ["--device", "cuda:N", "'tpu'"]),
     ([*TRAIN, "--device", "cuda:99"], ["--device cuda:99", "CUDA devices"]),
     ([*TRAIN, "-e", "../up"], ["-e/--exp-spec", "'../up'"]),
@@ -343,16 +344,6 @@ def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set
     assert not trace.exists()
 
 
-def test_a_run_or_base_model_that_exists_is_not_overwritten(train, call_main, tmp_path, tiny_set, base_model):
-    arguments = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "--pretrained", "none", "--results-root", tmp_path / "R"]
-    assert call_main(*arguments).code == 0
-    files = {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()}
-    outcome = call_main(*arguments)
-    assert outcome.code == 2
-    assert "exists already" in outcome.err
-    assert {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()} == files
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
     """As a user meets it: a process of its own."""
     arguments = ["-m", "ResNet20", "-d", tiny_set, "-n", "3", "-lr", "1e38", "-bs", "4", "--pretrained", "none"]
@@ -363,7 +354,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
     assert "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1].startswith("main.py: error: the training loss is ")
     assert "at iteration" in process.stderr
-    assert "-lr/--init-lr" in process.stderr
+    assert " in layer " in process.stderr
+    assert "there is no checkpoint yet" in process.stderr
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["state"] == "failed"
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -152,12 +153,13 @@ class Batch(NamedTuple):
 class BatchSampler(Sampler):
     """The batches of an epoch. `shuffle`: order and augmentation seeds drawn from (seed, epoch) alone.
 
-    Every pass moves on to the next epoch; `epoch` may be set, so that a resumed run draws what the whole run would have.
+    Every pass moves on to the next epoch; `epoch` and `skip`, the number of batches that the next pass leaves out, may be set,
+    so that a resumed run draws what the whole run would have.
     """
 
     def __init__(self, size: int, batch_size: int, shuffle: bool, seed: int = 0):
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
@@ -171,7 +173,8 @@ class BatchSampler(Sampler):
         self.epoch += 1
         order = torch.randperm(self.size, generator=generator)
         seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()
-        yield from map(Batch, order.split(self.batch_size), seeds)
+        skip, self.skip = self.skip, 0
+        yield from islice(map(Batch, order.split(self.batch_size), seeds), skip, None)
 
 
 class ImageBatches(Dataset):

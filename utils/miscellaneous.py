@@ -1,5 +1,6 @@
 """Small helpers: running means, top-k accuracy, a progress line, layers by path, and the errors that a user sees."""
 
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -15,6 +16,18 @@ class BadInput(Exception):
 
 class RunFailed(Exception):
     """A run that began and could not go on: one line for the user, exit code 1."""
+
+
+class Finished(Exception):
+    """There is nothing left to do: one line for the user, exit code 0."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came and everything is saved: one line for the user, exit code 128 + the signal's number."""
+
+    def __init__(self, which: signal.Signals):
+        super().__init__(f"stopped by {which.name}; the same command goes on from here")
+        self.exit_code = 128 + which
 
 
 class AverageMeter:

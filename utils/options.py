@@ -17,6 +17,7 @@ from utils.dataset import DATASETS, default_data_root
 from utils.miscellaneous import BadInput
 from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
 from utils.recorder import ADAPTIVE
+from utils.run import base_model_path
 
 METHODS = ("STE", *META_NETWORKS)
 META_OPTIONS = {  # flag -> the meta networks' constructor option
@@ -70,6 +71,13 @@ def real(above: float | None = None) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def interval(text: str) -> str:
+    """A whole number of epochs, or of iterations with "it" behind it."""
+    if not re.fullmatch(r"[1-9]\d*(it)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number of epochs such as 1, or of iterations such as 100it, not {text!r}")
+    return text
 
 
 def lr_adjust(text: str) -> int | str:
@@ -151,6 +159,8 @@ def training_settings(args: argparse.Namespace) -> dict[str, Any]:
             settings[flag] = None
         elif settings[flag] is None:
             settings[flag] = defaults[flag]
+    if settings["pretrained"] is None:
+        settings["pretrained"] = str(base_model_path(args.results_root, args.model, args.dataset))
     if settings["weight_decay"] is None:
         choice = OPTIMIZEES[args.optimizer]
         settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
@@ -164,7 +174,7 @@ def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(args).items() if name != "function"}
+    settings = {name: value for name, value in vars(args).items() if name not in ("function", "overwrite")}
     if args.dataset.startswith("NPZ:"):
         settings["dataset"] = f"NPZ:{Path(args.dataset[4:]).absolute()}"
     return settings
@@ -188,6 +198,9 @@ def _common(parser: Parser, **defaults: object) -> None:
     add("--seed", type=whole(0), default=0, help="everything random follows from (seed, trial)")
     _paths(parser)
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--deterministic", action="store_true", help="the same bits every time on CUDA too, at some cost in speed")
+    add("--checkpoint-every", type=interval, default="1", metavar="N|Nit", help="epochs, or iterations, between checkpoints")
+    add("--overwrite", action="store_true", help="start over; what is there is moved to replaced/")
     add("--workers", type=whole(0), default=0, help="processes that prepare batches; the batches are the same with any number")
 
 

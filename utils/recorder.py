@@ -1,15 +1,18 @@
 """The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
 
 import math
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 
-from utils.miscellaneous import AverageMeter, progress_bar
+from utils.miscellaneous import AverageMeter, BadInput, progress_bar
 
 ADAPTIVE = "adaptive"
+LOGS = ("loss", "train-acc", "test-acc", "lr")
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 SUMMARY_EVERY = 50
@@ -25,16 +28,21 @@ class Recorder:
     - TensorBoard events.
 
     `stop` becomes True when the learning rate falls below 1e-6.
+    state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
+    are added to. Raises BadInput where a file is shorter than it was.
     """
 
-    def __init__(self, SummaryPath: str | Path, dataset_name: str = "CIFAR10"):
+    _COUNTERS = ("iteration", "epoch", "batches", "test_acc", "epoch_losses", "seconds_per_epoch")
+    _SCHEDULE = ("stop", "_drops", "_epochs_without_progress", "_lowest_loss")
+
+    def __init__(self, SummaryPath: str | Path, dataset_name: str = "CIFAR10", state: dict[str, Any] | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = Path(SummaryPath)
         self.path.mkdir(parents=True, exist_ok=True)
         self.dataset_name = dataset_name
         self.stop = False
-        self.iteration = self.epoch = 0
+        self.iteration = self.epoch = self.batches = 0
         self.test_acc: list[float] = []
         self.epoch_losses: list[float] = []
         self.seconds_per_epoch: list[float] = []
@@ -42,8 +50,38 @@ class Recorder:
         self._drops = self._epochs_without_progress = 0
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
-        self._logs = {name: open(self.path / f"{name}.txt", "a") for name in ("loss", "train-acc", "test-acc", "lr")}
-        self._writer = SummaryWriter(str(self.path))
+        self._logs = {name: open(self.path / f"{name}.txt", "a") for name in LOGS}
+        if state is not None:
+            self._restore(state)
+        self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state else None)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, log in self._logs.items():
+            size = state["log_sizes"][name] if state else 0
+            if log.tell() < size:
+                raise BadInput(f"{log.name} has lost rows: it is {log.tell()} bytes long and was {size} at the checkpoint")
+            log.truncate(size)
+            log.seek(size)
+        if not state:
+            return
+        for name in (*self._COUNTERS, *self._SCHEDULE):
+            setattr(self, name, state[name])
+        for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
+            meter.sum, meter.count = total, count
+            meter.avg = total / count if count else 0.0
+        self._started = time.perf_counter() - state["elapsed"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, running means, the schedule, and how long each file is; the files are safely on disk by then."""
+        for log in self._logs.values():
+            log.flush()
+            os.fsync(log.fileno())
+        return {
+            **{name: getattr(self, name) for name in (*self._COUNTERS, *self._SCHEDULE)},
+            "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
+            "elapsed": time.perf_counter() - self._started,
+            "log_sizes": {name: log.tell() for name, log in self._logs.items()},
+        }
 
     def __enter__(self) -> "Recorder":
         return self
@@ -55,6 +93,7 @@ class Recorder:
         """Begins an epoch: the running means and the clock start anew."""
         self.loss.reset()
         self.top1.reset()
+        self.batches = 0
         self._started = time.perf_counter()
 
     def update(self, loss, acc, batch_size: int, cur_lr: float | None = None, end: float | None = None, is_train: bool = True):
@@ -75,6 +114,7 @@ class Recorder:
         if self.iteration % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
         self.iteration += 1
+        self.batches += 1
 
     def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
@@ -82,11 +122,16 @@ class Recorder:
 
     def _end_epoch(self, test_acc: float) -> None:
         self.epoch += 1
+        self.batches = 0
         self.test_acc.append(test_acc)
         self.epoch_losses.append(self.loss.avg)
         self.seconds_per_epoch.append(time.perf_counter() - self._started)
         self._logs["test-acc"].write(f"{self.epoch}, {test_acc:.8g}\n")
         self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc})
+        self.flush()
+
+    def flush(self) -> None:
+        """Hands what is written so far to the operating system."""
         for log in self._logs.values():
             log.flush()
 

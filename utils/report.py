@@ -1,6 +1,5 @@
 """What runs came to: reading their folders, the summary table, the curves."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.miscellaneous import BadInput
+from utils.run import REPLACED, read_record
 
 LAST = 10
 
@@ -29,19 +29,6 @@ class RunLog:
         return f"{s['quantizer']} {s['optimizer']} {s['backward']}" if "backward" in s else "full precision"
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A run's run.json. Raises BadInput where there is none, or not a whole one."""
-    try:
-        record = json.loads((path / "run.json").read_text())
-    except OSError:
-        raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-        raise BadInput(f"{path / 'run.json'} is not a run's record")
-    return record
-
-
 def read_run(path: Path) -> RunLog:
     """A run's folder. The value of an epoch is the running mean at its last iteration. Raises BadInput as read_record does."""
     record = read_record(path)
@@ -60,10 +47,10 @@ def _column(path: Path) -> np.ndarray:
 
 
 def find_runs(roots: list[str]) -> list[RunLog]:
-    """Every run below the roots, oldest first. Raises BadInput for a root without runs."""
+    """Every run below the roots, oldest first, without those replaced. Raises BadInput for a root without runs."""
     runs = []
     for root in roots:
-        found = [read_run(file.parent) for file in Path(root).rglob("run.json")]
+        found = [read_run(file.parent) for file in Path(root).rglob("run.json") if REPLACED not in file.parts]
         if not found:
             raise BadInput(f"{root}: no runs below it (no run.json)")
         runs += found

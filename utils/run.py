@@ -1,25 +1,28 @@
-"""A run's folder and its record run.json, base-model files, and the seeding of a trial."""
+"""A run's folder: its name, its record run.json, its lock, its checkpoints; base-model files."""
 
+import fcntl
 import json
 import os
 import platform
-import random
-import resource
-import subprocess
+import signal
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
 from torch import nn
 
-from utils.miscellaneous import BadInput
+from meta_utils.training import TrainingLoop
+from utils.checkpoint import Checkpoints, load_tensors
+from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
+from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
+from utils.quantize import Evaluation
+from utils.recorder import Recorder
 
-PROJECT = Path(__file__).resolve().parent.parent
+REPLACED = "replaced"
+MAY_DIFFER = ("data_root", "results_root", "workers", "checkpoint_every")  # where and how often, not what
 
 
 def dataset_label(dataset_name: str) -> str:
@@ -58,31 +61,14 @@ def run_path(settings: dict[str, Any]) -> Path:
     return folder / "runs-Quant" / run_name(settings)
 
 
-def seed_everything(seed: int, trial: int) -> int:
-    """Seeds Python, NumPy and torch from (seed, trial); returns the seed of the trial's data order."""
-    python, numpy, torch_seed, data = np.random.SeedSequence([seed, trial]).generate_state(4).tolist()
-    random.seed(python)
-    np.random.seed(numpy)
-    torch.manual_seed(torch_seed)
-    return data
-
-
-def choose_device(name: str) -> torch.device:
-    """The device by its flag; auto is CUDA where there is one, else the CPU. Raises BadInput for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
 def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
     """Loads a state dict into the net strictly; `what` names flag and net in the error.
 
     Raises BadInput for a file that is absent, unreadable, not a plain state dict, or of another net.
     """
-    weights = read_weights(path, what)
+    weights = load_tensors(path, what)
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise BadInput(f"{what}: {path} is not a plain state dict (name -> tensor)")
     own = net.state_dict()
     wrong = [
         *(f"{name} is missing" for name in own if name not in weights),
@@ -99,117 +85,192 @@ def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
     net.load_state_dict(weights)
 
 
-def read_file(path: str | Path, what: str) -> Any:
-    """torch.load on the CPU with weights_only=True. Raises BadInput for a file that is absent or holds anything but tensors."""
-    if not Path(path).is_file():
-        raise BadInput(f"{what}: there is no file {path}")
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's run.json. Raises BadInput where there is none, or not a whole one."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({reason})") from None
+        record = json.loads((path / "run.json").read_text())
+    except OSError:
+        raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
+    except ValueError as error:
+        raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        raise BadInput(f"{path / 'run.json'} is not a run's record")
+    return record
 
 
-def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
-    """A plain state dict from a file. Raises BadInput as read_file does, or where it is not one."""
-    weights = read_file(path, what)
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BadInput(f"{what}: {path} is not a plain state dict (name -> tensor)")
-    return weights
+def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that is to be gone on with; None where it has not begun.
+
+    Raises Finished for one that is done, BadInput where its settings are others, each difference named.
+    """
+    if not (path / "run.json").exists():
+        return None
+    record = read_record(path)
+    old, new = (json.loads(json.dumps(s)) for s in (record["settings"], settings))
+    names = [name for name in sorted(old.keys() | new.keys()) if name not in MAY_DIFFER and old.get(name) != new.get(name)]
+    if names:
+        listed = ", ".join(f"{name} {old.get(name)} there and {new.get(name)} here" for name in names)
+        raise BadInput(f"{path} has other settings: {listed}; choose another --exp-spec, or --overwrite to start over")
+    if record.get("state") == "done":
+        result = record["result"]
+        raise Finished(f"{path} is done: test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)")
+    return record
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """torch.save under a temporary name in the same folder, then rename: the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+class Lock:
+    """One process per run folder: a POSIX lock on run.lock, which ends with its process, however that ends.
+
+    The file names host and process for the message. Raises BadInput where another process holds it.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / "run.lock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        holder = os.read(self._descriptor, 200).decode(errors="replace").strip()
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise BadInput(f"{folder} is in use by {holder or 'another process'} ({path})") from None
+        if holder:
+            print(f"note: {holder} held {path} and is gone; taking over", file=sys.stderr)
+        self._write(f"process {os.getpid()} on {platform.node()}\n")
+
+    def _write(self, text: str) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+    def release(self) -> None:
+        self._write("")
+        os.close(self._descriptor)
 
 
 class Run:
-    """A run's folder and its record run.json, rewritten whole at every change.
+    """A run's folder while a process works on it: `with Run(...) as run`.
 
-    State: running, done or failed. Raises BadInput where the folder exists already.
+    Entering makes the folder or goes on with the one there, and locks it; `overwrite` moves the old one to replaced/ first.
+    Leaving records how it ended: done; failed, with the error; or, after SIGINT or SIGTERM, still running, to be resumed.
+    Raises BadInput and Finished as check_record does, and BadInput where another process works on it.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], device: torch.device):
+    def __init__(self, path: Path, settings: dict[str, Any], device: torch.device, overwrite: bool = False):
+        self.path, self.settings, self.device = path, settings, device
+        self.checkpoints = Checkpoints(path)
+        self.result: dict[str, float] = {}
+        self._overwrite = overwrite
+        self._signal: signal.Signals | None = None
+        every = str(settings["checkpoint_every"])
+        self._every, self._in_iterations = int(every.removesuffix("it")), every.endswith("it")
+
+    def __enter__(self) -> "Run":
+        if self._overwrite and self.path.exists():
+            self._move_aside()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.path)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise BadInput(f"{path} exists already: choose another --trial or --exp-spec, or move it away") from None
-        self.path, self.device = path, device
-        self._started = time.time()
-        self.record = {
-            "state": "running",
-            "settings": settings,
-            "command": sys.argv,
-            "versions": versions(),
-            "device": describe(device),
-            "hostname": platform.node(),
-            "git": git_state(),
-            "started": _now(),
-        }
-        self.write()
+            record = check_record(self.path, self.settings) or {"started": _now(), "seconds": 0.0, "sessions": []}
+            self._began, self._seconds_before = time.time(), record["seconds"]
+            self.record = {
+                **record,
+                "state": "running",
+                "settings": self.settings,
+                "command": sys.argv,
+                "versions": versions(),
+                "device": describe(self.device),
+                "hostname": platform.node(),
+                "git": git_state(),
+                "sessions": [*record["sessions"], _now()],
+            }
+            self.write()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._handlers = {s: signal.signal(s, self._note_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        for which, handler in self._handlers.items():
+            signal.signal(which, handler)
+        try:
+            if error is None:
+                self.write(state="done", ended=_now(), result=self.result, error=None)
+            elif isinstance(error, Interrupted):
+                self.write(error=str(error))
+            else:
+                self.write(state="failed", ended=_now(), error=str(error) or kind.__name__)
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self._lock.release()
+        if isinstance(error, OSError):
+            raise RunFailed(f"{self.path}: {error}; {self.last_checkpoint()}") from error
+
+    def _move_aside(self) -> None:
+        lock = Lock(self.path)
+        target = self.path.parent / REPLACED / f"{self.path.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        target.parent.mkdir(exist_ok=True)
+        self.path.rename(target)
+        lock.release()
+        print(f"moved the old run to {target}")
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        self._signal = signal.Signals(number)
 
     def write(self, **changes: Any) -> None:
-        """Updates the record and run.json."""
-        self.record.update(changes)
+        """Updates the record, its times and memory, and run.json."""
+        seconds = self._seconds_before + time.time() - self._began
+        self.record.update(seconds=seconds, peak_memory=peak_memory(self.device), **changes)
         temporary = self.path / "run.json.tmp"
-        temporary.write_text(json.dumps(self.record, indent=1) + "\n")
-        temporary.replace(self.path / "run.json")
+        try:
+            temporary.write_text(json.dumps(self.record, indent=1) + "\n")
+            temporary.replace(self.path / "run.json")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
-    def save(self, weights: dict[str, Any]) -> None:
-        """Writes checkpoint.pth."""
-        save_atomically(weights, self.path / "checkpoint.pth")
+    def resume(self, loop: TrainingLoop) -> dict[str, Any]:
+        """Brings the loop to the newest whole checkpoint, or leaves it at its start; returns the recorder's state ({}: start)."""
+        state = self.checkpoints.load()
+        if state is None:
+            return {}
+        loop.load_state_dict(state["loop"])
+        restore_random_states(state["random"])
+        self.result = state["result"]
+        print(f"{self.path}: going on after {loop.iteration} iterations")
+        return state["recorder"]
 
-    def finish(self, state: str, **changes: Any) -> None:
-        """The last record: state, end, peak memory, and what else is given."""
-        seconds = time.time() - self._started
-        self.write(state=state, ended=_now(), seconds=seconds, peak_memory=peak_memory(self.device), **changes)
+    def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
+        """Writes a checkpoint of everything, then run.json."""
+        state = {"settings": self.settings, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
+        self.checkpoints.save({**state, "random": random_states(), "result": self.result})
+        self.write(epochs_done=recorder.epoch, iterations_done=recorder.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
+
+    def last_checkpoint(self) -> str:
+        """The last good checkpoint in words."""
+        if "iterations_done" not in self.record:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
+
+    def heed_signals(self) -> None:
+        """Raises Interrupted once SIGINT or SIGTERM has come."""
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+    def after_iteration(self, loop: TrainingLoop, recorder: Recorder) -> None:
+        """Saves where --checkpoint-every counts iterations and says so, or before giving way to a signal."""
+        if self._signal is not None or (self._in_iterations and recorder.iteration % self._every == 0):
+            self.save(loop, recorder)
+        self.heed_signals()
+
+    def after_epoch(self, loop: TrainingLoop, recorder: Recorder, evaluation: Evaluation) -> None:
+        """Keeps the epoch's result; saves every so many epochs, at the end, or before giving way to a signal."""
+        self.result = {**evaluation._asdict(), "best_top1": recorder.get_best_test_acc()}
+        last = recorder.stop or recorder.epoch == self.settings["epochs"]
+        if last or self._signal is not None or (not self._in_iterations and recorder.epoch % self._every == 0):
+            self.save(loop, recorder)
+        self.heed_signals()
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the numbers."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def describe(device: torch.device) -> str:
-    """The device in words, with its name or its number of threads."""
-    if device.type == "cuda":
-        return f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"{device}: {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def git_state() -> dict[str, Any] | None:
-    """The commit this code is at and whether files differ from it; None outside a repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", PROJECT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
-            return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """Bytes: the process's largest resident set, and the most that CUDA tensors took."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"cpu_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device.type == "cuda":
-        peak["cuda"] = torch.cuda.max_memory_allocated(device)
-    return peak

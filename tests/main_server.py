@@ -1,0 +1,42 @@
+"""Runs main.py's commands in forked processes of its own, so that a test can kill them and need not wait for imports.
+
+Reads a line of JSON per command from standard input: {"argv": [...], "log": path, "file_size": bytes or null}; answers with a
+line "pid N" when it has begun and a line "exit N" (negative: the signal that ended it) when it is over.
+"""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
+
+from main import main
+
+
+def run(argv, log, file_size):
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = stop.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+for line in sys.stdin:
+    command = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        run(**command)
+    print(f"pid {pid}", flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(f"exit {os.waitstatus_to_exitcode(status)}", flush=True)

@@ -1,0 +1,365 @@
+"""Runs that are killed, stopped, damaged or out of disk go on to the very bytes of the run that was not."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
+from utils.miscellaneous import BadInput
+
+LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
+
+
+class Server:
+    """tests/main_server.py, and the process that it is running."""
+
+    def __init__(self):
+        source = Path(__file__).with_name("main_server.py")
+        self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, argv, log, file_size=None):
+        self.process.stdin.write(json.dumps({"argv": argv, "log": str(log), "file_size": file_size}) + "\n")
+        self.process.stdin.flush()
+        self.pid = int(self._answer("pid"))
+
+    def wait(self):
+        return int(self._answer("exit"))
+
+    def kill(self, which=signal.SIGKILL):
+        """Sends the signal; returns the exit status, which is 0 where the run was over before."""
+        os.kill(self.pid, which)  # not waited for yet, so the pid is still its own
+        return self.wait()
+
+    def _answer(self, word):
+        name, value = self.process.stdout.readline().split()
+        assert name == word
+        return value
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.process.stdin.close()
+    assert server.process.wait(10) == 0
+
+
+@pytest.fixture
+def command(tmp_path, tiny_set):
+    """command(root, *flags): a training command of 6 epochs of 2 iterations that drops alpha after every second epoch."""
+
+    def build(root, *flags):
+        where = ["--results-root", str(tmp_path / root), "--pretrained", "none"]
+        return ["train", "-m", "ResNet20", "-d", tiny_set, "-bs", "4", "-n", "6", "-ad", "2", "-lr", "0.05", *where, *flags]
+
+    return build
+
+
+def only_run(root):
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
+def outcome(root):
+    """What must not depend on interruptions: the logs' bytes, the final weights, phi."""
+    run = only_run(root)
+    state = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)
+    weights = {f"{part} {name}": value for part in ("net", "meta_net") for name, value in state["loop"][part].items()}
+    return {name: (run / name).read_bytes() for name in LOGS}, weights
+
+
+def assert_same(root, reference):
+    logs, weights = outcome(root)
+    expected_logs, expected_weights = outcome(reference)
+    assert logs == expected_logs
+    assert len(logs["loss.txt"].splitlines()) == 12
+    assert weights.keys() == expected_weights.keys()
+    for name, value in expected_weights.items():
+        assert torch.equal(weights[name], value), name
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.0005)
+
+
+CASES = [
+    ["-meta", "MultiFC", "-o", "SGD-M"],
+    ["-meta", "MultiFC", "-o", "Adam", "--checkpoint-every", "1it"],
+    ["-meta", "LSTMFC", "-hidden", "4", "-o", "SGD-M", "--checkpoint-every", "1it"],
+    ["-meta", "LSTMFC", "-hidden", "4", "-o", "Adam"],
+    ["-meta", "STE", "-o", "SGD-M", "--checkpoint-every", "3it"],
+    ["-meta", "STE", "-o", "Adam", "--update-order", "notebook"],
+    ["-meta", "FC-Grad", "-o", "SGD", "--update-order", "paper", "--checkpoint-every", "1it", "-q", "BWN"],
+]
+
+
+@pytest.mark.parametrize("flags", CASES, ids=" ".join)
+def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, record_property):
+    server.start(command("whole", *flags), tmp_path / "log")
+    begun = time.monotonic()
+    assert server.wait() == 0, (tmp_path / "log").read_text()
+    duration = time.monotonic() - begun
+    moments = random.Random(" ".join(flags))
+    kills = 0
+    while kills < 4:
+        if kills == 3:  # and once more from the start, late
+            shutil.rmtree(tmp_path / "killed")
+        server.start(command("killed", *flags), tmp_path / "log")
+        time.sleep(duration * (0.9 if kills == 3 else moments.uniform(0.05, 0.7)))
+        status = server.kill()
+        assert status in (-signal.SIGKILL, 0)
+        if status == 0:  # it had finished: begin anew
+            shutil.rmtree(tmp_path / "killed")
+        kills += status != 0
+    server.start(command("killed", *flags), tmp_path / "log")
+    assert server.wait() == 0, (tmp_path / "log").read_text()
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    record_property("kills", kills)
+
+
+def test_killed_while_a_checkpoint_is_written(server, command, tmp_path):
+    """Six times, each at the first sight of the temporary file; that it is still there shows that the kill was in time."""
+    flags = ["-meta", "LSTMFC", "-hidden", "16", "--checkpoint-every", "1it"]
+    server.start(command("whole", *flags), tmp_path / "log")
+    assert server.wait() == 0
+    caught = 0
+    while caught < 6:
+        server.start(command("killed", *flags), tmp_path / "log")
+        until(lambda: list((tmp_path / "killed").rglob("checkpoint.pth.tmp")) or not running(server.pid))
+        status = server.kill()
+        if status == 0:
+            break
+        caught += bool(list((tmp_path / "killed").rglob("checkpoint.pth.tmp")))
+    assert caught >= 3
+    server.start(command("killed", *flags), tmp_path / "log")
+    assert server.wait() == 0
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def running(pid):
+    """Whether the process has not ended yet (a zombie has)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, command, tmp_path):
+    flags = ["--checkpoint-every", "100"]  # no checkpoint but the signal's
+    server.start(command("whole", *flags), tmp_path / "log")
+    assert server.wait() == 0
+    server.start(command("stopped", *flags), tmp_path / "log")
+    until(lambda: list((tmp_path / "stopped").rglob("events.out*")))
+    time.sleep(0.3)
+    begun = time.monotonic()
+    assert server.kill(which) == code
+    assert time.monotonic() - begun < 5
+    assert f"stopped by {which.name}; the same command goes on from here" in (tmp_path / "log").read_text()
+    run = only_run(tmp_path / "stopped")
+    assert json.loads((run / "run.json").read_text())["state"] == "running"
+    assert checksum_holds(run / "checkpoint.pth")
+    server.start(command("stopped", *flags), tmp_path / "log")
+    assert server.wait() == 0
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.fixture
+def half(server, command, tmp_path):
+    """half(root): a run of a command like MultiFC's that was stopped in the middle with two checkpoints; returns its folder."""
+
+    def make(root):
+        server.start(command(root, "--checkpoint-every", "1it"), tmp_path / "log")
+        until(lambda: list((tmp_path / root).rglob("checkpoint-previous.pth")))
+        assert server.kill() == -signal.SIGKILL
+        run = only_run(tmp_path / root)
+        until(lambda: (run / "checkpoint.pth").exists(), 1)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "empty", "pickled code"])
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage, half, server, command, call_main, tmp_path):
+    server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
+    assert server.wait() == 0
+    run = half("damaged")
+    newest = run / "checkpoint.pth"
+    spoil(newest, damage, tmp_path)
+    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
+    assert result.code == 0, result.err
+    assert f"warning: checkpoint: {newest} is " in result.err
+    assert f"going on from {run / 'checkpoint-previous.pth'}" in result.err
+    assert not (tmp_path / "trace").exists()
+    assert_same(tmp_path / "damaged", tmp_path / "whole")
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def spoil(path, damage, tmp_path):
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    elif damage == "bit flipped":
+        data[len(data) // 3] ^= 1
+    elif damage == "empty":
+        data.clear()
+    if damage == "pickled code":
+        save_tensors({"loop": Malicious(str(tmp_path / "trace"))}, path)
+    else:
+        path.write_bytes(data)
+
+
+def test_two_damaged_checkpoints_are_an_error_and_stay(half, command, call_main, tmp_path):
+    run = half("damaged")
+    for name in ("checkpoint.pth", "checkpoint-previous.pth"):
+        spoil(run / name, "bit flipped", tmp_path)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.name.startswith("checkpoint") or path.name in LOGS}
+    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
+    assert result.code == 2
+    line = result.err.splitlines()[-1]
+    assert "no checkpoint is whole" in line
+    assert "--overwrite" in line
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_lost_log_rows_are_an_error(half, command, call_main):
+    run = half("damaged")
+    (run / "loss.txt").write_text("")
+    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
+    assert result.code == 2
+    assert "loss.txt has lost rows" in result.err.splitlines()[-1]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_path):
+    """RLIMIT_FSIZE: every write past 1 MB fails, so no checkpoint can be written."""
+    server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
+    assert server.wait() == 0
+    run = half("full")
+    done = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)["loop"]["iteration"]
+    log = tmp_path / "full-log"
+    server.start(command("full", "--checkpoint-every", "1it"), log, file_size=1_000_000)
+    assert server.wait() == 1
+    (line,) = [line for line in log.read_text().splitlines() if "error" in line]
+    assert "File too large" in line
+    assert f"the last good checkpoint is {run / 'checkpoint.pth'}, after {done} iterations" in line
+    assert load_tensors(run / "checkpoint.pth", "test", checksum_required=True)["loop"]["iteration"] == done
+    assert json.loads((run / "run.json").read_text())["state"] == "failed"
+    assert not list(run.glob("*.tmp"))
+    server.start(command("full", "--checkpoint-every", "1it"), tmp_path / "log")
+    assert server.wait() == 0
+    assert_same(tmp_path / "full", tmp_path / "whole")
+
+
+def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path):
+    server.start(command("shared"), tmp_path / "log")
+    until(lambda: list((tmp_path / "shared").rglob("loss.txt")))
+    run = only_run(tmp_path / "shared")
+    refused = [call_main(*command("shared")), call_main(*command("shared", "--overwrite"))]
+    assert server.kill() == -signal.SIGKILL
+    for result in refused:
+        assert result.code == 2
+        assert f"{run} is in use by process {server.pid} on " in result.err.splitlines()[-1]
+    result = call_main(*command("shared"))
+    assert result.code == 0, result.err
+    assert f"note: process {server.pid} on " in result.err
+    assert "taking over" in result.err
+
+
+def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, tmp_path):
+    first = call_main(*command("again"))
+    assert first.code == 0, first.err
+    run = only_run(tmp_path / "again")
+    files = {path: path.read_bytes() for path in run.iterdir()}
+    second = call_main(*command("again"))
+    assert second.code == 0
+    best = json.loads((run / "run.json").read_text())["result"]["best_top1"]
+    assert second.out.startswith(f"{run} is done: test accuracy ")
+    assert f"(best {best:.2f} %)" in second.out
+    other = call_main(*command("again", "-lr", "0.1", "--seed", "3"))
+    assert other.code == 2
+    assert "init_lr 0.05 there and 0.1 here, seed 0 there and 3 here" in other.err
+    assert {path: path.read_bytes() for path in run.iterdir()} == files
+    elsewhere = call_main(*command("again", "--workers", "1", "--data-root", str(tmp_path), "--checkpoint-every", "5it"))
+    assert elsewhere.code == 0  # where and how often, not what
+    assert elsewhere.out == second.out
+
+
+def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
+    assert call_main(*command("again", "-n", "1")).code == 0
+    run = only_run(tmp_path / "again")
+    files = {path.name: path.read_bytes() for path in run.iterdir()}
+    result = call_main(*command("again", "-n", "2", "--overwrite"))
+    assert result.code == 0, result.err
+    (old,) = (run.parent / "replaced").iterdir()
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == files
+    assert f"moved the old run to {old}" in result.out
+    assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
+    table = call_main("report", tmp_path / "again").out
+    assert table.count("| dorefa SGD MultiFC |") == 1
+
+
+def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, tmp_path):
+    def pretrain(root, *flags):
+        where = ["-d", tiny_set, "--results-root", str(tmp_path / root)]
+        return ["pretrain", "-m", "ResNet20", "-n", "6", "-bs", "4", "--checkpoint-every", "1it", *where, *flags]
+
+    assert call_main(*pretrain("whole")).code == 0
+    server.start(pretrain("killed"), tmp_path / "log")
+    until(lambda: list((tmp_path / "killed").rglob("checkpoint-previous.pth")))
+    assert server.kill() == -signal.SIGKILL
+    assert call_main(*pretrain("killed")).code == 0
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    (base,) = (tmp_path / "killed").rglob("*-pretrain.pth")
+    assert " is done: " in call_main(*pretrain("killed")).out
+    shutil.rmtree(base.parent / "pretrain-trial-1")
+    result = call_main(*pretrain("killed"))
+    assert result.code == 2
+    assert f"{base} exists already: --overwrite" in result.err
+    assert call_main(*pretrain("killed", "--overwrite")).code == 0
+
+
+def test_every_flip_and_cut_of_a_file_is_noticed(tmp_path):
+    path = tmp_path / "state.pth"
+    state = {"a": torch.arange(1000), "b": [1, (2.5, "three"), None]}
+    save_tensors(state, path)
+    assert checksum_holds(path)
+    whole = path.read_bytes()
+    assert torch.equal(torch.load(path, weights_only=True)["a"], state["a"])  # plain torch reads it too
+    moments = random.Random(0)
+    for trial in range(200):
+        data = bytearray(whole)
+        if trial % 2:
+            data[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
+        else:
+            del data[moments.randrange(len(data)) :]
+        path.write_bytes(data)
+        with pytest.raises(BadInput, match="damaged"):
+            load_tensors(path, "test", checksum_required=True)
+
+
+def test_the_previous_checkpoint_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.load() is None
+    for i in range(3):
+        checkpoints.save({"i": i})
+    assert checkpoints.load() == {"i": 2}
+    checkpoints.newest.unlink()
+    assert checkpoints.load() == {"i": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-previous.pth"]

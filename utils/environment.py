@@ -1,0 +1,106 @@
+"""The machine and the moment a run lives in: seeds and random generators, device, versions, commit, memory."""
+
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from utils.miscellaneous import BadInput
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def seed_everything(seed: int, trial: int) -> int:
+    """Seeds Python, NumPy and torch from (seed, trial); returns the seed of the trial's data order."""
+    python, numpy, torch_seed, data = np.random.SeedSequence([seed, trial]).generate_state(4).tolist()
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.manual_seed(torch_seed)
+    return data
+
+
+def random_states() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators, as plain values and tensors."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Goes back to what `random_states` gave."""
+    name, keys, *rest = states["numpy"]
+    random.setstate(states["python"])
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def choose_device(name: str, deterministic: bool = False) -> torch.device:
+    """The device by its flag; auto is CUDA where there is one, else the CPU. Raises BadInput for a device that is not there.
+
+    deterministic: only algorithms that give the same bits every time; the CPU's are so anyway.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        print("note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning")
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, with its name or its number of threads."""
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit this code is at and whether files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", PROJECT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Bytes: the process's largest resident set, and the most that CUDA tensors took."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"cpu_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
+    return peak
