@@ -32,11 +32,15 @@ def run(argv, log, file_size):
     os._exit(code)
 
 
+ended = None
 for line in sys.stdin:
+    if ended is not None:
+        os.waitpid(ended, 0)
     command = json.loads(line)
     pid = os.fork()
     if pid == 0:
         run(**command)
     print(f"pid {pid}", flush=True)
-    _, status = os.waitpid(pid, 0)
-    print(f"exit {os.waitstatus_to_exitcode(status)}", flush=True)
+    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # left a zombie, so that its pid stays its own until the next line
+    print(f"exit {end.si_status if end.si_code == os.CLD_EXITED else -end.si_status}", flush=True)
+    ended = pid

@@ -36,7 +36,7 @@ class Server:
 
     def kill(self, which=signal.SIGKILL):
         """Sends the signal; returns the exit status, which is 0 where the run was over before."""
-        os.kill(self.pid, which)  # not waited for yet, so the pid is still its own
+        os.kill(self.pid, which)  # the server keeps an ended process as a zombie, so the pid is its own
         return self.wait()
 
     def _answer(self, word):
@@ -115,7 +115,7 @@ def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, reco
     kills = 0
     while kills < 4:
         if kills == 3:  # and once more from the start, late
-            shutil.rmtree(tmp_path / "killed")
+            shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         server.start(command("killed", *flags), tmp_path / "log")
         time.sleep(duration * (0.9 if kills == 3 else moments.uniform(0.05, 0.7)))
         status = server.kill()

@@ -237,6 +237,7 @@ class Run:
         loop.load_state_dict(state["loop"])
         restore_random_states(state["random"])
         self.result = state["result"]
+        self.record["iterations_done"] = loop.iteration
         print(f"{self.path}: going on after {loop.iteration} iterations")
         return state["recorder"]
 
