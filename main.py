@@ -4,7 +4,8 @@
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,13 @@ def train(args: Namespace) -> None:
 def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, run: Run) -> None:
     """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
     settings = run.settings
+    run.write(iterations_per_epoch=len(train_loader))
     gamma = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
         while recorder.epoch < settings["epochs"] and not recorder.stop:
             train_epoch(loop, train_loader, recorder, run)
-            evaluation = evaluate(loop.net, loop.quantizer, heeding_signals(test_loader, run))
+            evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
             recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=gamma)
             print(
@@ -109,10 +111,10 @@ def train_epoch(loop: TrainingLoop, train_loader: DataLoader, recorder: Recorder
         run.after_iteration(loop, recorder)
 
 
-def heeding_signals(batches: Iterable, run: Run) -> Iterator:
-    """The batches, and between them a way out after SIGINT or SIGTERM; evaluation changes no state, so nothing is lost."""
+def interruptible(batches: Iterable, give_way: Callable[[], None]) -> Iterator:
+    """The batches, and before each a way out after SIGINT or SIGTERM: evaluation changes no state, so it can be left."""
     for batch in batches:
-        run.heed_signals()
+        give_way()
         yield batch
 
 
@@ -145,7 +147,10 @@ def report(args: Namespace) -> None:
     runs = find_runs(args.roots)
     print(summary_table(runs))
     if args.out:
-        draw_curves(runs, args.out)
+        try:
+            draw_curves(runs, args.out)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"--out {args.out}: {error}") from None
         print(f"wrote {args.out}")
 
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 STARTS = ("random", "identity")
@@ -129,13 +128,45 @@ class MetaDesignedMultiFC(MetaNetwork):
         return g_W_hat * self.fc(W_tilde), {}
 
 
+class _LSTMStep(torch.autograd.Function):
+    """One LSTM layer, one time step: (inputs (n, k), c (n, h), weights (4h, k)) -> (h', c'); gates in torch's order i, f, g, o.
+
+    The old state is constant and c' is not differentiated through, so the backward pass needs neither of their gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        gates = inputs @ weights.t()
+        i, f, g, o = gates.chunk(4, dim=1)
+        for gate in (i, f, o):
+            gate.sigmoid_()
+        g.tanh_()
+        new_c = (f * c).addcmul_(i, g)
+        tanh_c = new_c.tanh()
+        ctx.save_for_backward(inputs, c, weights, gates, tanh_c)
+        ctx.mark_non_differentiable(new_c)
+        return o * tanh_c, new_c
+
+    @staticmethod
+    def backward(ctx, d_h: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, Tensor]:
+        inputs, c, weights, gates, tanh_c = ctx.saved_tensors
+        i, f, g, o = gates.chunk(4, dim=1)
+        d_c = torch.ops.aten.tanh_backward(d_h * o, tanh_c)
+        d_gates = torch.empty_like(gates)
+        d_i, d_f, d_g, d_o = d_gates.chunk(4, dim=1)
+        for d_gate, gradient, gate in ((d_i, d_c * g, i), (d_f, d_c * c, f), (d_o, d_h * tanh_c, o)):
+            torch.ops.aten.sigmoid_backward.grad_input(gradient, gate, grad_input=d_gate)
+        torch.ops.aten.tanh_backward.grad_input(d_c * i, g, grad_input=d_g)
+        return d_gates @ weights if ctx.needs_input_grad[0] else None, None, d_gates.t() @ inputs
+
+
 class MetaLSTMFC(MetaNetwork):
     """LSTMFC: g_W_tilde = g_W_hat * FC(LSTM(W_tilde)), an LSTM of input size 1 and a linear map with bias.
 
     Every coordinate keeps its own (h, c), each (num_lstm, N, hidden_size); lstm_state "carry" hands them on detached, "reset"
     forgets them each time. init "identity" begins as unclipped STE (the linear map is 0 x + 1).
-    Coordinates go through in chunks of `chunk_size`, recomputed in the backward pass, so that memory is bounded: a chunk's
-    gates take 16 hidden_size bytes a coordinate in float32, the carried state 8 hidden_size.
+    Coordinates go through in chunks of `chunk_size`, so that what is at work stays in the cache and memory is bounded: a
+    chunk's gates take 16 hidden_size bytes a coordinate in float32, the carried state 8 hidden_size.
     Raises ValueError for an unknown name or a size below 1.
     """
 
@@ -147,7 +178,7 @@ class MetaLSTMFC(MetaNetwork):
         _require("init", init, STARTS)
         _require_positive(hidden_size=hidden_size, num_lstm=num_lstm)
         self.lstm_state = lstm_state
-        self.lstm = nn.LSTM(1, hidden_size, num_lstm)
+        self.lstm = nn.LSTM(1, hidden_size, num_lstm)  # holds the parameters; forward() computes a step for all layers
         self.fc = nn.Linear(hidden_size, 1)
         if init == "identity":
             nn.init.zeros_(self.fc.weight)
@@ -156,19 +187,24 @@ class MetaLSTMFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         state = state or self._zero_state(W_tilde)
         carried = {} if self.lstm_state == "reset" else {name: torch.empty_like(old) for name, old in state.items()}
+        weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
         factors = []
         for start in range(0, len(W_tilde), self.chunk_size):
             chunk = slice(start, start + self.chunk_size)
-            h, c = state["h"][:, chunk], state["c"][:, chunk]
-            factor, h, c = checkpoint(self._chunk, W_tilde[chunk], h, c, use_reentrant=False, preserve_rng_state=False)
-            factors.append(factor)
-            if carried:
-                carried["h"][:, chunk], carried["c"][:, chunk] = h.detach(), c.detach()
+            x = W_tilde[chunk].unsqueeze(1)
+            for layer, layer_weights in enumerate(weights):
+                inputs = torch.cat([state["h"][layer, chunk], x, torch.ones_like(x[:, :1])], dim=1)
+                x, c = _LSTMStep.apply(inputs, state["c"][layer, chunk], layer_weights)
+                if carried:
+                    carried["h"][layer, chunk], carried["c"][layer, chunk] = x.detach(), c
+            factors.append(self.fc(x).flatten())
         return g_W_hat * torch.cat(factors), carried
 
-    def _chunk(self, W_tilde: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out, (h, c) = self.lstm(W_tilde.view(1, -1, 1), (h.contiguous(), c.contiguous()))
-        return self.fc(out).flatten(), h, c
+    def _weights(self, layer: int) -> Tensor:
+        """(4h, h + input + 1): what multiplies the layer's h, its input and 1."""
+        names = ("weight_hh", "weight_ih", "bias_ih", "bias_hh")
+        W_hh, W_ih, b_ih, b_hh = (getattr(self.lstm, f"{name}_l{layer}") for name in names)
+        return torch.cat([W_hh, W_ih, (b_ih + b_hh).unsqueeze(1)], dim=1)
 
     def _zero_state(self, W_tilde: Tensor) -> dict[str, Tensor]:
         shape = (self.lstm.num_layers, len(W_tilde), self.lstm.hidden_size)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,38 @@ sys.path.insert(0, str(PROJECT))
 
 from main import main  # noqa: E402
 from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+
+TALLY = pytest.StashKey[Counter]()
+TALLY_MARK = "<!-- what follows is written by: bash scripts/test.sh --tally -->\n"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--tally", action="store_true", help="write what was tried, and how often, into tests/README.md")
+
+
+def pytest_configure(config):
+    config.stash[TALLY] = Counter()
+
+
+@pytest.fixture
+def tally(request):
+    """tally(what, count): counts an attempt to lose or falsify a run that this test made, and that was withstood."""
+
+    def count(what, times=1):
+        request.config.stash[TALLY][what] += times
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    counts = config.stash[TALLY]
+    if not config.getoption("--tally") or exitstatus != 0:
+        return
+    rows = [f"| {what} | {times} | 0 |" for what, times in sorted(counts.items())]
+    table = "\n".join(["| what was tried | times | losses |", "|---|---|---|", *rows])
+    page = PROJECT / "tests" / "README.md"
+    kept = page.read_text().split(TALLY_MARK)[0]
+    page.write_text(f"{kept}{TALLY_MARK}\n{table}\n")
 
 
 def folder_from(variable):

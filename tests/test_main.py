@@ -112,10 +112,14 @@ def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
         [["--workers", "1"], "workers"],
         [["--device", "cpu"], "device"],
         [["--data-root", str(tmp_path)], "data_root"],
+        [["--checkpoint-every", "1it"], "checkpoint_every"],
     ):
         other = train(*flags)
         assert str(other.record["settings"][key]) == flags[1]
         assert other.logs == plain.logs
+    deterministic = train("--deterministic")
+    assert deterministic.record["settings"]["deterministic"] is True
+    assert deterministic.logs == plain.logs
     elsewhere = train("--results-root", str(tmp_path / "elsewhere"))
     assert elsewhere.logs == plain.logs
 
@@ -277,6 +281,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ),
     ([*TRAIN, "-d", "NPZ:{root}/absent.npz"], ["--dataset NPZ:", "absent.npz", "no such file"]),
     ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}/nothing"], ["--data-root", "CIFAR10", "cifar-10-python.tar.gz"]),
+    ([*TRAIN, "--results-root", "{file}"], ["--results-root", "cannot make"]),
     (["evaluate", "{root}/nowhere"], ["nowhere", "-m/--model"]),
     (["evaluate", "{root}/nowhere", "-m", "ResNet20", "-d", "{set}"], ["-m ResNet20", "nowhere"]),
     (["evaluate", "{root}"], ["run.json"]),
@@ -286,9 +291,9 @@ BAD_INPUT = [  # arguments, words that the one line must hold
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=lambda x: " ".join(x)[-60:])
-def test_bad_input_is_one_clear_line(arguments, words, call_main, tmp_path, tiny_set, monkeypatch):
+def test_bad_input_is_one_clear_line(arguments, words, call_main, tmp_path, tiny_set, monkeypatch, tally):
     monkeypatch.chdir(tmp_path)
-    outcome = call_main(*(argument.format(set=tiny_set, root=tmp_path) for argument in arguments))
+    outcome = call_main(*(argument.format(set=tiny_set, root=tmp_path, file=__file__) for argument in arguments))
     assert outcome.code == 2
     assert outcome.out == ""
     (line,) = outcome.err.splitlines()
@@ -296,6 +301,7 @@ def test_bad_input_is_one_clear_line(arguments, words, call_main, tmp_path, tiny
     for word in words:
         assert word in line
     assert list(tmp_path.iterdir()) == []  # nothing written
+    tally("bad flag or file: one line, exit code 2, nothing written")
 
 
 def weights_of(model, classes, **changes):
@@ -315,7 +321,7 @@ def weights_of(model, classes, **changes):
         (lambda: b"\x80\x02garbage", ["not a readable file"]),
     ],
 )
-def test_a_base_model_for_another_net_is_refused(content, words, call_main, tmp_path, tiny_set):
+def test_a_base_model_for_another_net_is_refused(content, words, call_main, tmp_path, tiny_set, tally):
     content, path = content(), tmp_path / "base.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
@@ -325,6 +331,7 @@ def test_a_base_model_for_another_net_is_refused(content, words, call_main, tmp_
     for word in words:
         assert word in line
     assert [p.name for p in tmp_path.iterdir()] == ["base.pth"]
+    tally("base model of another net, damaged or no state dict: refused")
 
 
 class Malicious:
@@ -335,13 +342,14 @@ class Malicious:
         return (open, (self.path, "w"))
 
 
-def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set):
+def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set, tally):
     path, trace = tmp_path / "base.pth", tmp_path / "trace"
     torch.save({"conv1.weight": Malicious(str(trace))}, path)
     outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
     assert outcome.code == 2
     assert "not a readable file of plain tensors" in outcome.err
     assert not trace.exists()
+    tally("pickled code in a base model: refused, not run")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
@@ -355,7 +363,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
     assert process.stderr.splitlines()[-1].startswith("main.py: error: the training loss is ")
     assert "at iteration" in process.stderr
     assert " in layer " in process.stderr
-    assert "there is no checkpoint yet" in process.stderr
+    assert "the last good checkpoint is " in process.stderr
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["state"] == "failed"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_npz
 
 from utils.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
 from utils.miscellaneous import BadInput
@@ -106,7 +107,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("flags", CASES, ids=" ".join)
-def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, record_property):
+def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, tally):
     server.start(command("whole", *flags), tmp_path / "log")
     begun = time.monotonic()
     assert server.wait() == 0, (tmp_path / "log").read_text()
@@ -120,16 +121,17 @@ def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, reco
         time.sleep(duration * (0.9 if kills == 3 else moments.uniform(0.05, 0.7)))
         status = server.kill()
         assert status in (-signal.SIGKILL, 0)
-        if status == 0:  # it had finished: begin anew
+        if status == 0:  # it had finished: begin anew, and be quicker
             shutil.rmtree(tmp_path / "killed")
+            duration *= 0.8
         kills += status != 0
     server.start(command("killed", *flags), tmp_path / "log")
     assert server.wait() == 0, (tmp_path / "log").read_text()
     assert_same(tmp_path / "killed", tmp_path / "whole")
-    record_property("kills", kills)
+    tally("SIGKILL at a random moment, then resumed", kills)
 
 
-def test_killed_while_a_checkpoint_is_written(server, command, tmp_path):
+def test_killed_while_a_checkpoint_is_written(server, command, tmp_path, tally):
     """Six times, each at the first sight of the temporary file; that it is still there shows that the kill was in time."""
     flags = ["-meta", "LSTMFC", "-hidden", "16", "--checkpoint-every", "1it"]
     server.start(command("whole", *flags), tmp_path / "log")
@@ -147,6 +149,7 @@ def test_killed_while_a_checkpoint_is_written(server, command, tmp_path):
     assert server.wait() == 0
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.tmp"))
+    tally("SIGKILL while a checkpoint is written, then resumed", caught)
 
 
 def running(pid):
@@ -155,7 +158,7 @@ def running(pid):
 
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, command, tmp_path):
+def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, command, tmp_path, tally):
     flags = ["--checkpoint-every", "100"]  # no checkpoint but the signal's
     server.start(command("whole", *flags), tmp_path / "log")
     assert server.wait() == 0
@@ -172,6 +175,29 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, comm
     server.start(command("stopped", *flags), tmp_path / "log")
     assert server.wait() == 0
     assert_same(tmp_path / "stopped", tmp_path / "whole")
+    tally(f"{which.name}, then resumed")
+
+
+def test_a_signal_during_evaluation_keeps_the_epochs_training(server, tmp_path, tally):
+    data = write_npz(tmp_path / "long_test.npz", train=4, test=3000)
+
+    def command(root):
+        where = ["--results-root", str(tmp_path / root), "--pretrained", "none", "--checkpoint-every", "100"]
+        return ["train", "-m", "ResNet20", "-d", data, "-bs", "4", "-n", "2", "-lr", "0.05", *where]
+
+    server.start(command("whole"), tmp_path / "log")
+    assert server.wait() == 0
+    server.start(command("stopped"), tmp_path / "log")
+    until(lambda: list((tmp_path / "stopped").rglob("events.out*")))
+    time.sleep(1.0)  # one iteration takes a tenth of that, the evaluation of 3,000 images several seconds
+    assert server.kill(signal.SIGTERM) == 143
+    run = only_run(tmp_path / "stopped")
+    assert len((run / "loss.txt").read_text().splitlines()) == 1
+    assert (run / "test-acc.txt").read_text() == ""
+    server.start(command("stopped"), tmp_path / "log")
+    assert server.wait() == 0
+    assert outcome(tmp_path / "stopped")[0] == outcome(tmp_path / "whole")[0]
+    tally("SIGTERM during evaluation, then resumed")
 
 
 @pytest.fixture
@@ -190,7 +216,7 @@ def half(server, command, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "empty", "pickled code"])
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage, half, server, command, call_main, tmp_path):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage, half, server, command, call_main, tmp_path, tally):
     server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
     assert server.wait() == 0
     run = half("damaged")
@@ -202,6 +228,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage, half, serve
     assert f"going on from {run / 'checkpoint-previous.pth'}" in result.err
     assert not (tmp_path / "trace").exists()
     assert_same(tmp_path / "damaged", tmp_path / "whole")
+    tally("newest checkpoint damaged or hostile, then resumed from the previous one")
 
 
 class Malicious:
@@ -226,7 +253,7 @@ def spoil(path, damage, tmp_path):
         path.write_bytes(data)
 
 
-def test_two_damaged_checkpoints_are_an_error_and_stay(half, command, call_main, tmp_path):
+def test_two_damaged_checkpoints_are_an_error_and_stay(half, command, call_main, tmp_path, tally):
     run = half("damaged")
     for name in ("checkpoint.pth", "checkpoint-previous.pth"):
         spoil(run / name, "bit flipped", tmp_path)
@@ -237,17 +264,19 @@ def test_two_damaged_checkpoints_are_an_error_and_stay(half, command, call_main,
     assert "no checkpoint is whole" in line
     assert "--overwrite" in line
     assert {name: (run / name).read_bytes() for name in before} == before
+    tally("both checkpoints damaged: refused, nothing deleted")
 
 
-def test_lost_log_rows_are_an_error(half, command, call_main):
+def test_lost_log_rows_are_an_error(half, command, call_main, tally):
     run = half("damaged")
     (run / "loss.txt").write_text("")
     result = call_main(*command("damaged", "--checkpoint-every", "1it"))
     assert result.code == 2
     assert "loss.txt has lost rows" in result.err.splitlines()[-1]
+    tally("log file shorter than the checkpoint says: refused")
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_path, tally):
     """RLIMIT_FSIZE: every write past 1 MB fails, so no checkpoint can be written."""
     server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
     assert server.wait() == 0
@@ -265,9 +294,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_
     server.start(command("full", "--checkpoint-every", "1it"), tmp_path / "log")
     assert server.wait() == 0
     assert_same(tmp_path / "full", tmp_path / "whole")
+    tally("disk full while a checkpoint is written, then resumed")
 
 
-def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path):
+def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, tally):
     server.start(command("shared"), tmp_path / "log")
     until(lambda: list((tmp_path / "shared").rglob("loss.txt")))
     run = only_run(tmp_path / "shared")
@@ -280,6 +310,7 @@ def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path):
     assert result.code == 0, result.err
     assert f"note: process {server.pid} on " in result.err
     assert "taking over" in result.err
+    tally("second process on a run's folder: refused", len(refused))
 
 
 def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, tmp_path):
@@ -335,7 +366,7 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
     assert call_main(*pretrain("killed", "--overwrite")).code == 0
 
 
-def test_every_flip_and_cut_of_a_file_is_noticed(tmp_path):
+def test_every_flip_and_cut_of_a_file_is_noticed(tmp_path, tally):
     path = tmp_path / "state.pth"
     state = {"a": torch.arange(1000), "b": [1, (2.5, "three"), None]}
     save_tensors(state, path)
@@ -352,6 +383,7 @@ def test_every_flip_and_cut_of_a_file_is_noticed(tmp_path):
         path.write_bytes(data)
         with pytest.raises(BadInput, match="damaged"):
             load_tensors(path, "test", checksum_required=True)
+        tally("bit flipped in a file of tensors: refused" if trial % 2 else "file of tensors cut short: refused")
 
 
 def test_the_previous_checkpoint_is_kept(tmp_path):

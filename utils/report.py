@@ -33,8 +33,7 @@ def read_run(path: Path) -> RunLog:
     """A run's folder. The value of an epoch is the running mean at its last iteration. Raises BadInput as read_record does."""
     record = read_record(path)
     curves = [_column(path / f"{name}.txt") for name in ("loss", "train-acc", "test-acc")]
-    epochs = record.get("epochs_done", 0)
-    per_epoch = len(curves[0]) // epochs if epochs else 1
+    epochs, per_epoch = record.get("epochs_done", 0), record.get("iterations_per_epoch", 1)
     loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in curves[:2])
     return RunLog(path, record, loss, train_acc, curves[2][:epochs])
 

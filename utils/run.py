@@ -165,7 +165,10 @@ class Run:
     def __enter__(self) -> "Run":
         if self._overwrite and self.path.exists():
             self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--results-root: cannot make the run's folder: {error}") from None
         self._lock = Lock(self.path)
         try:
             record = check_record(self.path, self.settings) or {"started": _now(), "seconds": 0.0, "sessions": []}
@@ -253,24 +256,25 @@ class Run:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
 
-    def heed_signals(self) -> None:
-        """Raises Interrupted once SIGINT or SIGTERM has come."""
+    def give_way(self, loop: TrainingLoop, recorder: Recorder) -> None:
+        """Once SIGINT or SIGTERM has come: saves and raises Interrupted."""
         if self._signal is not None:
+            self.save(loop, recorder)
             raise Interrupted(self._signal)
 
     def after_iteration(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Saves where --checkpoint-every counts iterations and says so, or before giving way to a signal."""
-        if self._signal is not None or (self._in_iterations and recorder.iteration % self._every == 0):
+        """Gives way to a signal, or saves where --checkpoint-every counts iterations and says so."""
+        self.give_way(loop, recorder)
+        if self._in_iterations and recorder.iteration % self._every == 0:
             self.save(loop, recorder)
-        self.heed_signals()
 
     def after_epoch(self, loop: TrainingLoop, recorder: Recorder, evaluation: Evaluation) -> None:
-        """Keeps the epoch's result; saves every so many epochs, at the end, or before giving way to a signal."""
+        """Keeps the epoch's result; gives way to a signal, or saves every so many epochs and at the end."""
         self.result = {**evaluation._asdict(), "best_top1": recorder.get_best_test_acc()}
+        self.give_way(loop, recorder)
         last = recorder.stop or recorder.epoch == self.settings["epochs"]
-        if last or self._signal is not None or (not self._in_iterations and recorder.epoch % self._every == 0):
+        if last or (not self._in_iterations and recorder.epoch % self._every == 0):
             self.save(loop, recorder)
-        self.heed_signals()
 
 
 def _now() -> str:
