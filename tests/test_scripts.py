@@ -33,7 +33,7 @@ def test_readme_commands(command):
 
 def test_the_readme_names_files_and_definitions_that_exist():
     names = set(re.findall(r"`((?:meta_utils|utils|models_CIFAR|figs|tests|scripts)/[\w./]+)`", README))
-    assert len(names) > 8
+    assert len(names) >= 8
     for name in names:
         assert (PROJECT / name).exists(), name
     sources = [*PROJECT.glob("m*_*/*.py"), *PROJECT.glob("utils/*.py")]
