@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from meta_utils.meta_network import META_NETWORKS
 from meta_utils.optimizee import apply_gradients
@@ -17,6 +18,7 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
+@record_function("meta")
 def meta_gradient_generation(
     meta_net: nn.Module, net: nn.Module, meta_method: str, meta_hidden_state_dict: dict
 ) -> tuple[dict[str, tuple], dict]:
@@ -63,6 +65,7 @@ def compare_with_ste(
     return GradientComparison(scale.item(), F.cosine_similarity(g_W, g_W_ste, dim=0).item())
 
 
+@record_function("meta")
 def assign_meta_gradients(net: nn.Module, meta_grad_dict: dict[str, tuple], quantizer: Quantizer) -> None:
     """weight.grad <- stopgrad(calibration(W) * g_W_tilde) for every meta layer: step 6 of the loop."""
     for layer in net.meta_layers():

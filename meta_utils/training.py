@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from meta_utils.helpers import (
     GradientComparison,
@@ -163,6 +164,7 @@ class TrainingLoop:
         )
         return meta_grad_dict
 
+    @record_function("backward")
     def _backward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.optimizee.zero_grad(set_to_none=True)
         loss = F.cross_entropy(outputs, targets)

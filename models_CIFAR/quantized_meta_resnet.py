@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
+from torch.profiler import record_function
 
 from meta_utils.meta_quantized_module import MetaConv2d, MetaLinear, MetaQuantizedLayer
 from models_CIFAR.resnet import DEPTHS, ResNet
@@ -36,6 +37,7 @@ class QuantizedMetaResNet(ResNet):
         """The meta layers in the order of `layer_name_list`."""
         return [self.get_submodule(name) for name, _ in self.layer_name_list]
 
+    @record_function("forward")
     def forward(
         self,
         inputs: Tensor,

@@ -112,6 +112,15 @@ def dataset(text: str) -> str:
     return text
 
 
+def method(text: str) -> str:
+    """plain, STE, or a meta network with or without :relu or :tanh."""
+    network, _, nonlinear = text.partition(":")
+    takes = network in META_NETWORKS and "nonlinear" in signature(META_NETWORKS[network]).parameters
+    if network not in ("plain", *METHODS) or (nonlinear and not (takes and nonlinear in NONLINEARITIES)):
+        raise argparse.ArgumentTypeError(f"must be plain, {', '.join(METHODS)}, or such as MultiFC:tanh, not {text!r}")
+    return text
+
+
 def label(text: str) -> str:
     """A part of a folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
@@ -255,4 +264,23 @@ def _report(parser: Parser) -> None:
     parser.add_argument("--out", metavar="PNG", help="draw loss and accuracy per epoch into this file")
 
 
-FLAGS = {"pretrain": _pretrain, "train": _train, "evaluate": _evaluate, "report": _report}
+def _benchmark(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--models", nargs="+", choices=list(MODELS), default=["ResNet20"], help="networks")
+    add("--batch-sizes", nargs="+", type=whole(1), default=[128], help="images per batch")
+    add("--quantizers", nargs="+", choices=sorted(QUANTIZERS), default=["dorefa"], help="quantizers")
+    add(
+        "--methods",
+        nargs="+",
+        type=method,
+        default=["plain", "STE", "FC-Grad", "MultiFC"],
+        help="plain (full precision in torch's default memory format), STE, or meta networks such as MultiFC or MultiFC:tanh",
+    )
+    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizee")
+    add("--repeats", type=whole(1), default=7, help="rounds in which the methods take turns")
+    add("--iterations", type=whole(1), default=5, help="iterations of a method in a round")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--out", metavar="JSON", help="write the measurements with device, versions and commit into this file")
+
+
+FLAGS = {"pretrain": _pretrain, "train": _train, "evaluate": _evaluate, "report": _report, "benchmark": _benchmark}

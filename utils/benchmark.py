@@ -1,0 +1,240 @@
+"""What an iteration costs: methods interleaved in one process, medians and spread, ratios to STE, phases, memory."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+
+from meta_utils.meta_network import META_NETWORKS
+from meta_utils.registry import OPTIMIZEES
+from meta_utils.training import TrainingLoop
+from models_CIFAR import resnet
+from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.dataset import BatchSampler, ImageBatches, ImageSet
+from utils.environment import describe, git_state, peak_memory, versions
+from utils.quantize import get_quantizer
+
+PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
+BASELINE = "STE"
+PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
+STEP_OF_PHI = "Optimizer.step#Adam.step"  # counts as meta
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train: "plain", "STE", or a meta network with its options, e.g. MultiFC:tanh."""
+
+    name: str
+
+    @property
+    def network(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def nonlinear(self) -> str | None:
+        return self.name.partition(":")[2] or None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds per iteration (median, lowest, highest), ratio to STE and of STE to plain (medians of ratios), shares of phases."""
+
+    model: str
+    batch_size: int
+    quantizer: str
+    method: str
+    seconds: float
+    fastest: float
+    slowest: float
+    iterations_per_second: float
+    images_per_second: float
+    ratio_to_ste: float | None
+    ratio_to_plain: float | None
+    phases: dict[str, float]
+    cuda_bytes: int | None
+
+
+def _loader(batch_size: int, batches: int = 8) -> DataLoader:
+    """Random images in CIFAR's form, augmented by the loader that training uses."""
+    generator = torch.Generator().manual_seed(0)
+    count = batches * batch_size
+    images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(10, (count,), generator=generator)
+    image_set = ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3)
+    return DataLoader(ImageBatches(image_set), sampler=BatchSampler(count, batch_size, shuffle=True), batch_size=None)
+
+
+def _endless(loader: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        for inputs, targets in loader:
+            yield inputs.to(device), targets.to(device)
+
+
+def _plain_step(model: str, device: torch.device) -> Callable[[Tensor, Tensor], Any]:
+    net = getattr(resnet, f"{model.lower()}_cifar")().to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(net(inputs.contiguous()), targets).backward()  # the default memory format, inputs included
+        optimizer.step()
+
+    return step
+
+
+def _step(method: Method, model: str, quantizer: str, optimizer: str, device: torch.device) -> Callable[[Tensor, Tensor], Any]:
+    torch.manual_seed(0)
+    if method.name == PLAIN:
+        return _plain_step(model, device)
+    net = MODELS[model]().to(device, memory_format=torch.channels_last)
+    choice = OPTIMIZEES[optimizer]
+    learned = method.name != BASELINE
+    optimizee = choice.build(net.parameters(), lr=1e-3, weight_decay=choice.decay_learned if learned else choice.decay_ste)
+    meta_net = meta_optimizer = None
+    if learned:
+        options = {"nonlinear": method.nonlinear} if method.nonlinear else {}
+        meta_net = META_NETWORKS[method.network](**options).to(device)
+        meta_optimizer = torch.optim.Adam(meta_net.parameters(), lr=1e-3)
+    return TrainingLoop(net, optimizee, get_quantizer(quantizer), method.network, meta_net, meta_optimizer).step
+
+
+class _Clock:
+    """Seconds between two calls: CUDA events on a GPU, the wall clock elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+
+    def time(self, work: Callable[[], None]) -> float:
+        if not self.cuda:
+            begun = time.perf_counter()
+            work()
+            return time.perf_counter() - begun
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+
+
+def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
+    """The share of an iteration's time in each phase, by the profiler; what is left is "other"."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profile(activities=activities) as profiler:
+        begun = time.perf_counter()
+        run(iterations)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        total = time.perf_counter() - begun
+    seconds = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
+    seconds["meta"] = seconds.get("meta", 0.0) + seconds.get(STEP_OF_PHI, 0.0)
+    shares = {phase: seconds.get(phase, 0.0) / total for phase in PHASES}
+    return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
+
+
+def measure(
+    models: list[str],
+    batch_sizes: list[int],
+    quantizers: list[str],
+    methods: list[str],
+    optimizer: str,
+    device: torch.device,
+    repeats: int,
+    iterations: int,
+) -> list[Measurement]:
+    """Times every method on every net, batch size and quantizer, all methods of one such cell taking turns.
+
+    Each of `repeats` rounds gives every method `iterations` iterations; two rounds of warm-up come first.
+    """
+    clock, found = _Clock(device), []
+    for model, batch_size, quantizer in product(models, batch_sizes, quantizers):
+        batches = _endless(_loader(batch_size), device)
+        steps = {name: _step(Method(name), model, quantizer, optimizer, device) for name in methods}
+
+        def run(name: str, count: int, steps=steps, batches=batches) -> None:
+            for _ in range(count):
+                with torch.profiler.record_function("data"):
+                    batch = next(batches)
+                steps[name](*batch)
+
+        for name in methods:
+            run(name, 2)
+        rounds = []
+        for _ in range(repeats):
+            rounds.append({name: clock.time(lambda name=name: run(name, iterations)) / iterations for name in methods})
+        for name in methods:
+            seconds = [each[name] for each in rounds]
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            phases = {} if name == PLAIN else _phase_shares(lambda count, name=name: run(name, count), iterations, device)
+            median = statistics.median(seconds)
+            found.append(
+                Measurement(
+                    model,
+                    batch_size,
+                    quantizer,
+                    name,
+                    median,
+                    min(seconds),
+                    max(seconds),
+                    1 / median,
+                    batch_size / median,
+                    _ratio(rounds, name, BASELINE),
+                    _ratio(rounds, name, PLAIN),
+                    phases,
+                    torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+                )
+            )
+    return found
+
+
+def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float | None:
+    """The median of the ratios round by round; None where the other was not measured."""
+    return statistics.median(each[name] / each[other] for each in rounds) if other in rounds[0] else None
+
+
+def table(found: list[Measurement]) -> str:
+    """The measurements as a Markdown table."""
+    columns = [
+        "net",
+        "batch",
+        "quantizer",
+        "method",
+        "ms / iteration (lowest - highest)",
+        "images / s",
+        "x STE",
+        "x plain",
+        *PHASES,
+    ]
+    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for m in found:
+        ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
+        shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
+        spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
+        cells: list[Any] = [m.model, m.batch_size, m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def write_json(found: list[Measurement], path: Path, device: torch.device, settings: dict[str, Any]) -> None:
+    """The measurements with settings, device, versions, commit and peak memory."""
+    record = {
+        "device": describe(device),
+        "versions": versions(),
+        "git": git_state(),
+        "settings": settings,
+        "peak_memory": peak_memory(device),
+        "measurements": [asdict(m) for m in found],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
