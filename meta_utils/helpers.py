@@ -1,21 +1,15 @@
 """The loop's own steps on a whole net: meta gradients for all layers from one evaluation of M, and the parameter update."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 
 from meta_utils.meta_network import META_NETWORKS
 from meta_utils.optimizee import apply_gradients
 from utils.quantize import Quantizer, ste_gradient
-
-
-def flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All coordinates as one vector (N,)."""
-    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 @record_function("meta")
@@ -30,15 +24,12 @@ def meta_gradient_generation(
     """
     if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
         raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
-    layers = net.meta_layers()
-    g_W_hat = flat(layer.quantized_grads for layer in layers)
-    W_tilde = flat(layer.pre_quantized_weight for layer in layers)
+    g_W_hat, W_tilde = net.meta.get("g_W_hat"), net.meta.get("W_tilde")
     g_W_tilde, hidden = meta_net(g_W_hat, W_tilde, meta_hidden_state_dict)
-    pieces = g_W_tilde.split([layer.weight.numel() for layer in layers])
+    pieces = net.meta.layout.split(g_W_tilde)
     meta_grad_dict = {}
-    for (name, path), layer, piece in zip(net.layer_name_list, layers, pieces, strict=True):
-        bias_grad = None if layer.bias is None else layer.bias.grad
-        meta_grad_dict[name] = (path, piece.view_as(layer.weight), bias_grad)
+    for (name, path), layer, piece in zip(net.layer_name_list, net.meta_layers(), pieces, strict=True):
+        meta_grad_dict[name] = (path, piece, None if layer.bias is None else layer.bias.grad)
     return meta_grad_dict, hidden
 
 
@@ -51,26 +42,25 @@ class GradientComparison(NamedTuple):
 
 @torch.no_grad()
 def compare_with_ste(
-    meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_method: str, meta_hidden_state_dict: dict
+    meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_hidden_state_dict: dict
 ) -> GradientComparison:
     """What M would make of the last iteration's g_W_hat beside what STE would; changes nothing."""
-    meta_grad_dict, _ = meta_gradient_generation(meta_net, net, meta_method, meta_hidden_state_dict)
-    layers = net.meta_layers()
-    g_W_hat = flat(layer.quantized_grads for layer in layers)
-    g_W_tilde = flat(g for _, g, _ in meta_grad_dict.values())
-    g_W = flat(quantizer.calibration(layer.weight) * meta_grad_dict[layer.name][1] for layer in layers)
-    g_W_ste = flat(ste_gradient(quantizer, layer.weight, layer.quantized_grads) for layer in layers)
+    g_W_hat, layout, W = net.meta.get("g_W_hat"), net.meta.layout, net.meta.weights()
+    g_W_tilde, _ = meta_net(g_W_hat, net.meta.get("W_tilde"), meta_hidden_state_dict)
+    g_W = quantizer.calibration(W, layout) * g_W_tilde
     c = meta_net.scale()
     scale = g_W_tilde.norm() / g_W_hat.norm() if c is None else c
-    return GradientComparison(scale.item(), F.cosine_similarity(g_W, g_W_ste, dim=0).item())
+    cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)
+    return GradientComparison(scale.item(), cosine.item())
 
 
 @record_function("meta")
-def assign_meta_gradients(net: nn.Module, meta_grad_dict: dict[str, tuple], quantizer: Quantizer) -> None:
-    """weight.grad <- stopgrad(calibration(W) * g_W_tilde) for every meta layer: step 6 of the loop."""
-    for layer in net.meta_layers():
-        _, g_W_tilde, _ = meta_grad_dict[layer.name]
-        layer.weight.grad = quantizer.calibration(layer.weight) * g_W_tilde.detach()
+def assign_meta_gradients(net: nn.Module) -> None:
+    """weight.grad <- stopgrad(calibration(W) * g_W_tilde) for every meta layer, as last folded: step 6 of the loop."""
+    flat = net.meta.get("g_W")
+    del net.meta.kept["g_W"]  # the gradients are views of it, and are refined in place
+    for layer, g_W in zip(net.meta_layers(), net.meta.layout.split(flat), strict=True):
+        layer.weight.grad = g_W
 
 
 def update_parameters(net: nn.Module, lr: float) -> None:

@@ -1,119 +1,58 @@
-"""Layers that quantize their weight and carry their own meta hook.
+"""Layers that quantize their weight and take a learned gradient through their meta hook.
 
-A net hands each layer its gradient once (`prepare`) and then runs the plain architecture: the layer's forward takes the hook,
-computes with W_hat and keeps what the next iteration needs.
+A net owns its meta layers through `MetaLayers`: before each forward it hands every layer the weight and bias to compute with
+(`prepare`), all layers quantized as one flat vector, and then runs the plain architecture.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.layout import FlatLayout
 from utils.quantize import Quantizer
 
 
-class MetaHook(NamedTuple):
-    """What one forward computes with. meta_grad: (path, g_W_tilde, bias gradient or None), or None where W' = W."""
-
-    quantizer: Quantizer | None = None
-    meta_grad: tuple | None = None
-    lr: float = 0.0
-
-
 class MetaQuantizedLayer:
-    """Mixed into a layer with `weight` and `bias`. After a training forward and backward it holds (shape of W each)
+    """Mixed into a layer with `weight` and `bias`. After a training forward and backward it shows (shape of W each)
 
     - `pre_quantized_weight`: W_tilde, `quantized_weight`: W_hat of that forward;
-    - `quantized_grads`: g_W_hat, by a hook; `pre_quantized_grads`: g_W_tilde;
+    - `quantized_grads`: g_W_hat, by a hook; `pre_quantized_grads`: g_W_tilde, M's output that the forward used, or what autograd
+      made by STE where it used none;
     - `calibration`: dW_tilde/dW at that forward's W, where a learned gradient was used.
 
-    An evaluation (eval mode or no_grad) changes none of them. Reading one before it exists raises RuntimeError.
+    An evaluation (eval mode or no_grad) changes none of them. Reading one before it exists raises RuntimeError, naming the layer.
     """
 
     name = "meta layer"
-    pre_quantized_weight: Tensor | None = None
-    quantized_weight: Tensor | None = None
-    calibration: Tensor | None = None
-    _g_W_hat: Tensor | None = None
-    _g_W_tilde: Tensor | None = None
-    _hook = MetaHook()
+    _owner: "MetaLayers | None" = None
+    _index = 0
+    _operands: tuple[Tensor, Tensor | None] | None = None
 
-    def prepare(self, quantizer: Quantizer | None, meta_grad: tuple | None, lr: float) -> None:
-        """Sets the hook that the next forward takes. Raises ValueError for a meta gradient without a quantizer."""
-        if meta_grad is not None and quantizer is None:
-            raise ValueError(f"{self.name}: a meta gradient needs a quantizer (quantized_type is None)")
-        self._hook = MetaHook(quantizer, meta_grad, lr)
+    def _shown(self, symbol: str) -> Tensor:
+        flat = None if self._owner is None else self._owner.kept.get(symbol)
+        if flat is None:
+            raise RuntimeError(f"{self.name}: no {symbol} yet, it needs a quantized training forward and its backward first")
+        return self._owner.layout.split(flat)[self._index]
 
-    @property
-    def quantized_grads(self) -> Tensor:
-        """g_W_hat of the last training forward."""
-        if self._g_W_hat is None:
-            raise RuntimeError(f"{self.name}: no g_W_hat yet, it needs a quantized training forward and its backward first")
-        return self._g_W_hat
+    pre_quantized_weight = property(lambda self: self._shown("W_tilde"))
+    quantized_weight = property(lambda self: self._shown("W_hat"))
+    quantized_grads = property(lambda self: self._shown("g_W_hat"))
+    pre_quantized_grads = property(lambda self: self._shown("g_W_tilde"))
+    calibration = property(lambda self: self._shown("calibration"))
 
-    @property
-    def pre_quantized_grads(self) -> Tensor:
-        """g_W_tilde of the last training forward: M's output that it used, or what autograd made by STE where it used none."""
-        if self._g_W_tilde is None:
-            raise RuntimeError(f"{self.name}: no g_W_tilde yet, it needs a quantized training forward and its backward first")
-        return self._g_W_tilde
-
-    def kept(self) -> dict[str, Tensor]:
-        """What the next iteration needs of this layer, by symbol; empty before the first backward."""
-        return {} if self._g_W_hat is None else {"g_W_hat": self._g_W_hat, "W_tilde": self.pre_quantized_weight}
-
-    def restore(self, kept: dict[str, Tensor]) -> None:
-        """Takes back what `kept` gave."""
-        device = self.weight.device
-        self._g_W_hat, self.pre_quantized_weight = (
-            None if name not in kept else kept[name].to(device) for name in ("g_W_hat", "W_tilde")
-        )
-
-    def operands(self) -> tuple[Tensor, Tensor | None]:
-        """The weight and bias that this forward computes with: steps A and Q of the loop, and W' where M gave a gradient."""
-        (quantizer, meta_grad, lr), self._hook = self._hook, MetaHook()
-        W, bias = self.weight, self.bias
-        if quantizer is None:
-            return W, bias
-        training = self.training and torch.is_grad_enabled()
-        if meta_grad is not None:
-            W, bias = self._updated(quantizer, meta_grad, lr)
-        W_tilde = quantizer.preprocess(W.view_as(W))  # a view: hooks go on this forward's tensor, not on the parameter
-        W_hat = quantizer.quantize(W_tilde, self.weight)
-        if training:
-            self.quantized_weight = W_hat.detach()
-            # without a meta gradient W_tilde may be the parameter itself (BWN), which the update changes in place
-            self.pre_quantized_weight = W_tilde.detach().clone() if meta_grad is None else W_tilde.detach()
-            self._g_W_hat = self._g_W_tilde = None
-            W_hat.register_hook(partial(setattr, self, "_g_W_hat"))
-            if meta_grad is None:
-                W_tilde.register_hook(partial(setattr, self, "_g_W_tilde"))
-            else:
-                self._g_W_tilde = meta_grad[1].detach()
-        return W_hat, bias
-
-    def _updated(self, quantizer: Quantizer, meta_grad: tuple, lr: float) -> tuple[Tensor, Tensor | None]:
-        """W' = W - alpha (u + stopgrad(r - u)) with u = calibration * g_W_tilde, and b - alpha r_b: step 3 of the loop.
-
-        The value is W - alpha r exactly; the derivative for phi is that of -alpha u.
-        """
-        _, g_W_tilde, bias_grad = meta_grad
-        if self.weight.grad is None:
-            raise RuntimeError(f"{self.name}: a meta gradient needs the refined gradient in weight.grad, and there is none")
-        self.calibration = quantizer.calibration(self.weight)
-        u = self.calibration * g_W_tilde
-        W = self.weight.sub(self.weight.grad, alpha=lr) - lr * (u - u.detach())
-        bias = self.bias if bias_grad is None else self.bias.sub(bias_grad, alpha=lr)
-        return W, bias
+    def take_operands(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias that this forward computes with: what was handed over, once, or the layer's own."""
+        operands, self._operands = self._operands, None
+        return (self.weight, self.bias) if operands is None else operands
 
 
 class MetaConv2d(MetaQuantizedLayer, nn.Conv2d):
     """nn.Conv2d with a quantized weight (C_out, C_in, k, k)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.operands()
+        weight, bias = self.take_operands()
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -121,4 +60,99 @@ class MetaLinear(MetaQuantizedLayer, nn.Linear):
     """nn.Linear with a quantized weight (C_out, C_in)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.operands())
+        return F.linear(x, *self.take_operands())
+
+
+class MetaLayers:
+    """The meta layers of a net and what they keep between iterations, in `kept`: symbol -> flat vector (N,) over all layers."""
+
+    def __init__(self, named: Mapping[str, MetaQuantizedLayer]):
+        self.layers = list(named.values())
+        for index, (name, layer) in enumerate(named.items()):
+            layer.name, layer._owner, layer._index = name, self, index
+        self.kept: dict[str, Tensor] = {}
+        self._layout: FlatLayout | None = None
+        self._u: Tensor | None = None
+
+    @property
+    def layout(self) -> FlatLayout:
+        """Where each layer's coordinates lie in the flat vector; made anew when the weights' device or memory format changes."""
+        first = self.layers[0].weight
+        strides = [layer.weight.stride() for layer in self.layers]
+        if self._layout is None or self._made_for != (first.device, strides):
+            self._layout, self._made_for = FlatLayout(layer.weight for layer in self.layers), (first.device, strides)
+        return self._layout
+
+    def weights(self) -> Tensor:
+        """W of all layers, flat (N,); keeps the graph to the parameters."""
+        return self.layout.flatten(layer.weight for layer in self.layers)
+
+    def get(self, symbol: str) -> Tensor:
+        """A flat vector that is kept. Raises RuntimeError with the first layer's name where it does not exist yet."""
+        self.layers[0]._shown(symbol)
+        return self.kept[symbol]
+
+    def fold(self, quantizer: Quantizer, meta_grad_dict: Mapping[str, tuple]) -> None:
+        """u = calibration(W) * g_W_tilde, with a graph to phi, ready for the coming forward (which folds by itself if need be).
+
+        Keeps `calibration`, `g_W_tilde` and `g_W` = stopgrad(u). Raises ValueError where a layer is not in the dict.
+        """
+        missing = [layer.name for layer in self.layers if layer.name not in meta_grad_dict]
+        if missing:
+            raise ValueError(f"no meta gradient for {', '.join(missing)}")
+        g_W_tilde = self.layout.flatten(meta_grad_dict[layer.name][1] for layer in self.layers)
+        calibration = quantizer.calibration(self.weights().detach(), self.layout)
+        self._u = calibration * g_W_tilde
+        self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": self._u.detach()}
+
+    def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: float, training: bool) -> None:
+        """Hands every layer the weight and bias of the coming forward: step 3 of the loop.
+
+        With meta gradients W' = W - alpha (u + stopgrad(r - u)), whose value is W - alpha r exactly and whose derivative for phi
+        is that of -alpha u, and b - alpha r_b. Then W_tilde = A(W'), W_hat = Q(W_tilde).
+        training: keep W_tilde and W_hat, and g_W_hat by a hook.
+        Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
+        """
+        if quantizer is None:
+            if meta_grad_dict:
+                raise ValueError("meta gradients need a quantizer (quantized_type is None)")
+            return
+        layout, stored = self.layout, self.weights()
+        W, biases = stored, [layer.bias for layer in self.layers]
+        if meta_grad_dict:
+            if self._u is None:
+                self.fold(quantizer, meta_grad_dict)
+            u, self._u = self._u, None
+            r = layout.flatten(self._refined(layer) for layer in self.layers)
+            W = stored.sub(r, alpha=lr) - lr * (u - u.detach())
+            bias_grads = [meta_grad_dict[layer.name][2] for layer in self.layers]
+            biases = [b if g is None else b.sub(g, alpha=lr) for b, g in zip(biases, bias_grads, strict=True)]
+        W_tilde = quantizer.preprocess(W, layout)
+        W_hat = quantizer.quantize(W_tilde, stored, layout)
+        if training:
+            self._keep(W_tilde, W_hat, learned=bool(meta_grad_dict))
+        for layer, weight, bias in zip(self.layers, layout.split(W_hat), biases, strict=True):
+            layer._operands = (weight, bias)
+
+    @staticmethod
+    def _refined(layer: MetaQuantizedLayer) -> Tensor:
+        if layer.weight.grad is None:
+            raise RuntimeError(f"{layer.name}: a meta gradient needs the refined gradient in weight.grad, and there is none")
+        return layer.weight.grad
+
+    def _keep(self, W_tilde: Tensor, W_hat: Tensor, learned: bool) -> None:
+        self.kept |= {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
+        self.kept.pop("g_W_hat", None)
+        W_hat.register_hook(partial(self.kept.__setitem__, "g_W_hat"))
+        if not learned:
+            self.kept.pop("g_W_tilde", None)
+            W_tilde.register_hook(partial(self.kept.__setitem__, "g_W_tilde"))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""
+        return {symbol: self.kept[symbol] for symbol in ("g_W_hat", "W_tilde") if "g_W_hat" in self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        device = self.layers[0].weight.device
+        self.kept = {symbol: value.to(device) for symbol, value in state.items()}

@@ -85,7 +85,7 @@ class TrainingLoop:
             "iteration": self.iteration,
             "net": self.net.state_dict(),
             "gradients": {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None},
-            "layers": {layer.name: layer.kept() for layer in self.net.meta_layers()},
+            "layers": self.net.meta.state_dict(),
             "optimizee": self.optimizee.state_dict(),
             "meta_net": self.meta_net.state_dict() if self.learned else {},
             "meta_optimizer": self.meta_optimizer.state_dict() if self.learned else {},
@@ -102,8 +102,7 @@ class TrainingLoop:
         for name, p in self.net.named_parameters():
             gradient = state["gradients"].get(name)
             p.grad = None if gradient is None else gradient.to(p.device)
-        for layer in self.net.meta_layers():
-            layer.restore(state["layers"][layer.name])
+        self.net.meta.load_state_dict(state["layers"])
         device = next(self.net.parameters()).device
         self.meta_hidden_state_dict = {name: h.to(device) for name, h in state["meta_hidden_state_dict"].items()}
         self.iteration = state["iteration"]
@@ -129,8 +128,7 @@ class TrainingLoop:
         """M's gradient beside STE's after the last iteration; None for STE and before the first iteration."""
         if not self.learned or not self.iteration:
             return None
-        state = self.meta_hidden_state_dict
-        return compare_with_ste(self.meta_net, self.net, self.quantizer, self.meta_method, state)
+        return compare_with_ste(self.meta_net, self.net, self.quantizer, self.meta_hidden_state_dict)
 
     def _notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         meta_grad_dict = self._meta_gradients() if self.learned and self.iteration > 0 else {}  # 1, 2
@@ -138,7 +136,7 @@ class TrainingLoop:
         loss = self._backward(outputs, targets)  # 4
         if meta_grad_dict:
             self.meta_optimizer.step()  # 5
-            assign_meta_gradients(self.net, meta_grad_dict, self.quantizer)  # 6
+            assign_meta_gradients(self.net)  # 6
         if self.update_order == "notebook" or not self.learned:  # order "paper" refines in the next iteration
             self.optimizee.get_refine_gradient()  # 7
         if meta_grad_dict or not self.learned:
@@ -147,7 +145,8 @@ class TrainingLoop:
 
     def _paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         meta_grad_dict = self._meta_gradients()  # 1, 2
-        assign_meta_gradients(self.net, meta_grad_dict, self.quantizer)  # 6
+        self.net.meta.fold(self.quantizer, meta_grad_dict)
+        assign_meta_gradients(self.net)  # 6
         self.optimizee.get_refine_gradient()  # 7
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from meta_utils.meta_quantized_module import MetaConv2d, MetaLinear, MetaQuantizedLayer
+from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear, MetaQuantizedLayer
 from models_CIFAR.resnet import DEPTHS, ResNet
 from utils.quantize import Quantizer, get_quantizer
 
@@ -27,15 +28,13 @@ class QuantizedMetaResNet(ResNet):
     def __init__(self, depth: int, bitW: int = 1, num_classes: int = 10):
         super().__init__(depth, num_classes, conv=MetaConv2d, linear=MetaLinear)
         self.bitW = bitW
-        self.layer_name_list = []
-        for name, module in self.named_modules():
-            if isinstance(module, MetaQuantizedLayer):
-                module.name = name
-                self.layer_name_list.append((name, tuple(name.split("."))))
+        named = {name: module for name, module in self.named_modules() if isinstance(module, MetaQuantizedLayer)}
+        self.meta = MetaLayers(named)
+        self.layer_name_list = [(name, tuple(name.split("."))) for name in named]
 
     def meta_layers(self) -> list[MetaQuantizedLayer]:
         """The meta layers in the order of `layer_name_list`."""
-        return [self.get_submodule(name) for name, _ in self.layer_name_list]
+        return self.meta.layers
 
     @record_function("forward")
     def forward(
@@ -48,13 +47,12 @@ class QuantizedMetaResNet(ResNet):
         """Images (B, 3, 32, 32) -> logits (B, num_classes).
 
         quantized_type: a quantizer or its registered name (at `bitW` bits); None computes with the full-precision weights.
-        meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None), from meta_gradient_generation; every
-            layer named there computes with its updated weight W' (step 3 of the loop), keeping the graph to phi.
+        meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None) for all meta layers or none, from
+            meta_gradient_generation; the layers compute with their updated weights W' (step 3 of the loop), with a graph to phi.
         lr: alpha, the step from W to W'.
         """
         quantizer = get_quantizer(quantized_type, self.bitW)
-        for layer in self.meta_layers():
-            layer.prepare(quantizer, meta_grad_dict.get(layer.name), lr)
+        self.meta.prepare(quantizer, meta_grad_dict, lr, training=self.training and torch.is_grad_enabled())
         return super().forward(inputs)
 
 

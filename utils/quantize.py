@@ -14,23 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.layout import ONE_TENSOR, Layout
 from utils.miscellaneous import accuracy
 
 MAX_BITS = 8
 
 
 class Quantizer(Protocol):
-    """What a layer asks of a quantizer. Every tensor has the shape of W."""
+    """What a net asks of a quantizer. Every tensor has the shape of W; `layout` gives statistics per weight (utils/layout.py):
+    W is one tensor by itself, or all layers' weights as one flat vector.
+    """
 
     bits: int
 
-    def preprocess(self, W: Tensor) -> Tensor:
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """A: W -> W_tilde; keeps the graph to W."""
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
         """Q: W_tilde -> W_hat; backward is the clipped STE. W: the stored weight, where the scale comes from it."""
 
-    def calibration(self, W: Tensor) -> Tensor:
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """dW_tilde/dW as the published runs used it: g_W = calibration * g_W_tilde; no graph."""
 
 
@@ -77,26 +80,26 @@ class DoReFa:
             raise ValueError(f"dorefa takes 1 to {MAX_BITS} bits, not {self.bits!r}")
 
     @staticmethod
-    def _tanh_and_max(W: Tensor) -> tuple[Tensor, Tensor]:
+    def _tanh_and_max(W: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
-        largest = tanh.detach().abs().amax()
+        largest = layout.max(tanh.detach())
         return tanh, torch.where(largest >= torch.finfo(W.dtype).tiny, largest, 1.0)
 
-    def preprocess(self, W: Tensor) -> Tensor:
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
-        tanh, largest = self._tanh_and_max(W)
+        tanh, largest = self._tanh_and_max(W, layout)
         return tanh / (2 * largest) + 0.5
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1; the gradient passes as 2 * STE."""
         levels = 2**self.bits - 1
         rounded = _round_half_up(levels * W_tilde.detach()) / levels
         return 2 * _StraightThrough.apply(W_tilde, rounded) - 1
 
-    def calibration(self, W: Tensor) -> Tensor:
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """(1 - tanh(W)**2) / max|tanh(W)|: twice dW_tilde/dW, it absorbs the 2 of Q."""
-        tanh, largest = self._tanh_and_max(W.detach())
+        tanh, largest = self._tanh_and_max(W.detach(), layout)
         return (1 - tanh.square()) / largest
 
 
@@ -116,20 +119,20 @@ class BWN:
         if self.bits != 1:
             raise ValueError(f"{type(self).__name__} takes 1 bit, not {self.bits!r}")
 
-    def preprocess(self, W: Tensor) -> Tensor:
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = W."""
         return W
 
-    def _scale(self, W_tilde: Tensor, W: Tensor | None) -> Tensor:
-        return W_tilde.abs().mean()
+    def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
+        return layout.mean(W_tilde)
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None) -> Tensor:
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_hat = scale * sign(W_tilde); the gradient passes as scale * STE, the scale a constant for autograd."""
         values = W_tilde.detach()
-        scale = self._scale(values, None if W is None else W.detach())
+        scale = self._scale(values, values if W is None else W.detach(), layout)
         return scale * _StraightThrough.apply(W_tilde, _sign(values))
 
-    def calibration(self, W: Tensor) -> Tensor:
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """1."""
         return torch.ones_like(W)
 
@@ -142,9 +145,8 @@ class BWNF(BWN):
     W_tilde stands in.
     """
 
-    def _scale(self, W_tilde: Tensor, W: Tensor | None) -> Tensor:
-        magnitude = (W_tilde if W is None else W).abs()
-        return magnitude.mean(dim=(1, 2, 3), keepdim=True) if magnitude.dim() == 4 else magnitude.mean()
+    def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
+        return layout.mean_per_filter(W)
 
 
 QUANTIZERS: dict[str, Callable[[int], Quantizer]] = {"dorefa": DoReFa, "BWN": BWN, "BWN-F": BWNF}
@@ -162,11 +164,11 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quan
     return QUANTIZERS[quantized_type](bits)
 
 
-def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor) -> Tensor:
+def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
     """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph."""
     W = W.detach().requires_grad_()
     with torch.enable_grad():
-        W_hat = quantizer.quantize(quantizer.preprocess(W), W)
+        W_hat = quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
     return torch.autograd.grad(W_hat, W, g_W_hat)[0]
 
 

@@ -70,9 +70,9 @@ class Spy:
     def __getattr__(self, name):
         return getattr(self.quantizer, name)
 
-    def preprocess(self, W):
-        self.seen.append(W.detach().clone())
-        return self.quantizer.preprocess(W)
+    def preprocess(self, W, layout):
+        self.seen = [W_used.clone() for W_used in layout.split(W.detach())]
+        return self.quantizer.preprocess(W, layout)
 
 
 @pytest.mark.parametrize("method", META_NETWORKS)
@@ -85,7 +85,6 @@ def test_order_paper_computes_with_the_weights_after_the_update(method, optimize
         lambda layer, inputs, output: biases.append(output.detach() - inputs[0] @ layer.quantized_weight.t())
     )
     for t, batch in enumerate(batches(4)):
-        spy.seen.clear()
         before = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
         loop.step(*batch)
         for W_used, layer, W in zip(spy.seen, tiny_net.meta_layers(), before, strict=True):
@@ -100,7 +99,6 @@ def test_order_notebook_computes_with_the_previous_refined_gradient(method, quan
     loop = make_loop(tiny_net, method, quantizer)
     spy = loop.quantizer = Spy(loop.quantizer)
     for t, batch in enumerate(batches(3)):
-        spy.seen.clear()
         W = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
         r = [layer.weight.grad for layer in tiny_net.meta_layers()]
         loop.step(*batch)
@@ -175,24 +173,17 @@ def test_phi_has_a_gradient_from_t1_on(method, order, tiny_net, batches):
 
 
 class Surrogate:
-    """A quantizer in which the step of Q is replaced by a line with the value and the slope of its STE at one weight W_0."""
+    """dorefa in which the step of Q is replaced by a line with the value and the slope of its STE at the weights W_0 (flat)."""
 
-    bits = 1
+    def __init__(self, quantizer, W_0):
+        self.quantizer, self.W_0 = quantizer, W_0
 
-    def __init__(self, quantizer, weights):
-        self.quantizer, self.weights, self.index = quantizer, weights, -1
-        self.calibration = quantizer.calibration
+    def preprocess(self, W, layout):
+        return torch.tanh(W) / (2 * layout.max(torch.tanh(self.W_0))) + 0.5
 
-    def preprocess(self, W):
-        self.index += 1
-        W_0 = self.weights[self.index % len(self.weights)]
-        tanh_max = torch.tanh(W_0).abs().amax()
-        return torch.tanh(W) / (2 * tanh_max) + 0.5
-
-    def quantize(self, W_tilde, W=None):
-        W_0 = self.weights[self.index % len(self.weights)]
-        at = self.quantizer.preprocess(W_0)
-        return self.quantizer.quantize(at).detach() + 2 * (W_tilde - at)
+    def quantize(self, W_tilde, W, layout):
+        at = self.quantizer.preprocess(self.W_0, layout)
+        return self.quantizer.quantize(at, None, layout) + 2 * (W_tilde - at)
 
 
 @pytest.mark.parametrize("method", META_NETWORKS)
@@ -204,31 +195,27 @@ def test_phis_gradient_agrees_with_finite_differences_of_the_loss(method, tiny_n
     for batch in data[:2]:
         loop.step(*batch)
     images, targets = data[2]
-    layers = tiny_net.meta_layers()
-    meta_net, hidden = loop.meta_net, loop.meta_hidden_state_dict
-    g_W_hat = torch.cat([layer.quantized_grads.flatten() for layer in layers])
-    W_tilde = torch.cat([layer.pre_quantized_weight.flatten() for layer in layers])
-    c = [quantizer.calibration(layer.weight) for layer in layers]
-    r = [layer.weight.grad.clone() for layer in layers]
-    bias = (tiny_net.fc.bias - 0.3 * tiny_net.fc.bias.grad).detach()
-
+    meta, meta_net, hidden = tiny_net.meta, loop.meta_net, loop.meta_hidden_state_dict
+    g_W_hat, W_tilde, layout = meta.kept["g_W_hat"], meta.kept["W_tilde"], meta.layout
     with torch.no_grad():
-        pieces = meta_net(g_W_hat, W_tilde, hidden)[0].split([layer.weight.numel() for layer in layers])
-    u_0 = [c_l * piece.view_as(c_l) for c_l, piece in zip(c, pieces, strict=True)]
-    weights_0 = [layer.weight.detach() - 0.3 * r_l for layer, r_l in zip(layers, r, strict=True)]
+        W = meta.weights()
+        r = layout.flatten(layer.weight.grad for layer in meta.layers)
+        bias = tiny_net.fc.bias - 0.3 * tiny_net.fc.bias.grad
+        c = quantizer.calibration(W, layout)
+        u_0 = c * meta_net(g_W_hat, W_tilde, hidden)[0]
+    W_0 = W - 0.3 * r
     state = copy.deepcopy(tiny_net.state_dict())
     frozen = copy.deepcopy(tiny_net)
-    surrogate = Surrogate(quantizer, weights_0)
+    surrogate = Surrogate(quantizer, W_0)
 
     @torch.no_grad()
     def loss_of_phi():
-        """W' = W - alpha (u(phi) + r - u(phi_0)), then the surrogate, in a net without hooks."""
-        pieces = meta_net(g_W_hat, W_tilde, hidden)[0].split([w.numel() for w in weights_0])
+        """W' = W - alpha (u(phi) + r - u(phi_0)), then the surrogate."""
+        u = c * meta_net(g_W_hat, W_tilde, hidden)[0]
         frozen.load_state_dict(state)
-        for layer, w, c_l, piece, u in zip(frozen.meta_layers(), weights_0, c, pieces, u_0, strict=True):
-            layer.weight.copy_(w - 0.3 * (c_l * piece.view_as(c_l) - u))
+        for layer, W_prime in zip(frozen.meta_layers(), layout.split(W_0 - 0.3 * (u - u_0)), strict=True):
+            layer.weight.copy_(W_prime)
         frozen.fc.bias.copy_(bias)
-        surrogate.index = -1
         return F.cross_entropy(frozen(images, surrogate), targets).item()
 
     # the loop's own gradient, kept from being applied
@@ -256,10 +243,14 @@ def test_wrong_loops_are_refused(tiny_net):
         TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), "MultiFC")
     with pytest.raises(ValueError, match="meta network"):
         make_loop(tiny_net, "STE", meta_net=MetaDesignedMultiFC())
-    with pytest.raises(ValueError, match="conv1: a meta gradient needs a quantizer"):
-        tiny_net(torch.zeros(1, 3, 8, 8), None, {"conv1": ((), torch.zeros(16, 3, 3, 3), None)})
+    images, gradients = torch.zeros(1, 3, 8, 8).double(), {"conv1": ((), torch.zeros(16, 3, 3, 3), None)}
+    with pytest.raises(ValueError, match="meta gradients need a quantizer"):
+        tiny_net(images, None, gradients)
+    with pytest.raises(ValueError, match=r"no meta gradient for layer1\.0\.conv1, .*, fc"):
+        tiny_net(images, "dorefa", gradients)
+    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta_layers()}
     with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
-        tiny_net(torch.zeros(1, 3, 8, 8).double(), "dorefa", {"conv1": ((), torch.zeros(16, 3, 3, 3), None)})
+        tiny_net(images, "dorefa", gradients)
 
 
 def test_update_parameters_steps_every_parameter_with_a_gradient(tiny_net):

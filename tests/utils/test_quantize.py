@@ -139,15 +139,14 @@ def test_evaluation_leaves_no_trace(tiny_net, batches):
     loss = torch.nn.functional.cross_entropy(tiny_net(data[0][0], "dorefa"), data[0][1])
     loss.backward()
     state = copy.deepcopy(tiny_net.state_dict())
-    kept = [(layer.quantized_grads, layer.pre_quantized_grads, layer.pre_quantized_weight) for layer in tiny_net.meta_layers()]
+    kept = dict(tiny_net.meta.kept)
+    assert set(kept) == {"W_tilde", "W_hat", "g_W_tilde", "g_W_hat"}
     grads = [p.grad for p in tiny_net.parameters()]
     result = evaluate(tiny_net, "BWN", data)
     assert tiny_net.training
     assert all(torch.equal(value, state[name]) for name, value in tiny_net.state_dict().items())
-    for layer, (g_W_hat, g_W_tilde, W_tilde) in zip(tiny_net.meta_layers(), kept, strict=True):
-        assert layer.quantized_grads is g_W_hat
-        assert layer.pre_quantized_grads is g_W_tilde
-        assert layer.pre_quantized_weight is W_tilde
+    assert tiny_net.meta.kept.keys() == kept.keys()
+    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.kept.items())
     assert all(p.grad is g for p, g in zip(tiny_net.parameters(), grads, strict=True))
     tiny_net.eval()
     with torch.no_grad():
