@@ -21,7 +21,7 @@ from utils.benchmark import measure, write_json
 from utils.benchmark import table as benchmark_table
 from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
-from utils.environment import choose_device, describe, seed_everything, versions
+from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed, accuracy
 from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
 from utils.quantize import Evaluation, evaluate, get_quantizer
@@ -227,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "function"):
         parser.print_help()
         return 0
+    keep_freed_memory()
     try:
         args.function(args)
     except Finished as finished:

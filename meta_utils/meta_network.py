@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 STARTS = ("random", "identity")
+CHUNK = 4096  # coordinates at a time where every one has hidden units of its own: what is at work stays in the cache
 LSTM_STATES = ("carry", "reset")
 
 
@@ -89,7 +90,7 @@ class CoordinateFC(nn.Module):
         if self.nonlinear == "relu":
             up, down = self.slopes()
             return up * x.clamp(min=0) + down * x.clamp(max=0)
-        return self._layer_by_layer(x.unsqueeze(1))
+        return torch.cat([self._layer_by_layer(chunk) for chunk in x.unsqueeze(1).split(CHUNK)])
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
         """x (N, 1) -> (N,), as the network is written."""
@@ -170,7 +171,7 @@ class MetaLSTMFC(MetaNetwork):
     Raises ValueError for an unknown name or a size below 1.
     """
 
-    chunk_size = 4096
+    chunk_size = CHUNK
 
     def __init__(self, hidden_size: int = 100, num_lstm: int = 1, lstm_state: str = "carry", init: str = "random"):
         super().__init__()
