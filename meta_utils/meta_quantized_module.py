@@ -113,9 +113,13 @@ class MetaLayers:
         training: keep W_tilde and W_hat, and g_W_hat by a hook.
         Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
         """
+        if not meta_grad_dict:
+            self._u = None
         if quantizer is None:
             if meta_grad_dict:
                 raise ValueError("meta gradients need a quantizer (quantized_type is None)")
+            for layer in self.layers:
+                layer._operands = None
             return
         layout, stored = self.layout, self.weights()
         W, biases = stored, [layer.bias for layer in self.layers]

@@ -69,6 +69,15 @@ def pretrained_root():
 
 
 @pytest.fixture
+def no_network(monkeypatch):
+    """Downloads go to a proxy that is not there, so that they fail at once, on any machine."""
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+@pytest.fixture
 def tiny_net():
     """ResNet8 for 10 classes in float64: 10 meta layers."""
     torch.manual_seed(0)

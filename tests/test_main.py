@@ -290,6 +290,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
 ]
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=lambda x: " ".join(x)[-60:])
 def test_bad_input_is_one_clear_line(arguments, words, call_main, tmp_path, tiny_set, monkeypatch, tally):
     monkeypatch.chdir(tmp_path)

@@ -86,6 +86,7 @@ def test_a_damaged_npz_is_refused(content, tmp_path):
         load_images(f"NPZ:{tmp_path / 'bad.npz'}", "test")
 
 
+@pytest.mark.usefixtures("no_network")
 def test_a_set_that_is_absent_leaves_nothing_behind(tmp_path):
     for name in ("CIFAR10", "CIFAR100"):
         with pytest.raises(BadInput, match="could not be downloaded"):
