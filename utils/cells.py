@@ -1,0 +1,16 @@
+"""A cell of the paper's tables, by what identifies it."""
+
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """What one number of a table stands for; names as main.py takes them (ResNet20, CIFAR10, dorefa, FC-Grad, Adam)."""
+
+    model: str
+    dataset: str
+    quantizer: str
+    backward: str
+    optimizer: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
