@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
+from meta_utils.adam import Adam
+from meta_utils.iterations import CudaGraphs, Iterations
 from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.batches import Loader
 from utils.benchmark import measure, write_json
 from utils.benchmark import table as benchmark_table
 from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
-from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed, accuracy
+from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
 from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
@@ -31,6 +33,7 @@ from utils.run import Run, base_model_path, check_record, load_base_model, read_
 
 TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
+LOG_SECONDS = 10.0  # after which the log waits for a GPU within an epoch too
 
 
 def pretrain(args: Namespace) -> None:
@@ -42,8 +45,8 @@ def pretrain(args: Namespace) -> None:
         check_record(path, settings)
         if target.exists() and not path.exists():
             raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
-    device = choose_device(args.device, args.deterministic)
-    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
+    device = choose_device(args.device, args.deterministic, args.tf32)
+    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     net = build_net(args.model, train_loader, device)
     optimizee = OPTIMIZEES["SGD-M"].build(net.parameters(), lr=args.init_lr, weight_decay=args.weight_decay)
     loop = TrainingLoop(net, optimizee, quantizer=None)
@@ -60,8 +63,8 @@ def train(args: Namespace) -> None:
     path = run_path(settings)
     if not args.overwrite:
         check_record(path, settings)
-    device = choose_device(args.device, args.deterministic)
-    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial))
+    device = choose_device(args.device, args.deterministic, args.tf32)
+    train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     net = build_net(args.model, train_loader, device, args.bits)
     load_start(net, settings)
     choice = OPTIMIZEES[args.optimizer]
@@ -74,15 +77,18 @@ def train(args: Namespace) -> None:
         fit(loop, train_loader, test_loader, run)
 
 
-def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, run: Run) -> None:
+def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
     """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
     settings = run.settings
     run.write(iterations_per_epoch=len(train_loader))
     gamma = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
+        replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
+        iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
         while recorder.epoch < settings["epochs"] and not recorder.stop:
-            train_epoch(loop, train_loader, recorder, run)
+            run.give_way(loop, recorder)
+            train_epoch(iterations, recorder, run)
             evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
             recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=gamma)
@@ -94,23 +100,33 @@ def fit(loop: TrainingLoop, train_loader: DataLoader, test_loader: DataLoader, r
             run.after_epoch(loop, recorder, evaluation)
 
 
-def train_epoch(loop: TrainingLoop, train_loader: DataLoader, recorder: Recorder, run: Run) -> None:
-    """One pass over the training data, or what is left of it."""
+def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
+    """One pass over the training data, or what is left of it. On CUDA the log waits for the device at its end, not in between."""
+    loop, total = iterations.loop, len(iterations.loader)
     loop.net.train()
     if not recorder.batches:
         recorder.reset_performance()
-    train_loader.sampler.epoch, train_loader.sampler.skip = recorder.epoch, recorder.batches
-    for batch_idx, (inputs, targets) in enumerate(train_loader, start=recorder.batches):
-        inputs, targets = inputs.to(run.device), targets.to(run.device)
-        loss, outputs = loop.step(inputs, targets)
-        if not math.isfinite(loss := loss.item()):
-            where = loop.first_not_finite(inputs)
-            raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration - 1}, {where}; {run.last_checkpoint()}")
-        recorder.update(loss=loss, acc=accuracy(outputs, targets, (1, 5)), batch_size=len(targets), cur_lr=loop.lr)
-        recorder.print_training_result(batch_idx, len(train_loader))
-        if loop.learned and batch_idx % COMPARE_EVERY == 0:
-            recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_optimizer.param_groups[0]["lr"])
+    for batch_idx, count in enumerate(iterations.begin(recorder.epoch, skip=recorder.batches), start=recorder.batches):
+        iterations.run(count)
+        waiting = run.device.type == "cuda" and iterations.seconds_unread < LOG_SECONDS and batch_idx + 1 < total
+        if not waiting or run.is_due(loop):
+            write_log(iterations, recorder, run)
+        recorder.print_training_result(batch_idx, total)
         run.after_iteration(loop, recorder)
+
+
+def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
+    """Records the iterations since the last time. Raises RunFailed where the loss is not finite."""
+    loop, first = iterations.loop, recorder.iteration
+    for loss, top1, count in iterations.read():
+        if not math.isfinite(loss):
+            where = loop.first_not_finite(iterations.inputs)
+            later = f", seen {loop.iteration - 1 - recorder.iteration} iterations later" if run.device.type == "cuda" else ""
+            failure = f"the training loss is {loss} at iteration {recorder.iteration}, {where}{later}"
+            raise RunFailed(f"{failure}; {run.last_checkpoint()}")
+        recorder.update(loss=loss, acc=top1, batch_size=count, cur_lr=loop.lr)
+    if loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
+        recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
 
 
 def interruptible(batches: Iterable, give_way: Callable[[], None]) -> Iterator:
@@ -158,27 +174,26 @@ def report(args: Namespace) -> None:
 
 def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process."""
-    device = choose_device(args.device)
-    found = measure(
-        args.models, args.batch_sizes, args.quantizers, args.methods, args.optimizer, device, args.repeats, args.iterations
-    )
+    device = choose_device(args.device, tf32=args.tf32)
+    a = args
+    cells = (a.models, a.batch_sizes, a.quantizers, a.methods)
+    found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
     print(f"{describe(device)}; {args.repeats} rounds of {args.iterations} iterations; {versions()}\n\n{benchmark_table(found)}")
     if args.out:
         write_json(found, Path(args.out), device, {name: value for name, value in vars(args).items() if name != "function"})
 
 
-def load_data(settings: dict[str, Any], data_seed: int) -> tuple[DataLoader, DataLoader]:
+def load_data(settings: dict[str, Any], data_seed: int, device: torch.device) -> tuple[Loader, Loader]:
     """The training and the test loader."""
     s = settings
-    train_loader = get_dataloader(
-        s["dataset"], "train", s["batch_size"], data_root=s["data_root"], seed=data_seed, workers=s["workers"]
-    )
-    return train_loader, get_dataloader(s["dataset"], "test", TEST_BATCH_SIZE, data_root=s["data_root"])
+    options = {"data_root": s["data_root"], "device": device, "loader": s["loader"], "workers": s["workers"]}
+    train_loader = get_dataloader(s["dataset"], "train", s["batch_size"], seed=data_seed, **options)
+    return train_loader, get_dataloader(s["dataset"], "test", TEST_BATCH_SIZE, **options)
 
 
-def build_net(model: str, loader: DataLoader, device: torch.device, bits: int = 1) -> nn.Module:
+def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:
     """A net for the loader's classes, on the device, channels last in memory, which is faster."""
-    net = MODELS[model](bitW=bits, num_classes=loader.dataset.num_classes)
+    net = MODELS[model](bitW=bits, num_classes=loader.image_set.num_classes)
     return net.to(device, memory_format=torch.channels_last)
 
 
@@ -193,8 +208,8 @@ def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
 
 
-def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[nn.Module | None, torch.optim.Optimizer | None]:
-    """M and its optimizer (Adam, gamma); None and None for STE."""
+def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[nn.Module | None, Adam | None]:
+    """M and its optimizer (torch's Adam, gamma); None and None for STE."""
     if settings["backward"] == "STE":
         return None, None
     try:
@@ -202,7 +217,7 @@ def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[
     except ValueError as error:
         raise BadInput(f"--backward {settings['backward']}: {error}") from None
     decay = settings["meta_weight_decay"]
-    return meta_net, torch.optim.Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay)
+    return meta_net, Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay, bias_corrected_eps=True)
 
 
 def print_evaluation(result: Evaluation, net: nn.Module, quantizer) -> None:

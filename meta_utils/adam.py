@@ -32,17 +32,24 @@ class Adam(Optimizee):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
         super().__init__(params, {**defaults, "bias_corrected_eps": bias_corrected_eps})
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's; the step counts go to the parameters' device, too."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            state["step"] = torch.as_tensor(state["step"]).to(p)
+
     def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
         if not params:
             return
         beta1, beta2 = group["betas"]
         for p, state in zip(params, states, strict=True):
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["step"] = torch.zeros((), dtype=p.dtype, device=p.device)
                 for moment in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
                     state[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            state["step"] += 1
-        steps = [state["step"].item() for state in states]
+        counts = [state["step"] for state in states]
+        torch._foreach_add_(counts, 1)
+        t = torch.stack(counts).double()  # on the device: nothing here waits for it
         mean, square = ([state[moment] for state in states] for moment in ("exp_avg", "exp_avg_sq"))
         if group["weight_decay"]:
             torch._foreach_add_(grads, params, alpha=group["weight_decay"])
@@ -53,15 +60,19 @@ class Adam(Optimizee):
             largest = [state["max_exp_avg_sq"] for state in states]
             torch._foreach_maximum_(largest, square)
             square = largest
-        mean_corrections = [1 - beta1**t for t in steps]
-        root_corrections = [(1 - beta2**t) ** 0.5 for t in steps]
+        mean_corrections, root_corrections = 1 - beta1**t, (1 - beta2**t).sqrt()
         denominator = torch._foreach_sqrt(square)
         if group["bias_corrected_eps"]:
-            torch._foreach_div_(denominator, root_corrections)
+            torch._foreach_div_(denominator, self._scalars(root_corrections, params))
             torch._foreach_add_(denominator, group["eps"])
+            torch._foreach_mul_(denominator, self._scalars(mean_corrections, params))
         else:
             torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_div_(denominator, root_corrections)
-        torch._foreach_mul_(denominator, mean_corrections)
+            torch._foreach_mul_(denominator, self._scalars(mean_corrections / root_corrections, params))
         torch._foreach_copy_(grads, mean)
         torch._foreach_div_(grads, denominator)
+
+    @staticmethod
+    def _scalars(values: Tensor, params: list[Tensor]) -> list[Tensor]:
+        """A scalar tensor for each parameter, of its dtype."""
+        return [value.to(p.dtype) for value, p in zip(values.unbind(), params, strict=True)]

@@ -79,9 +79,8 @@ class CoordinateFC(nn.Module):
 
     def slopes(self) -> tuple[Tensor, Tensor]:
         """(f(1), -f(-1)): what x is multiplied with on either side of zero; scalars with a graph to phi."""
-        ends = self.maps[0].weight.new_ones(2, 1)
-        ends[1] = -1
-        up, down = self._layer_by_layer(ends)
+        one = self.maps[0].weight.new_ones(1, 1)
+        up, down = self._layer_by_layer(torch.cat([one, -one]))
         return up, -down
 
     def forward(self, x: Tensor) -> Tensor:

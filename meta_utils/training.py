@@ -68,6 +68,11 @@ class TrainingLoop:
         """alpha."""
         return self.optimizee.param_groups[0]["lr"]
 
+    @property
+    def meta_lr(self) -> float | None:
+        """gamma; None for STE."""
+        return self.meta_optimizer.param_groups[0]["lr"] if self.learned else None
+
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes)."""
         if self.learned and self.iteration > 0 and self.update_order == "paper":
@@ -84,7 +89,7 @@ class TrainingLoop:
         return {
             "iteration": self.iteration,
             "net": self.net.state_dict(),
-            "gradients": {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None},
+            "gradients": self._gradients(),
             "layers": self.net.meta.state_dict(),
             "optimizee": self.optimizee.state_dict(),
             "meta_net": self.meta_net.state_dict() if self.learned else {},
@@ -99,13 +104,27 @@ class TrainingLoop:
         if self.learned:
             self.meta_net.load_state_dict(state["meta_net"])
             self.meta_optimizer.load_state_dict(state["meta_optimizer"])
-        for name, p in self.net.named_parameters():
-            gradient = state["gradients"].get(name)
-            p.grad = None if gradient is None else gradient.to(p.device)
-        self.net.meta.load_state_dict(state["layers"])
         device = next(self.net.parameters()).device
+        self._set_gradients({name: gradient.to(device) for name, gradient in state["gradients"].items()})
+        self.net.meta.load_state_dict(state["layers"])
         self.meta_hidden_state_dict = {name: h.to(device) for name, h in state["meta_hidden_state_dict"].items()}
         self.iteration = state["iteration"]
+
+    def carried(self) -> dict[str, dict[str, Tensor]]:
+        """What an iteration leaves in new tensors: the gradients, what the layers keep, M's state. All else changes in place."""
+        return {"gradients": self._gradients(), "kept": dict(self.net.meta.kept), "hidden": dict(self.meta_hidden_state_dict)}
+
+    def set_carried(self, carried: dict[str, dict[str, Tensor]]) -> None:
+        """Puts other tensors in the place of those that `carried` gave."""
+        self._set_gradients(carried["gradients"])
+        self.net.meta.kept, self.meta_hidden_state_dict = dict(carried["kept"]), dict(carried["hidden"])
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
+
+    def _set_gradients(self, gradients: dict[str, Tensor]) -> None:
+        for name, p in self.net.named_parameters():
+            p.grad = gradients.get(name)
 
     @torch.no_grad()
     def first_not_finite(self, inputs: Tensor) -> str:
@@ -135,7 +154,7 @@ class TrainingLoop:
         outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
         loss = self._backward(outputs, targets)  # 4
         if meta_grad_dict:
-            self.meta_optimizer.step()  # 5
+            self._step_phi()  # 5
             assign_meta_gradients(self.net)  # 6
         if self.update_order == "notebook" or not self.learned:  # order "paper" refines in the next iteration
             self.optimizee.get_refine_gradient()  # 7
@@ -153,7 +172,7 @@ class TrainingLoop:
         outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
         loss = self._backward(outputs, targets)  # 4
         apply_gradients(parameters, self.lr, refined)  # 8, after the backward: autograd needs what the forward read
-        self.meta_optimizer.step()  # 5
+        self._step_phi()  # 5
         return loss, outputs
 
     def _meta_gradients(self) -> dict[str, tuple]:
@@ -162,6 +181,10 @@ class TrainingLoop:
             self.meta_net, self.net, self.meta_method, self.meta_hidden_state_dict
         )
         return meta_grad_dict
+
+    @record_function("meta")
+    def _step_phi(self) -> None:
+        self.meta_optimizer.step()
 
     @record_function("backward")
     def _backward(self, outputs: Tensor, targets: Tensor) -> Tensor:

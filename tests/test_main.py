@@ -109,7 +109,7 @@ def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
     """Flags that change where or how, not what: the numbers stay."""
     plain = train()
     for flags, key in (
-        [["--workers", "1"], "workers"],
+        [["--stop-after", "1000"], "stop_after"],
         [["--device", "cpu"], "device"],
         [["--data-root", str(tmp_path)], "data_root"],
         [["--checkpoint-every", "1it"], "checkpoint_every"],

@@ -3,31 +3,31 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import product
+from functools import partial
+from itertools import chain, count, islice, product, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader
 
+from meta_utils.adam import Adam
+from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
 from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR import resnet
 from models_CIFAR.quantized_meta_resnet import MODELS
-from utils.dataset import BatchSampler, ImageBatches, ImageSet
+from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.environment import describe, git_state, peak_memory, versions
 from utils.quantize import get_quantizer
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
 PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
-STEP_OF_PHI = "Optimizer.step#Adam.step"  # counts as meta
 
 
 @dataclass(frozen=True)
@@ -64,38 +64,32 @@ class Measurement:
     cuda_bytes: int | None
 
 
-def _loader(batch_size: int, batches: int = 8) -> DataLoader:
+def _loader(batch_size: int, device: torch.device, batches: int = 8) -> Loader:
     """Random images in CIFAR's form, augmented by the loader that training uses."""
     generator = torch.Generator().manual_seed(0)
-    count = batches * batch_size
-    images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    targets = torch.randint(10, (count,), generator=generator)
-    image_set = ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3)
-    return DataLoader(ImageBatches(image_set), sampler=BatchSampler(count, batch_size, shuffle=True), batch_size=None)
+    total = batches * batch_size
+    images = torch.randint(256, (total, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(10, (total,), generator=generator)
+    return ResidentLoader(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "train", batch_size, device=device)
 
 
-def _endless(loader: DataLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        for inputs, targets in loader:
-            yield inputs.to(device), targets.to(device)
-
-
-def _plain_step(model: str, device: torch.device) -> Callable[[Tensor, Tensor], Any]:
+def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
     net = getattr(resnet, f"{model.lower()}_cifar")().to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    endless = chain.from_iterable(repeat(loader))
 
-    def step(inputs: Tensor, targets: Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(net(inputs.contiguous()), targets).backward()  # the default memory format, inputs included
-        optimizer.step()
+    def run(iterations: int) -> None:
+        for inputs, targets in islice(endless, iterations):
+            optimizer.zero_grad()
+            F.cross_entropy(net(inputs.contiguous()), targets).backward()  # the default memory format, inputs included
+            optimizer.step()
 
-    return step
+    return run
 
 
-def _step(method: Method, model: str, quantizer: str, optimizer: str, device: torch.device) -> Callable[[Tensor, Tensor], Any]:
-    torch.manual_seed(0)
-    if method.name == PLAIN:
-        return _plain_step(model, device)
+def _quantized(
+    method: Method, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
+) -> Callable[[int], None]:
     net = MODELS[model]().to(device, memory_format=torch.channels_last)
     choice = OPTIMIZEES[optimizer]
     learned = method.name != BASELINE
@@ -104,8 +98,27 @@ def _step(method: Method, model: str, quantizer: str, optimizer: str, device: to
     if learned:
         options = {"nonlinear": method.nonlinear} if method.nonlinear else {}
         meta_net = META_NETWORKS[method.network](**options).to(device)
-        meta_optimizer = torch.optim.Adam(meta_net.parameters(), lr=1e-3)
-    return TrainingLoop(net, optimizee, get_quantizer(quantizer), method.network, meta_net, meta_optimizer).step
+        meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
+    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method.network, meta_net, meta_optimizer)
+    work = Iterations(loop, loader, graphs)
+    sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
+
+    def run(iterations: int) -> None:
+        for size in islice(sizes, iterations):
+            work.run(size)
+
+    return run
+
+
+def _trainer(name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
+    """What runs so many iterations of a method on a net, batch size and quantizer."""
+    model, batch_size, quantizer = cell
+    torch.manual_seed(0)
+    loader = _loader(batch_size, device)
+    if name == PLAIN:
+        return _plain(model, loader, device)
+    graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
+    return _quantized(Method(name), model, quantizer, optimizer, loader, device, graphs)
 
 
 class _Clock:
@@ -131,6 +144,7 @@ class _Clock:
 def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
     """The share of an iteration's time in each phase, by the profiler; what is left is "other"."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    run(2)
     with profile(activities=activities) as profiler:
         begun = time.perf_counter()
         run(iterations)
@@ -138,7 +152,6 @@ def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.dev
             torch.cuda.synchronize()
         total = time.perf_counter() - begun
     seconds = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
-    seconds["meta"] = seconds.get("meta", 0.0) + seconds.get(STEP_OF_PHI, 0.0)
     shares = {phase: seconds.get(phase, 0.0) / total for phase in PHASES}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
@@ -152,32 +165,28 @@ def measure(
     device: torch.device,
     repeats: int,
     iterations: int,
+    eager: bool = False,
 ) -> list[Measurement]:
     """Times every method on every net, batch size and quantizer, all methods of one such cell taking turns.
 
-    Each of `repeats` rounds gives every method `iterations` iterations; two rounds of warm-up come first.
+    Each of `repeats` rounds gives every method `iterations` iterations; a warm-up comes first. On CUDA the methods replay
+    captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
     clock, found = _Clock(device), []
     for model, batch_size, quantizer in product(models, batch_sizes, quantizers):
-        batches = _endless(_loader(batch_size), device)
-        steps = {name: _step(Method(name), model, quantizer, optimizer, device) for name in methods}
-
-        def run(name: str, count: int, steps=steps, batches=batches) -> None:
-            for _ in range(count):
-                with torch.profiler.record_function("data"):
-                    batch = next(batches)
-                steps[name](*batch)
-
-        for name in methods:
-            run(name, 2)
+        cell = (model, batch_size, quantizer)
+        trainers = {name: _trainer(name, cell, optimizer, device, eager) for name in methods}
+        for trainer in trainers.values():
+            trainer(WARM_UP + 2 if device.type == "cuda" else 2)
         rounds = []
         for _ in range(repeats):
-            rounds.append({name: clock.time(lambda name=name: run(name, iterations)) / iterations for name in methods})
+            rounds.append({name: clock.time(partial(trainers[name], iterations)) / iterations for name in methods})
         for name in methods:
             seconds = [each[name] for each in rounds]
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            phases = {} if name == PLAIN else _phase_shares(lambda count, name=name: run(name, count), iterations, device)
+            eagerly = _trainer(name, cell, optimizer, device, eager=True)
+            phases = {} if name == PLAIN else _phase_shares(eagerly, iterations, device)
             median = statistics.median(seconds)
             found.append(
                 Measurement(

@@ -1,4 +1,4 @@
-"""Data sets of 32x32 colour images, and loaders whose batches are a function of (seed, epoch) alone.
+"""Data sets of 32x32 colour images, and the loaders of their batches by name.
 
 CIFAR10 and CIFAR100 come through torchvision.datasets; Digits is scikit-learn's bundled set; NPZ:path is your own.
 Adding a data set is one function (split, root) -> ImageSet and one line in DATASETS.
@@ -6,11 +6,8 @@ Adding a data set is one function (split, root) -> ImageSet and one line in DATA
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import URLError
 from zipfile import BadZipFile
 
@@ -18,25 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.batches import LOADERS, SIZE, ImageSet, Loader
 from utils.miscellaneous import BadInput
 
-SIZE, PADDING = 32, 4
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One split: images (N, 32, 32, 3) uint8, targets (N,) int64; mean and std per channel, of pixels in [0, 1]."""
-
-    images: Tensor
-    targets: Tensor
-    num_classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    flip: bool = True
 
 
 def default_data_root() -> str:
@@ -143,77 +126,6 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
     return DATASETS[dataset_name](split, Path(data_root or default_data_root()))
 
 
-class Batch(NamedTuple):
-    """What a sampler asks of the data set: indices (B,), and the seed of the batch's augmentation (None: as stored)."""
-
-    indices: Tensor
-    augmentation_seed: int | None
-
-
-class BatchSampler(Sampler):
-    """The batches of an epoch. `shuffle`: order and augmentation seeds drawn from (seed, epoch) alone.
-
-    Every pass moves on to the next epoch; `epoch` and `skip`, the number of batches that the next pass leaves out, may be set,
-    so that a resumed run draws what the whole run would have.
-    """
-
-    def __init__(self, size: int, batch_size: int, shuffle: bool, seed: int = 0):
-        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
-        self.epoch = self.skip = 0
-
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self.shuffle:
-            yield from (Batch(indices, None) for indices in torch.arange(self.size).split(self.batch_size))
-            return
-        entropy = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
-        self.epoch += 1
-        order = torch.randperm(self.size, generator=generator)
-        seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()
-        skip, self.skip = self.skip, 0
-        yield from islice(map(Batch, order.split(self.batch_size), seeds), skip, None)
-
-
-class ImageBatches(Dataset):
-    """An ImageSet indexed by Batch: normalised float32 images (B, 3, 32, 32), channels last in memory, and targets (B,)."""
-
-    def __init__(self, image_set: ImageSet):
-        self.image_set = image_set
-        self.mean, self.std = (255 * torch.tensor(numbers) for numbers in (image_set.mean, image_set.std))
-
-    def __len__(self) -> int:
-        return len(self.image_set.images)
-
-    @property
-    def num_classes(self) -> int:
-        return self.image_set.num_classes
-
-    def __getitem__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        images = self.image_set.images[batch.indices]
-        if batch.augmentation_seed is not None:
-            generator = torch.Generator().manual_seed(batch.augmentation_seed)
-            images = crop_and_flip(images, generator, self.image_set.flip)
-        normalised = images.float().sub_(self.mean).div_(self.std)
-        return normalised.permute(0, 3, 1, 2), self.image_set.targets[batch.indices]
-
-
-def crop_and_flip(images: Tensor, generator: torch.Generator, flip: bool = True) -> Tensor:
-    """Zero-pads by 4, crops 32x32 at an offset uniform over 9 x 9, mirrors with probability 1/2: (B, 32, 32, 3) -> same."""
-    count = len(images)
-    padded = F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
-    width = SIZE + 2 * PADDING
-    top, left = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
-    steps = torch.arange(SIZE)
-    columns = left[:, None] + torch.where(mirrored[:, None], SIZE - 1 - steps, steps)
-    rows = top[:, None] + steps + width * torch.arange(count)[:, None]
-    pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten()
-    return padded.view(-1, 3).index_select(0, pixels).view_as(images)
-
-
 def get_dataloader(
     dataset_name: str,
     split: str,
@@ -221,20 +133,16 @@ def get_dataloader(
     *,
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
+    device: torch.device | str = "cpu",
+    loader: str = "resident",
     workers: int = 0,
-) -> DataLoader:
-    """Batches (images, targets) of one split; "train": shuffled and augmented, the last batch may be smaller.
+) -> Loader:
+    """Batches (images, targets) of one split on the device; "train": shuffled and augmented, the last batch may be smaller.
 
-    The batches depend on `seed` and the epoch, not on `workers` (processes that prepare them; 0: this one).
-    Raises BadInput as load_images does.
+    The batches depend on `seed` and the epoch, not on the device nor on `workers`, the processes that prepare them for the loader
+    "torchvision" (0: this one). Raises BadInput as load_images does, ValueError for an unknown loader.
     """
-    batches = ImageBatches(load_images(dataset_name, split, data_root))
-    sampler = BatchSampler(len(batches), batch_size, shuffle=split == "train", seed=seed)
-    return DataLoader(
-        batches,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(0),  # the loader's own draws leave the global generator alone
-    )
+    if loader not in LOADERS:
+        raise ValueError(f"loader must be one of {', '.join(LOADERS)}, not {loader!r}")
+    options = {"workers": workers} if loader == "torchvision" else {}
+    return LOADERS[loader](load_images(dataset_name, split, data_root), split, batch_size, seed, device, **options)

@@ -45,8 +45,8 @@ class FlatLayout:
         self._filter_sizes = torch.tensor(
             [size // count for size, count in zip(self.sizes, filters, strict=True) for _ in range(count)], device=device
         )
-        self._weight_of = torch.repeat_interleave(sizes)
-        self._filter_of = torch.repeat_interleave(self._filter_sizes)
+        self._weight_of = torch.repeat_interleave(sizes, output_size=sum(self.sizes))
+        self._filter_of = torch.repeat_interleave(self._filter_sizes, output_size=sum(self.sizes))
         self._sizes = sizes
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -81,7 +81,7 @@ class FlatLayout:
 
     def mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
-        return torch.segment_reduce(x.abs(), "mean", lengths=self._filter_sizes).index_select(0, self._filter_of)
+        return torch.segment_reduce(x.abs(), "mean", lengths=self._filter_sizes, unsafe=True).index_select(0, self._filter_of)
 
 
 Layout = OneTensor | FlatLayout

@@ -13,6 +13,7 @@ from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, NONLINEARITIES, 
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import UPDATE_ORDERS
 from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.batches import LOADERS
 from utils.dataset import DATASETS, default_data_root
 from utils.miscellaneous import BadInput
 from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
@@ -210,7 +211,11 @@ def _common(parser: Parser, **defaults: object) -> None:
     add("--deterministic", action="store_true", help="the same bits every time on CUDA too, at some cost in speed")
     add("--checkpoint-every", type=interval, default="1", metavar="N|Nit", help="epochs, or iterations, between checkpoints")
     add("--overwrite", action="store_true", help="start over; what is there is moved to replaced/")
-    add("--workers", type=whole(0), default=0, help="processes that prepare batches; the batches are the same with any number")
+    add("--tf32", action="store_true", help="CUDA: multiply in TF32, faster than float32 and less exact")
+    add("--eager", action="store_true", help="CUDA: launch every kernel by itself instead of replaying captured iterations")
+    add("--loader", choices=sorted(LOADERS), default="resident", help="the whole set on the device, or torch's DataLoader")
+    add("--workers", type=whole(0), default=0, help="processes of the torchvision loader; any number gives the same batches")
+    add("--stop-after", type=whole(1), metavar="N", help="stop after N iterations in all; the same command without it goes on")
 
 
 def _paths(parser: Parser) -> None:
@@ -280,6 +285,8 @@ def _benchmark(parser: Parser) -> None:
     add("--repeats", type=whole(1), default=7, help="rounds in which the methods take turns")
     add("--iterations", type=whole(1), default=5, help="iterations of a method in a round")
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--tf32", action="store_true", help="CUDA: multiply in TF32")
+    add("--eager", action="store_true", help="CUDA: launch every kernel by itself instead of replaying captured iterations")
     add("--out", metavar="JSON", help="write the measurements with device, versions and commit into this file")
 
 

@@ -53,7 +53,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def _sign(x: Tensor) -> Tensor:
     """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class DoReFa:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
         largest = layout.max(tanh.detach())
-        return tanh, torch.where(largest >= torch.finfo(W.dtype).tiny, largest, 1.0)
+        return tanh, largest.masked_fill(largest < torch.finfo(W.dtype).tiny, 1.0)
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""

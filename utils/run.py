@@ -22,7 +22,7 @@ from utils.quantize import Evaluation
 from utils.recorder import Recorder
 
 REPLACED = "replaced"
-MAY_DIFFER = ("data_root", "results_root", "workers", "checkpoint_every")  # where and how often, not what
+MAY_DIFFER = ("data_root", "results_root", "workers", "checkpoint_every", "eager", "stop_after")  # where and how, not what
 
 
 def dataset_label(dataset_name: str) -> str:
@@ -197,7 +197,7 @@ class Run:
         try:
             if error is None:
                 self.write(state="done", ended=_now(), result=self.result, error=None)
-            elif isinstance(error, Interrupted):
+            elif isinstance(error, (Interrupted, Finished)):
                 self.write(error=str(error))
             else:
                 self.write(state="failed", ended=_now(), error=str(error) or kind.__name__)
@@ -257,15 +257,28 @@ class Run:
         return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
 
     def give_way(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Once SIGINT or SIGTERM has come: saves and raises Interrupted."""
+        """Saves and raises: Interrupted, once SIGINT or SIGTERM has come; Finished, once --stop-after is reached."""
         if self._signal is not None:
             self.save(loop, recorder)
             raise Interrupted(self._signal)
+        if self._is_over(loop):
+            self.save(loop, recorder)
+            raise Finished(f"{self.path} stopped after {loop.iteration} iterations; without --stop-after it goes on")
+
+    def _is_over(self, loop: TrainingLoop) -> bool:
+        return self.settings["stop_after"] is not None and loop.iteration >= self.settings["stop_after"]
+
+    def _is_checkpoint(self, loop: TrainingLoop) -> bool:
+        return self._in_iterations and loop.iteration % self._every == 0
+
+    def is_due(self, loop: TrainingLoop) -> bool:
+        """Whether `after_iteration` has something to do."""
+        return self._signal is not None or self._is_over(loop) or self._is_checkpoint(loop)
 
     def after_iteration(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Gives way to a signal, or saves where --checkpoint-every counts iterations and says so."""
+        """Gives way to a signal or --stop-after, or saves where --checkpoint-every counts iterations and says so."""
         self.give_way(loop, recorder)
-        if self._in_iterations and recorder.iteration % self._every == 0:
+        if self._is_checkpoint(loop):
             self.save(loop, recorder)
 
     def after_epoch(self, loop: TrainingLoop, recorder: Recorder, evaluation: Evaluation) -> None:

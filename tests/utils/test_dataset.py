@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from utils.dataset import ImageSet, crop_and_flip, get_dataloader, load_images
+from utils.dataset import get_dataloader, load_images
 from utils.miscellaneous import BadInput
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -116,77 +116,12 @@ def test_unknown_names_are_refused():
 def test_cifar(name, classes, mean, std, data_root):
     train, test = (get_dataloader(name, split, 128, data_root=data_root) for split in ("train", "test"))
     assert len(train) == 391
-    assert len(train.dataset) == 50000
-    assert len(test.dataset) == 10000
-    assert train.dataset.num_classes == classes
-    assert (train.dataset.image_set.mean, train.dataset.image_set.std) == (mean, std)
+    assert len(train.image_set.images) == 50000
+    assert len(test.image_set.images) == 10000
+    assert train.image_set.num_classes == classes
+    assert (train.image_set.mean, train.image_set.std) == (mean, std)
     images, targets = next(iter(test))
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-    expected = torch.stack([transform(image.numpy()) for image in test.dataset.image_set.images[:128]])
+    expected = torch.stack([transform(image.numpy()) for image in test.image_set.images[:128]])
     torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(targets, test.dataset.image_set.targets[:128])
-
-
-def test_crop_and_flip_have_the_distribution_of_the_torchvision_pipeline():
-    """Each image's crop is one of the 9 x 9 x 2 that torchvision's padding, crop and flip can give, all equally often."""
-    count = 162 * 100
-    image = torch.randint(1, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pad = v2.Pad(4)
-    padded = pad(image.permute(2, 0, 1))
-    possible = {}
-    for flipped in (False, True):
-        for top in range(9):
-            for left in range(9):
-                crop = padded[:, top : top + 32, left : left + 32]
-                crop = v2.functional.horizontal_flip(crop) if flipped else crop
-                possible[crop.permute(1, 2, 0).numpy().tobytes()] = len(possible)
-    assert len(possible) == 162
-    drawn = crop_and_flip(image.expand(count, -1, -1, -1), torch.Generator().manual_seed(1))
-    counts = np.bincount([possible[crop.numpy().tobytes()] for crop in drawn], minlength=162)
-    chi_squared = ((counts - 100) ** 2 / 100).sum()
-    assert chi_squared < 230  # 161 degrees of freedom: exceeded with probability 3e-4
-    unflipped = crop_and_flip(image.expand(300, -1, -1, -1), torch.Generator().manual_seed(1), flip=False)
-    assert max(possible[crop.numpy().tobytes()] for crop in unflipped) < 81
-
-
-def epochs(count, **options):
-    loader = get_dataloader("Digits", "train", 128, **options)
-    return [[(images.clone(), targets.clone()) for images, targets in loader] for _ in range(count)]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for batch, other in zip(a, b, strict=True) for x, y in zip(batch, other, strict=True))
-
-
-def test_batches_are_a_function_of_seed_and_epoch():
-    first = epochs(2, seed=3)
-    assert [len(targets) for _, targets in first[0]] == [128] * 11 + [29]
-    torch.manual_seed(99)
-    again = epochs(2, seed=3)
-    with_workers = epochs(2, seed=3, workers=2)
-    for epoch in range(2):
-        assert same(first[epoch], again[epoch])
-        assert same(first[epoch], with_workers[epoch])
-    assert not same(first[0], first[1])
-    assert not same(first[0], epochs(1, seed=4)[0])
-    targets = torch.cat([t for _, t in first[0]])
-    assert torch.equal(targets.bincount(), load_images("Digits", "train").targets.bincount())
-
-
-def test_the_epoch_can_be_set():
-    loader = get_dataloader("Digits", "train", 128, seed=3)
-    loader.sampler.epoch = 1
-    assert same(list(loader), epochs(2, seed=3)[1])
-
-
-def test_the_loader_leaves_the_global_generator_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    epochs(1)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_an_image_set_is_a_value():
-    images = ImageSet(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1), 2, MEAN, STD)
-    with pytest.raises(AttributeError):
-        images.flip = False
+    assert torch.equal(targets, test.image_set.targets[:128])
