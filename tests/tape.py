@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 SYNCHRONISING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "item", "unique", "_unique2"}
+UNDECLARED = {("native_batch_norm", "running_mean"), ("native_batch_norm", "running_var")}  # written, the schema does not say so
 
 
 def tensors(values) -> list[torch.Tensor]:
@@ -25,7 +26,7 @@ class _Recorder(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         assert name not in SYNCHRONISING, f"{name} waits for the device"
         for place, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
+            if (argument.alias_info is not None and argument.alias_info.is_write) or (name, argument.name) in UNDECLARED:
                 for tensor in tensors(args[place] if place < len(args) else kwargs.get(argument.name)):
                     storage = tensor.untyped_storage()
                     if storage.data_ptr() not in self.made:
