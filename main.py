@@ -19,7 +19,7 @@ from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import Loader
-from utils.benchmark import measure, write_json
+from utils.benchmark import count_costs, measure, write_json
 from utils.benchmark import table as benchmark_table
 from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
@@ -30,6 +30,8 @@ from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
 from utils.report import draw_curves, find_runs, summary_table
 from utils.run import Run, base_model_path, check_record, load_base_model, read_record, run_path
+from utils.scale import MACHINES, this_cpu
+from utils.scale import table as scale_table
 
 TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
@@ -174,9 +176,12 @@ def report(args: Namespace) -> None:
 
 def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process."""
-    device = choose_device(args.device, tf32=args.tf32)
     a = args
     cells = (a.models, a.batch_sizes, a.quantizers, a.methods)
+    if a.scale:
+        print(scale_table(count_costs(*cells, a.optimizer), (this_cpu(), *MACHINES)))
+        return
+    device = choose_device(args.device, tf32=args.tf32)
     found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
     print(f"{describe(device)}; {args.repeats} rounds of {args.iterations} iterations; {versions()}\n\n{benchmark_table(found)}")
     if args.out:

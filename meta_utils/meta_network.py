@@ -13,6 +13,7 @@ from torch import Tensor, nn
 NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 STARTS = ("random", "identity")
 CHUNK = 4096  # coordinates at a time where every one has hidden units of its own: what is at work stays in the cache
+LSTM_CHUNKS = {"cpu": 2048, "cuda": 65536, "meta": 65536}
 LSTM_STATES = ("carry", "reset")
 
 
@@ -128,36 +129,81 @@ class MetaDesignedMultiFC(MetaNetwork):
         return g_W_hat * self.fc(W_tilde), {}
 
 
-class _LSTMStep(torch.autograd.Function):
-    """One LSTM layer, one time step: (inputs (n, k), c (n, h), weights (4h, k)) -> (h', c'); gates in torch's order i, f, g, o.
+def _tanh_(x: Tensor) -> Tensor:
+    """tanh in place as 2 sigmoid(2 x) - 1, equal up to the rounding of 1; torch's CPU kernels do it in half the time."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
-    The old state is constant and c' is not differentiated through, so the backward pass needs neither of their gradients.
+
+class _CoordinateLSTM(torch.autograd.Function):
+    """f(x) = FC(LSTM(x)) for every coordinate: x (N,), the state h and c (L, N, h), FC's weight (1, h) and bias (1,), each
+    layer's weights (4h, k), gates in torch's order i, f, g, o -> (f (N,), h', c'), with a graph to FC and the weights alone.
+
+    f is one number a coordinate, so its derivative with respect to the gates does not wait for the loss: forward takes it
+    (where `learn`) while a chunk's gates lie in the cache, in place of the gates, and backward is one product per layer.
     """
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        gates = inputs @ weights.t()
-        i, f, g, o = gates.chunk(4, dim=1)
-        for gate in (i, f, o):
-            gate.sigmoid_()
-        g.tanh_()
-        new_c = (f * c).addcmul_(i, g)
-        tanh_c = new_c.tanh()
-        ctx.save_for_backward(inputs, c, weights, gates, tanh_c)
-        ctx.mark_non_differentiable(new_c)
-        return o * tanh_c, new_c
+    def forward(ctx, x: Tensor, h: Tensor, c: Tensor, learn: bool, chunk_size: int, fc_weight: Tensor, fc_bias: Tensor, *weights):
+        new_h, new_c, factor = torch.empty_like(h), torch.empty_like(c), torch.empty_like(x)
+        rows = len(x) if learn else min(chunk_size, len(x))
+        inputs = [x.new_empty(rows, W.shape[1]) for W in weights]
+        gates = [x.new_empty(rows, W.shape[0]) for W in weights]
+        doubled = [_double_g(W).t() for W in weights]
+        for start in range(0, len(x), chunk_size):
+            chunk = slice(start, min(start + chunk_size, len(x)))
+            place = chunk if learn else slice(0, chunk.stop - start)
+            below, tanh_c = x[chunk].unsqueeze(1), []
+            for layer, W in enumerate(doubled):
+                row = torch.cat([h[layer, chunk], below, torch.ones_like(below[:, :1])], dim=1, out=inputs[layer][place])
+                i, f, g, o = torch.mm(row, W, out=gates[layer][place]).sigmoid_().chunk(4, dim=1)
+                g.mul_(2).sub_(1)
+                new = torch.mul(f, c[layer, chunk], out=new_c[layer, chunk]).addcmul_(i, g)
+                tanh_c.append(_tanh_(new.clone()))
+                below = torch.mul(o, tanh_c[layer], out=new_h[layer, chunk])
+            torch.addmv(fc_bias, below, fc_weight[0], out=factor[chunk])
+            d_h = fc_weight
+            for layer in reversed(range(len(weights) if learn else 0)):
+                d_gates = _derive_gates(gates[layer][place], c[layer, chunk], tanh_c[layer], d_h)
+                if layer:
+                    d_h = d_gates @ weights[layer][:, h.shape[2] : -1]
+        if learn:
+            ctx.save_for_backward(new_h[-1], *inputs, *gates)
+            ctx.chunk_size = chunk_size
+        ctx.mark_non_differentiable(new_h, new_c)
+        return factor, new_h, new_c
 
     @staticmethod
-    def backward(ctx, d_h: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, Tensor]:
-        inputs, c, weights, gates, tanh_c = ctx.saved_tensors
-        i, f, g, o = gates.chunk(4, dim=1)
-        d_c = torch.ops.aten.tanh_backward(d_h * o, tanh_c)
-        d_gates = torch.empty_like(gates)
-        d_i, d_f, d_g, d_o = d_gates.chunk(4, dim=1)
-        for d_gate, gradient, gate in ((d_i, d_c * g, i), (d_f, d_c * c, f), (d_o, d_h * tanh_c, o)):
-            torch.ops.aten.sigmoid_backward.grad_input(gradient, gate, grad_input=d_gate)
-        torch.ops.aten.tanh_backward.grad_input(d_c * i, g, grad_input=d_g)
-        return d_gates @ weights if ctx.needs_input_grad[0] else None, None, d_gates.t() @ inputs
+    def backward(ctx, d_f: Tensor, *_) -> tuple[Tensor | None, ...]:
+        top, *saved = ctx.saved_tensors
+        layers = len(saved) // 2
+        d_weights = []
+        for inputs, d_gates in zip(saved[:layers], saved[layers:], strict=True):
+            total = inputs.new_zeros(inputs.shape[1], d_gates.shape[1])
+            for start in range(0, len(d_f), ctx.chunk_size):
+                chunk = slice(start, start + ctx.chunk_size)
+                torch.addmm(total, (inputs[chunk] * d_f[chunk, None]).t(), d_gates[chunk], out=total)
+            d_weights.append(total.t())
+        return (None,) * 5 + ((d_f @ top).unsqueeze(0), d_f.sum().unsqueeze(0), *d_weights)
+
+
+def _double_g(W: Tensor) -> Tensor:
+    """The weights with twice the rows of gate g, so that one sigmoid serves all four gates: tanh(z) = 2 sigmoid(2 z) - 1."""
+    i, f, g, o = W.chunk(4)
+    return torch.cat([i, f, 2 * g, o])
+
+
+def _derive_gates(gates: Tensor, c: Tensor, tanh_c: Tensor, d_h: Tensor) -> Tensor:
+    """Gates (n, 4h), after their nonlinearity -> derivatives before it, in place, from that of h' ((1, h) or (n, h))."""
+    i, f, g, o = gates.chunk(4, dim=1)
+    sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+    d_c = o * d_h
+    tanh_backward(d_c, tanh_c, grad_input=d_c)
+    sigmoid_backward(tanh_c.mul_(d_h), o, grad_input=o)
+    sigmoid_backward(torch.mul(d_c, c, out=tanh_c), f, grad_input=f)
+    d_g = torch.mul(d_c, i, out=tanh_c)
+    sigmoid_backward(d_c.mul_(g), i, grad_input=i)
+    tanh_backward(d_g, g, grad_input=g)
+    return gates
 
 
 class MetaLSTMFC(MetaNetwork):
@@ -165,12 +211,12 @@ class MetaLSTMFC(MetaNetwork):
 
     Every coordinate keeps its own (h, c), each (num_lstm, N, hidden_size); lstm_state "carry" hands them on detached, "reset"
     forgets them each time. init "identity" begins as unclipped STE (the linear map is 0 x + 1).
-    Coordinates go through in chunks of `chunk_size`, so that what is at work stays in the cache and memory is bounded: a
-    chunk's gates take 16 hidden_size bytes a coordinate in float32, the carried state 8 hidden_size.
+    Coordinates go through in chunks, so that what is at work stays in the cache; for a step with a gradient a coordinate takes
+    20 hidden_size bytes in float32 and layer, the carried state 8 hidden_size.
     Raises ValueError for an unknown name or a size below 1.
     """
 
-    chunk_size = CHUNK
+    chunk_size: int | None = None  # coordinates; None: what suits the device
 
     def __init__(self, hidden_size: int = 100, num_lstm: int = 1, lstm_state: str = "carry", init: str = "random"):
         super().__init__()
@@ -186,19 +232,12 @@ class MetaLSTMFC(MetaNetwork):
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         state = state or self._zero_state(W_tilde)
-        carried = {} if self.lstm_state == "reset" else {name: torch.empty_like(old) for name, old in state.items()}
         weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
-        factors = []
-        for start in range(0, len(W_tilde), self.chunk_size):
-            chunk = slice(start, start + self.chunk_size)
-            x = W_tilde[chunk].unsqueeze(1)
-            for layer, layer_weights in enumerate(weights):
-                inputs = torch.cat([state["h"][layer, chunk], x, torch.ones_like(x[:, :1])], dim=1)
-                x, c = _LSTMStep.apply(inputs, state["c"][layer, chunk], layer_weights)
-                if carried:
-                    carried["h"][layer, chunk], carried["c"][layer, chunk] = x.detach(), c
-            factors.append(self.fc(x).flatten())
-        return g_W_hat * torch.cat(factors), carried
+        chunk_size = self.chunk_size or LSTM_CHUNKS[W_tilde.device.type]
+        factor, h, c = _CoordinateLSTM.apply(
+            W_tilde, state["h"], state["c"], torch.is_grad_enabled(), chunk_size, self.fc.weight, self.fc.bias, *weights
+        )
+        return g_W_hat * factor, {"h": h, "c": c} if self.lstm_state == "carry" else {}
 
     def _weights(self, layer: int) -> Tensor:
         """(4h, h + input + 1): what multiplies the layer's h, its input and 1."""

@@ -24,6 +24,8 @@ from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.environment import describe, git_state, peak_memory, versions
 from utils.quantize import get_quantizer
+from utils.scale import Cost
+from utils.scale import count as count_cost
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
@@ -206,6 +208,18 @@ def measure(
                 )
             )
     return found
+
+
+def count_costs(
+    models: list[str], batch_sizes: list[int], quantizers: list[str], methods: list[str], optimizer: str
+) -> dict[tuple[Any, ...], Cost]:
+    """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
+    costs = {}
+    for *cell, name in product(models, batch_sizes, quantizers, methods):
+        run = _trainer(name, tuple(cell), optimizer, torch.device("meta"), eager=True)
+        run(2)
+        costs[*cell, name] = count_cost(partial(run, 1))
+    return costs
 
 
 def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float | None:

@@ -287,6 +287,7 @@ def _benchmark(parser: Parser) -> None:
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--tf32", action="store_true", help="CUDA: multiply in TF32")
     add("--eager", action="store_true", help="CUDA: launch every kernel by itself instead of replaying captured iterations")
+    add("--scale", action="store_true", help="count operations and bytes of an iteration, and what they take at least, instead")
     add("--out", metavar="JSON", help="write the measurements with device, versions and commit into this file")
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tape import Tape
 
 from meta_utils.adam import Adam
 from meta_utils.iterations import CudaGraphs, Iterations
@@ -12,7 +13,6 @@ from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import resnet20_cifar
-from tape import Tape
 from utils.batches import ImageSet, ResidentLoader
 from utils.quantize import get_quantizer
 

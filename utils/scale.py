@@ -1,0 +1,88 @@
+"""What an iteration costs on paper: the operations and bytes of the code itself, counted on torch's meta device, and the least
+time that a machine needs for them.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Machine(NamedTuple):
+    """Peak operations per second (float32, a multiplication and an addition are two) and bytes per second of its memory."""
+
+    name: str
+    flops: float
+    bandwidth: float
+
+
+MACHINES = (
+    Machine("H100 SXM, float32", 67e12, 3.35e12),  # NVIDIA's data sheet, dense
+    Machine("H100 SXM, TF32", 494.7e12, 3.35e12),
+)
+
+
+class Cost(NamedTuple):
+    """Floating-point operations of products and convolutions, and bytes read and written, each operation on its own."""
+
+    flops: int
+    bytes: int
+
+    def floor(self, machine: Machine) -> float:
+        """Seconds: the longer of computing and moving."""
+        return max(self.flops / machine.flops, self.bytes / machine.bandwidth)
+
+
+class _ByteCounter(TorchDispatchMode):
+    """Sums the sizes of what every operation reads and writes; views move nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        moves = not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if moves and "empty" not in func._schema.name:
+            self.total += sum(x.numel() * x.element_size() for x in tree_leaves((args, kwargs, results)) if torch.is_tensor(x))
+        return results
+
+
+def count(work: Callable[[], None]) -> Cost:
+    """The cost of some work on tensors of the meta device, which have shapes and no numbers."""
+    with FlopCounterMode(display=False) as flops, _ByteCounter() as moved:
+        work()
+    return Cost(flops.get_total_flops(), moved.total)
+
+
+def table(costs: dict[tuple[Any, ...], Cost], machines: tuple[Machine, ...] = MACHINES) -> str:
+    """A Markdown table from (net, batch size, quantizer, method) -> cost, with each machine's floor in milliseconds."""
+    columns = ["net", "batch", "quantizer", "method", "GFLOP", "GB", *(f"floor, {machine.name} (ms)" for machine in machines)]
+    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for cell, cost in costs.items():
+        floors = [f"{1000 * cost.floor(machine):.3g}" for machine in machines]
+        rows.append("| " + " | ".join([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *floors]) + " |")
+    return "\n".join(rows)
+
+
+def this_cpu(size: int = 2048, repeats: int = 5) -> Machine:
+    """This machine's CPU, measured: the fastest of some products of matrices (size x size), and of some copies of 256 MB."""
+    a, b = torch.rand(2, size, size)
+    source = torch.rand(64 << 20)
+    target = torch.empty_like(source)
+
+    def fastest(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(repeats):
+            begun = perf_counter()
+            work()
+            seconds.append(perf_counter() - begun)
+        return min(seconds)
+
+    flops = 2 * size**3 / fastest(lambda: a @ b)
+    bandwidth = 2 * source.nbytes / fastest(lambda: target.copy_(source))
+    return Machine(f"this CPU, {flops / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s", flops, bandwidth)
