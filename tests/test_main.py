@@ -90,6 +90,7 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["--trial", "2"], [], "trial", 2, "loss"),
     (["--seed", "1"], [], "seed", 1, "loss"),
     (["--pretrained", "none"], [], "pretrained", "none", "loss"),
+    (["--loader", "torchvision"], [], "loader", "torchvision", "loss"),
 ]
 
 
@@ -117,9 +118,13 @@ def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
         other = train(*flags)
         assert str(other.record["settings"][key]) == flags[1]
         assert other.logs == plain.logs
-    deterministic = train("--deterministic")
-    assert deterministic.record["settings"]["deterministic"] is True
-    assert deterministic.logs == plain.logs
+    for flag in ("deterministic", "tf32", "eager"):  # on CUDA they change something
+        other = train(f"--{flag}")
+        assert other.record["settings"][flag] is True
+        assert other.logs == plain.logs
+    by_torchvision, with_workers = train("--loader", "torchvision"), train("--loader", "torchvision", "--workers", "1")
+    assert with_workers.record["settings"]["workers"] == 1
+    assert with_workers.logs == by_torchvision.logs
     elsewhere = train("--results-root", str(tmp_path / "elsewhere"))
     assert elsewhere.logs == plain.logs
 

@@ -178,6 +178,23 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, comm
     tally(f"{which.name}, then resumed")
 
 
+@pytest.mark.parametrize("iterations", [3, 4])  # within an epoch of two, and at its end, before its evaluation
+def test_stop_after_so_many_iterations_and_go_on(iterations, server, command, tmp_path, tally):
+    server.start(command("whole"), tmp_path / "log")
+    assert server.wait() == 0
+    for _ in range(2):  # the second time there is nothing to do
+        server.start(command("stopped", "--stop-after", str(iterations)), tmp_path / "log")
+        assert server.wait() == 0
+        run = only_run(tmp_path / "stopped")
+        assert f"{run} stopped after {iterations} iterations" in (tmp_path / "log").read_text()
+        assert len((run / "loss.txt").read_text().splitlines()) == iterations
+        assert json.loads((run / "run.json").read_text())["state"] == "running"
+    server.start(command("stopped"), tmp_path / "log")
+    assert server.wait() == 0
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+    tally("--stop-after, then without it")
+
+
 def test_a_signal_during_evaluation_keeps_the_epochs_training(server, tmp_path, tally):
     data = write_npz(tmp_path / "long_test.npz", train=4, test=3000)
 

@@ -185,6 +185,8 @@ def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     settings = {name: value for name, value in vars(args).items() if name not in ("function", "overwrite")}
+    if args.workers and args.loader != "torchvision":
+        print(f"note: --workers has no effect with --loader {args.loader}", file=sys.stderr)
     if args.dataset.startswith("NPZ:"):
         settings["dataset"] = f"NPZ:{Path(args.dataset[4:]).absolute()}"
     return settings
