@@ -56,8 +56,8 @@ class Origin:
 def origin(cell: Cell) -> Origin | None:
     """Where a printed value comes from, if the logs tell: a match of mean and variance to the last digit.
 
-    Tried in this order: the cell's own trials, then those of the block's other methods; all of them, then the first n - 1, n - 2, ...;
-    the mean as it is, then off by a whole number.
+    Tried in this order: the mean as it is, then off by a whole number; the cell's own trials, then those of the block's other
+    methods; all of them, then the first n - 1, n - 2, ...
     """
     value = printed()[cell]
     block = [cell, *(other for other in logged() if other != cell and other._replace(backward=cell.backward) == cell)]
@@ -153,7 +153,7 @@ def errata_records() -> list[dict[str, Any]]:
 
 
 def errata_table() -> list[tuple[str, ...]]:
-    """For reading: rows (kind, cells, finding, printed, logs); cells of one net with equal findings and no value stand in one row."""
+    """For reading: rows (kind, cells, finding, printed, logs); cells of one net with one finding and no value share a row."""
     together: dict[tuple[str, str, str], list[Erratum]] = {}
     for erratum in errata():
         where = str(erratum.cell) if erratum.kind in ("mean", "label") else erratum.cell.model

@@ -127,7 +127,9 @@ def read_logs(path: Path) -> Trial:
     test_acc, loss, train_acc = (_column(path / f"{name}.txt") for name in ("test-acc", "loss", "train-acc"))
     epochs = len(test_acc)
     if len(loss) != len(train_acc) or len(loss) < epochs:
-        raise BadInput(f"{path}: {len(loss)} rows in loss.txt, {len(train_acc)} in train-acc.txt, {epochs} epochs in test-acc.txt")
+        raise BadInput(
+            f"{path}: {len(loss)} rows in loss.txt, {len(train_acc)} in train-acc.txt, {epochs} epochs in test-acc.txt"
+        )
     per_epoch = iterations_per_epoch(loss, epochs) if epochs else 1
     train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in (loss, train_acc))
     folder = path.name[: path.name.rindex("-trial-")]
@@ -137,8 +139,8 @@ def read_logs(path: Path) -> Trial:
 def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
     """How many rows an epoch has, of a running mean that starts anew with each epoch, when `epochs` whole ones are logged.
 
-    A whole number of epochs is the rule; the rows of a last, unfinished one lower the count, and then the true boundaries are where
-    the mean jumps.
+    A whole number of epochs is the rule; a last, unfinished one adds rows, and then the true boundaries are where the mean
+    jumps.
     """
     rows = len(running_mean)
     steps = np.abs(np.diff(running_mean))
@@ -165,8 +167,8 @@ def _column(path: Path) -> np.ndarray:
 def read_csv(path: Path) -> list[Trial]:
     """The trials of a .csv or .csv.xz file, a row per epoch.
 
-    Columns: model, dataset, quantizer (or forward), backward, optimizer, trial, epoch (from 1), test_acc, train_loss, train_acc; and,
-    where known, seconds, and on a trial's first row settings (JSON) and made_by. Raises BadInput, naming file and reason.
+    Columns: model, dataset, quantizer (or forward), backward, optimizer, trial, epoch (from 1), test_acc, train_loss, train_acc;
+    where known also seconds, and on a trial's first row settings (JSON) and made_by. Raises BadInput, naming file and reason.
     """
     found: list[tuple[Cell, int, list[dict[str, str]]]] = []
     current: dict[tuple[Cell, int], list[dict[str, str]]] = {}

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]
-LATEX = str.maketrans({character: rf"\{character}" for character in "#$%&_{}"} | {"~": r"\textasciitilde{}", "\\": r"\textbackslash{}"})
+LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "#$%&_{}"} | {"~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Records and how to read them. columns: heading -> the text of a record's field in that column; CSV holds the records whole."""
+    """Records and how to read them. columns: heading -> a record's text in that column; the CSV file holds the records whole."""
 
     name: str
     title: str
@@ -37,12 +39,17 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """<name>.csv and <name>.tex into the folder."""
+        write_records(self.records, folder / f"{self.name}.csv")
         (folder / f"{self.name}.tex").write_text(self.latex())
-        with open(folder / f"{self.name}.csv", "w", newline="") as file:
-            names = list(dict.fromkeys(name for record in self.records for name in record))
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: _plain(value) for name, value in record.items()} for record in self.records)
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """A CSV file; NaN is an empty field, numbers have 6 significant digits."""
+    with open(path, "w", newline="") as file:
+        names = dict.fromkeys(name for record in records for name in record)
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _plain(value) for name, value in record.items()} for record in records)
 
 
 def markdown_row(cells: Iterable[str]) -> str:
@@ -60,7 +67,6 @@ def mean_variance(mean: float, variance: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NaN as an empty field, other numbers to 6 significant digits behind a percent's comma."""
     if isinstance(value, float):
         return "" if value != value else f"{value:.6g}"
     return value

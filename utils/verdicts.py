@@ -18,7 +18,7 @@ NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 
 
 class Comparison(NamedTuple):
-    """Ours against the logs'. difference: of the means, percentage points; standard_error: of that difference; NaN where unknown."""
+    """Ours minus the logs'. difference: of the means, percentage points; standard_error: of the difference; NaN where unknown."""
 
     difference: float
     standard_error: float
@@ -28,8 +28,8 @@ class Comparison(NamedTuple):
 def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
     """Whether our mean lies within 2 standard errors of the logs' mean, above or below.
 
-    The standard error of the difference is sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation (n - 1) over
-    the trials' means of their last 10 epochs; so both sides need two trials.
+    The standard error of the difference is sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation (n - 1)
+    over the trials' means of their last 10 epochs; so both sides need two trials.
     """
     if logs is None:
         return Comparison(np.nan, np.nan, "no logs")
@@ -74,7 +74,7 @@ def pairs(groups: Iterable[Group]) -> list[tuple[Group, Group]]:
 
 
 def unlike(group: Group, baseline: Group) -> list[tuple[str, str, str]]:
-    """Every setting, apart from those that define the method or name the run, in which the two differ: (setting, theirs, baseline's).
+    """Every setting in which the two differ, apart from those that define the method or name the run: (setting, its, baseline's).
 
     A setting's value is what the group's trials have, each value once. Without a record on either side the one entry says so.
     """
