@@ -34,9 +34,9 @@ class Series(NamedTuple):
 def series_of(
     groups: Sequence[Group], logs: Sequence[Cell] = (), name: Callable[[Cell], str] = attrgetter("backward")
 ) -> list[Series]:
-    """A line with band per group, and a band per cell of `logs` that has logged trials; name: what the legend calls a cell.
+    """A line with band per group, and a band per cell of `logs` that has logged trials.
 
-    A method keeps its colour; several groups of one method differ in the line.
+    name: what the legend calls a cell. A method keeps its colour; several groups of one method differ in the line.
     """
     bands = [
         Series(f"{name(cell)}, published logs", logged()[cell], _colour(cell), ":", True) for cell in logs if cell in logged()
@@ -69,8 +69,11 @@ def draw_curves(panels: Sequence[tuple[str, Sequence[Series], tuple[str, str]]],
         if curve == LOSS[0]:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-        if series:
-            axes.legend(fontsize="x-small")
+    if all(series == panels[0][1] for _, series, _ in panels):
+        _legend(figure)
+    else:
+        for axes in figure.axes:
+            axes.legend(fontsize="small")
     _save(figure, path)
 
 
@@ -79,8 +82,10 @@ def _draw(axes: Axes, series: Series, curve: str) -> None:
     epochs = np.arange(1, values.shape[1] + 1)
     lonely = "." if len(epochs) == 1 else None  # a line of one point shows nothing
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)
-    axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=series.colour, alpha=band, linewidth=0)
-    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=lonely, label=series.label)
+    labels = (series.label, None) if series.band_only else (None, series.label)
+    low, high = values.min(axis=0), values.max(axis=0)
+    axes.fill_between(epochs, low, high, color=series.colour, alpha=band, linewidth=0, label=labels[0])
+    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=lonely, label=labels[1])
 
 
 class Row(NamedTuple):
@@ -105,8 +110,7 @@ def draw_overview(title: str, rows: Sequence[Row], path: Path) -> None:
         axes.tick_params(axis="y", labelsize="small")
         axes.invert_yaxis()
         axes.grid(alpha=0.3)
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
+    _legend(figure)
     _save(figure, path)
 
 
@@ -124,6 +128,14 @@ def _figure(size: tuple[float, float]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    """One for all panels, below them."""
+    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    width = 0.5 + 0.075 * max(map(len, handles), default=0)  # inches
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / width)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _save(figure: Figure, path: Path) -> None:

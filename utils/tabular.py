@@ -8,7 +8,8 @@ from typing import Any
 
 Record = Mapping[str, Any]
 LATEX = str.maketrans(
-    {character: rf"\{character}" for character in "#$%&_{}"} | {"~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
+    {character: rf"\{character}" for character in "#$%&_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
 )
 
 
@@ -23,18 +24,22 @@ class Table:
     note: str = ""
 
     def rows(self) -> list[list[str]]:
-        return [[show(record) for show in self.columns.values()] for record in self.records]
+        """The headings and a row per record; a column without any text is left away."""
+        rows = [list(self.columns), *([show(record) for show in self.columns.values()] for record in self.records)]
+        kept = [k for k in range(len(self.columns)) if any(row[k] for row in rows[1:])]
+        return [[row[k] for k in kept] for row in rows]
 
     def markdown(self) -> str:
         """Title, note and rows; a bar within a field is escaped."""
-        lines = [markdown_row(self.columns), "|" + "---|" * len(self.columns), *map(markdown_row, self.rows())]
+        head, *body = self.rows()
+        lines = [markdown_row(head), "|" + "---|" * len(head), *map(markdown_row, body)]
         return "\n\n".join(part for part in (f"## {self.title}", self.note, "\n".join(lines)) if part)
 
     def latex(self) -> str:
         """A tabular environment with the rules of LaTeX's own \\hline, so that it needs no package."""
-        lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in [list(self.columns), *self.rows()]]
+        lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in self.rows()]
         head, *body = lines
-        begin = rf"\begin{{tabular}}{{{'l' * len(self.columns)}}}"
+        begin = rf"\begin{{tabular}}{{{'l' * len(self.rows()[0])}}}"
         return "\n".join([f"% {self.title}", begin, r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}", ""])
 
     def write(self, folder: Path) -> None:
@@ -44,7 +49,7 @@ class Table:
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
-    """A CSV file; NaN is an empty field, numbers have 6 significant digits."""
+    """A CSV file; NaN is an empty field, numbers have 8 significant digits."""
     with open(path, "w", newline="") as file:
         names = dict.fromkeys(name for record in records for name in record)
         writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -68,5 +73,5 @@ def mean_variance(mean: float, variance: float) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
+        return "" if value != value else f"{value:.8g}"
     return value

@@ -104,10 +104,11 @@ def statistics(trials: Sequence[Trial]) -> Statistics:
 
 
 class LeftOut(NamedTuple):
-    """A trial that is in no mean, and why."""
+    """A trial that is in no mean, and why; repeated: it is there twice, and the other one was taken."""
 
     trial: Trial
     reason: str
+    repeated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +153,10 @@ def group_trials(trials: Iterable[Trial], epochs: Callable[[Cell], int | None]) 
 def _select(members: list[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:
     """Of trials with equal settings: those that count, by number, and the others."""
     once, left_out = {}, []
-    for trial in sorted(members, key=lambda trial: (trial.state != "done", -trial.epochs)):
+    for trial in sorted(members, key=lambda trial: (trial.state != "done", trial.epochs != epochs, -trial.epochs)):
         first = once.setdefault((trial.number, trial.settings.get("seed")), trial)
         if first is not trial:
-            left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is taken"))
+            left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is taken", repeated=True))
     done = [trial for trial in once.values() if trial.state == "done"]
     lengths = Counter(trial.epochs for trial in done)
     wanted = epochs or max(lengths, key=lambda length: (lengths[length], length), default=0)
@@ -181,7 +182,7 @@ def _labels(by_variant: dict[str, list[Trial]]) -> dict[str, str]:
 
     def label(values: dict[str, Any]) -> str:
         if "folder" in values:
-            return f"no record: {values['folder']}"
+            return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
         return ", ".join(f"{name} {values.get(name)}" for name in differing)
 
     return {variant: label(values) for variant, values in settings.items()}
