@@ -16,10 +16,10 @@ DIGIT = 0.0005 + 1e-6  # half of the last printed digit
 WARM_UP = 10  # epochs at the beginning whose steep curve says nothing about the schedule
 KINDS = {
     "mean": "printed mean off by a whole number, with the logs' variance",
-    "label": "swapped labels: the printed value is another row's",
-    "trials": "other trials than the logged ones",
-    "schedule": "learning rate dropped at another epoch than in the table's other runs",
-    "documented": "not in the per-epoch data: from the runs' folder names and settings",
+    "label": "swapped labels: the printed value is another row's in the logs",
+    "trials": "the printed value is made of other trials than those that are logged",
+    "schedule": "the learning rate drops at another epoch than in the other runs, seen from where the training accuracy breaks",
+    "documented": "not in the per-epoch data; known from the settings and the folder names of the published runs",
 }
 
 
@@ -167,8 +167,10 @@ def errata_table() -> list[tuple[str, ...]]:
                 f"{first.logs_mean:.3f} ({first.logs_variance:.3f})",
             )
         else:
-            cells = ", ".join(" ".join(part for part in e.cell[2:] if part != "all") or "all" for e in members)
             net = " ".join(part for part in first.cell[:2] if part != "all")
+            cells = ", ".join(" ".join(part for part in e.cell[2:] if part != "all") or "all" for e in members)
+            if len(members) == sum(cell[:2] == first.cell[:2] for cell in printed()):
+                cells = f"all {len(members)} cells"
             where = f"{net}: {cells}" if net else cells
         rows.append((kind, where, finding, *values))
     return rows

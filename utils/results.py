@@ -57,8 +57,11 @@ def _sources(root: Path) -> list[Path]:
     """The CSV file itself, or the run folders below a root: those with a run.json, by its start, then those with logs alone."""
     if root.is_file() and root.name.endswith(CSV_SUFFIXES):
         return [root]
-    recorded = {file.parent for file in root.rglob("run.json") if REPLACED not in file.parts}
-    bare = {file.parent for file in root.rglob("test-acc.txt") if REPLACED not in file.parts} - recorded
+    recorded, logged = (
+        {file.parent for file in root.rglob(name) if REPLACED not in file.relative_to(root).parts}
+        for name in ("run.json", "test-acc.txt")
+    )
+    bare = logged - recorded
     return [*sorted(recorded, key=lambda path: (_started(path), str(path))), *sorted(bare)]
 
 
@@ -77,29 +80,34 @@ def read_folder(path: Path) -> Trial:
 def read_run(path: Path) -> Trial:
     """A folder with a run.json. The value of an epoch is the running mean at its last iteration. Raises BadInput."""
     record = read_record(path)
-    s, epochs = record["settings"], record.get("epochs_done", 0)
     try:
-        if "backward" in s:
-            cell = Cell(s["model"], dataset_label(s["dataset"]), s["quantizer"], s["backward"], s["optimizer"])
-        else:
-            cell = Cell(s["model"], dataset_label(s["dataset"]), "none", FULL_PRECISION, s["optimizer"])
-        number, state = s["trial"], record["state"]
-    except (KeyError, TypeError) as error:
+        return _recorded_trial(path, record, record["settings"])
+    except KeyError as error:
         raise BadInput(f"{path / 'run.json'} is not a whole record: it lacks {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"{path / 'run.json'} is not a run's record: {error}") from None
+
+
+def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]) -> Trial:
+    method = ("quantizer", "backward") if "backward" in settings else ()
+    names = [settings[name] for name in ("model", *method, "optimizer")]
+    if not all(isinstance(name, str) for name in (*names, record["state"])):
+        raise ValueError(f"{names} should be names")
+    model, quantizer, backward, optimizer = names if method else (names[0], "none", FULL_PRECISION, names[1])
+    epochs, per_epoch = int(record.get("epochs_done", 0)), int(record.get("iterations_per_epoch", 1))
     test_acc, loss, train_acc = (_column(path / f"{name}.txt") for name in ("test-acc", "loss", "train-acc"))
-    per_epoch = record.get("iterations_per_epoch", 1)
     train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in (loss, train_acc))
     if not len(test_acc[:epochs]) == len(train_loss) == len(train_acc) == epochs:
         raise BadInput(f"{path}: its logs are shorter than the {epochs} epochs of run.json")
     return Trial(
-        cell,
-        number,
+        Cell(model, dataset_label(settings["dataset"]), quantizer, backward, optimizer),
+        int(settings["trial"]),
         test_acc[:epochs],
         train_loss,
         train_acc,
         source=path,
-        state=state,
-        settings=s,
+        state=record["state"],
+        settings=settings,
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
         error=record.get("error") or "",
         made_by=_made_by(record),
