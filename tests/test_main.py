@@ -221,12 +221,11 @@ def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
     assert outcome.out.startswith("top-1 ")
     assert call_main("evaluate", folder / "pretrain-trial-1").out == outcome.out
 
-    picture = tmp_path / "curves.png"
-    outcome = call_main("report", tmp_path, "--out", picture)
+    outcome = call_main("report", tmp_path, "--out", tmp_path / "report")
     assert outcome.code == 0, outcome.err
-    assert f"| dorefa SGD MultiFC | 1 | {test_acc:.2f} |" in outcome.out
-    assert "| full precision | 1 |" in outcome.out
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"| ResNet20 NPZ-tiny | dorefa SGD MultiFC | 1 | 1 | {test_acc:.2f} |" in outcome.out
+    assert "| ResNet20 NPZ-tiny | full precision | 1 | 1 |" in outcome.out
+    assert (tmp_path / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_main_alone_prints_help(call_main):

@@ -141,3 +141,4 @@ def _legend(figure: Figure) -> None:
 def _save(figure: Figure, path: Path) -> None:
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_name(path.name + suffix), dpi=130)
+        figure.set_layout_engine("none")  # it is laid out once
