@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -140,5 +141,7 @@ def _legend(figure: Figure) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     for suffix in (".png", ".svg"):
-        figure.savefig(path.with_name(path.name + suffix), dpi=130)
+        metadata = {"Date": None} if suffix == ".svg" else {}  # the same picture is the same file
+        with rc_context({"svg.hashsalt": "report"}):
+            figure.savefig(path.with_name(path.name + suffix), dpi=130, metadata=metadata)
         figure.set_layout_engine("none")  # it is laid out once
