@@ -3,15 +3,15 @@
 import csv
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.cells import Cell
+from utils.options import build_parser, training_settings
 from utils.results import read_csv
 from utils.trials import Statistics, Trial, statistics
 
 FOLDER = Path(__file__).resolve().parent.parent / "figs" / "published"
 SOURCE = "Chen, Wang, Pan, NeurIPS 2019"
-EPOCHS = 100  # of every logged trial
 
 
 class Printed(NamedTuple):
@@ -33,6 +33,16 @@ def printed() -> dict[Cell, Printed]:
             values = (float(row[name]) for name in ("last10_mean", "last10_variance", "fp_acc"))
             cells[cell] = Printed(int(row["table"]), *values)
     return cells
+
+
+@cache
+def published_settings(cell: Cell) -> dict[str, Any] | None:
+    """The settings of a printed cell, by name as in run.json: main.py's defaults; None for another cell."""
+    if cell not in printed():
+        return None
+    flags = zip(("-m", "-d", "-q", "-meta", "-o"), cell, strict=True)
+    parser = build_parser({"train": published_settings})
+    return training_settings(parser.parse_args(["train", *(word for flag in flags for word in flag)]))
 
 
 @cache

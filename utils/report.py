@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.cells import Cell
 from utils.errata import errata_records
 from utils.miscellaneous import BadInput
-from utils.published import EPOCHS, Printed, printed
+from utils.published import Printed, printed, published_settings
 from utils.report_tables import (
     FAIRNESS_NOTE,
     claims_table,
@@ -105,7 +105,7 @@ def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
     trials, problems = find_trials(roots)
     if not trials:
         raise BadInput("; ".join(problems))
-    groups, left_out = group_trials(trials, lambda cell: EPOCHS if cell in printed() else None)
+    groups, left_out = group_trials(trials, published_settings)
     return Report(trials, groups, left_out), problems
 
 

@@ -16,7 +16,8 @@ from utils.verdicts import STANDARD_ERRORS, compare, pairs, unlike, welch
 TABLE_NOTE = (
     f"Test accuracy in percent, mean (population variance) of the last {LAST} epochs of all trials, pooled; paper: as printed; "
     f"logs: from the published runs' logs. ours - logs: ± {STANDARD_ERRORS} standard errors, sqrt(s_ours^2 / n_ours + "
-    "s_logs^2 / n_logs), s the standard deviation over the trials' means; the verdict says whether ours lies within them."
+    "s_logs^2 / n_logs), s the standard deviation over the trials' means; the verdict says whether ours lies within them. "
+    "In brackets: settings other than the published ones, or in which the rows of a cell differ."
 )
 DETAILS_NOTE = (
     "In percent. best: mean (variance) over trials of the best epoch on the test set; final: mean of the last epoch; sd: the "

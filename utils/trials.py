@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +115,7 @@ class LeftOut(NamedTuple):
 class Group:
     """The trials of a cell that count together: equal settings, equal length, all finished, each once.
 
-    label: the settings that tell the group from the cell's other groups; "" where there is one group.
+    label: the settings that tell the group from the cell's other groups, or from the usual settings; "" where there are none.
     """
 
     cell: Cell
@@ -130,20 +130,23 @@ class Group:
         return f"{self.cell} ({self.label})" if self.label else str(self.cell)
 
 
-def group_trials(trials: Iterable[Trial], epochs: Callable[[Cell], int | None]) -> tuple[list[Group], list[LeftOut]]:
+def group_trials(
+    trials: Iterable[Trial], expected: Callable[[Cell], Mapping[str, Any] | None]
+) -> tuple[list[Group], list[LeftOut]]:
     """The groups, by cell, and what is left out of them.
 
-    epochs: how many a trial of a cell must have; None: as many as most of the cell's finished trials (the larger number of two
-    equally frequent ones).
+    expected: a cell's usual settings, epochs among them, from which a group's label names the deviations; None: there are none,
+    and trials must have as many epochs as most of the cell's finished ones (the larger number of two equally frequent ones).
     """
     variants = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         variants[trial.cell][trial.variant].append(trial)
     groups, left_out = [], []
     for cell, by_variant in variants.items():
-        labels = _labels(by_variant)
+        usual = expected(cell) or {}
+        labels = _labels(by_variant, usual)
         for variant, members in by_variant.items():
-            counted, dropped = _select(members, epochs(cell))
+            counted, dropped = _select(members, usual.get("epochs"))
             left_out += dropped
             if counted:
                 groups.append(Group(cell, labels[variant], tuple(counted)))
@@ -173,12 +176,20 @@ def _select(members: list[Trial], epochs: int | None) -> tuple[list[Trial], list
     return counted, left_out
 
 
-def _labels(by_variant: dict[str, list[Trial]]) -> dict[str, str]:
-    """Variant -> the settings in which it differs from the cell's other variants; logs without a record: their folder's name."""
-    settings = {variant: json.loads(variant) for variant in by_variant}
+def _labels(variants: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
+    """Variant -> the settings in which the cell's variants differ from one another or from the usual ones.
+
+    Logs without a record are called so, and by their folder where there are several kinds of them.
+    """
+    settings = {variant: json.loads(variant) for variant in variants}
     recorded = [values for values in settings.values() if "folder" not in values]
-    names = sorted({name for values in recorded for name in values})
-    differing = [name for name in names if len({json.dumps(values.get(name)) for values in recorded}) > 1]
+    differing = []
+    for name in sorted({name for values in recorded for name in values}):
+        found = {json.dumps(values.get(name)) for values in recorded}
+        if name in usual and name not in ("pretrained", "exp_spec"):  # these name a file and the run
+            found.add(json.dumps(usual[name]))
+        if len(found) > 1:
+            differing.append(name)
 
     def label(values: dict[str, Any]) -> str:
         if "folder" in values:

@@ -7,7 +7,7 @@ import pytest
 
 from utils.cells import Cell
 from utils.errata import KINDS, errata, errata_records, errata_table, first_epoch_after_drop, origin
-from utils.published import EPOCHS, logged, logged_statistics, printed, printed_best
+from utils.published import logged, logged_statistics, printed, printed_best, published_settings
 from utils.report_tables import errata_markdown
 
 
@@ -25,7 +25,7 @@ def test_seventy_cells_and_304_trials_of_100_epochs():
     assert sum(map(len, logged().values())) == 304
     assert set(logged()) < set(printed())
     for trials in logged().values():
-        assert {trial.epochs for trial in trials} == {EPOCHS}
+        assert {trial.epochs for trial in trials} == {100}
         assert [trial.number for trial in trials] == sorted({trial.number for trial in trials})
 
 
@@ -42,6 +42,21 @@ def test_the_printed_best_is_of_resnet20_and_near_the_logs():
     for where, (mean, _) in printed_best().items():
         if where in logged():
             assert logged_statistics(where).best_mean == pytest.approx(mean, abs=0.25)
+
+
+def test_the_settings_of_a_printed_cell():
+    found = published_settings(cell("ResNet44 CIFAR10 BWN LSTMFC Adam"))
+    wanted = {
+        "model": "ResNet44",
+        "epochs": 100,
+        "lr_adjust": 30,
+        "weight_decay": 5e-4,
+        "hidden_size": 100,
+        "num_lstm": 1,
+        "bits": 1,
+    }
+    assert {name: found[name] for name in wanted} == wanted
+    assert published_settings(cell("ResNet20 Digits BWN LSTMFC Adam")) is None
 
 
 def test_three_means_are_printed_one_too_low():

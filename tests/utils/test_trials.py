@@ -42,8 +42,8 @@ def test_unequal_lengths_are_never_averaged(lengths):
         statistics([make_trial([1.0] * length, number=k) for k, length in enumerate(lengths)])
 
 
-def groups_of(*trials, epochs=None):
-    groups, left_out = group_trials(trials, lambda cell: epochs)
+def groups_of(*trials, **usual):
+    groups, left_out = group_trials(trials, lambda cell: usual)
     return groups, [(left.trial.number, left.reason) for left in left_out]
 
 
@@ -88,6 +88,14 @@ def test_other_settings_are_another_group_and_named():
     groups, left_out = groups_of(make_trial([60, 61]), make_trial([60, 62], settings=slow), make_trial([60, 62], cell=DIGITS))
     assert [str(group) for group in groups] == [f"{CELL} (lr_adjust 30)", f"{CELL} (lr_adjust 60)", str(DIGITS)]
     assert left_out == []
+
+
+def test_settings_other_than_the_usual_ones_are_named():
+    usual = {"lr_adjust": 30, "bits": 1, "unheard_of": 1, "pretrained": "elsewhere.pth"}
+    (group,), _ = groups_of(make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    assert group.label == "bits 2"
+    groups, _ = groups_of(make_trial([60, 61]), make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    assert [group.label for group in groups] == ["bits 1", "bits 2"]
 
 
 def test_logs_without_a_record_are_a_group_of_their_own():
