@@ -42,7 +42,7 @@ def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
     return Comparison(difference, error, "above" if difference > 0 else "below")
 
 
-class Test(NamedTuple):
+class Claim(NamedTuple):
     """Learned gradient minus STE, percentage points; p: Welch's two-sided test on the trials' means, NaN where there is none."""
 
     difference: float
@@ -50,21 +50,21 @@ class Test(NamedTuple):
     verdict: str
 
 
-def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Test:
+def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
     """Whether the trials with a learned gradient end higher or lower than STE's, at the 5 % level."""
     from scipy.stats import ttest_ind_from_stats
 
     a, b = trial_means(learned), trial_means(ste)
     difference = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
-        return Test(difference, np.nan, TOO_FEW)
+        return Claim(difference, np.nan, TOO_FEW)
     if np.ptp(a) == np.ptp(b) == 0:
-        return Test(difference, np.nan, "no spread")
+        return Claim(difference, np.nan, "no spread")
     moments = (moment for side in (a, b) for moment in (side.mean(), side.std(ddof=1), len(side)))
     p = float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
     if p >= LEVEL:
-        return Test(difference, p, "level")
-    return Test(difference, p, "higher" if difference > 0 else "lower")
+        return Claim(difference, p, "level")
+    return Claim(difference, p, "higher" if difference > 0 else "lower")
 
 
 def pairs(groups: Iterable[Group]) -> list[tuple[Group, Group]]:
