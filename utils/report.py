@@ -100,7 +100,7 @@ class Report:
 def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
     """The report of all runs below the roots, and a line per thing that could not be read.
 
-    Raises BadInput, with the last of these lines, where there is no run at all.
+    Raises BadInput, with these lines in one, where there is no run at all.
     """
     trials, problems = find_trials(roots)
     if not trials:

@@ -207,6 +207,8 @@ def _csv_trial(path: Path, cell: Cell, number: int, rows: list[dict[str, str]]) 
     curves = [np.array([float(row[name]) for row in rows]) for name in CURVES]
     seconds = np.array([float(row["seconds"]) for row in rows if row.get("seconds")])
     known = json.loads(rows[0].get("settings") or "null") or {"folder": path.name}
+    if not isinstance(known, dict):
+        raise ValueError(f"the settings of {cell} trial {number} are not an object")
     return Trial(cell, number, *curves, source=path, settings=known, seconds=seconds, made_by=rows[0].get("made_by") or "")
 
 

@@ -118,6 +118,7 @@ BAD_CSV = {
     "no number": (HEAD + ROW.format(1).replace("50", "high"), "high"),
     "gap": (HEAD + ROW.format(1) + ROW.format(3), "epochs"),
     "no first epoch": (HEAD + ROW.format(2), "first epoch"),
+    "settings a number": (HEAD.replace("\n", ",settings\n") + ROW.format(1).replace("\n", ",3\n"), "not an object"),
     "short row": (HEAD + "ResNet20,CIFAR10,dorefa,STE,SGD,1,1\n", "cannot be read"),
 }
 
