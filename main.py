@@ -28,7 +28,7 @@ from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
 from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
-from utils.report import draw_curves, find_runs, summary_table
+from utils.report import make_report
 from utils.run import Run, base_model_path, check_record, load_base_model, read_record, run_path
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
@@ -163,15 +163,13 @@ def evaluate_files(args: Namespace) -> None:
 
 
 def report(args: Namespace) -> None:
-    """A table of the runs below some folders, and their curves as a picture."""
-    runs = find_runs(args.roots)
-    print(summary_table(runs))
+    """Runs beside the published numbers: tables, verdicts, fairness and errata; with --out also files and pictures."""
+    found, problems = make_report(args.roots)
+    for problem in problems:
+        print(f"main.py: warning: {problem}", file=sys.stderr)
     if args.out:
-        try:
-            draw_curves(runs, args.out)
-        except (OSError, ValueError) as error:
-            raise BadInput(f"--out {args.out}: {error}") from None
-        print(f"wrote {args.out}")
+        found.write(Path(args.out))
+    print(found.markdown())
 
 
 def benchmark(args: Namespace) -> None:

@@ -226,12 +226,28 @@ def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
     assert outcome.out.startswith("top-1 ")
     assert call_main("evaluate", folder / "pretrain-trial-1").out == outcome.out
 
-    picture = tmp_path / "curves.png"
-    outcome = call_main("report", tmp_path, "--out", picture)
+    outcome = call_main("report", tmp_path, "--out", tmp_path / "report")
     assert outcome.code == 0, outcome.err
-    assert f"| dorefa SGD MultiFC | 1 | {test_acc:.2f} |" in outcome.out
-    assert "| full precision | 1 |" in outcome.out
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"| ResNet20 NPZ-tiny | dorefa SGD MultiFC | 1 | 1 | {test_acc:.2f} |" in outcome.out
+    assert "| ResNet20 NPZ-tiny | full precision | 1 | 1 |" in outcome.out
+    assert (tmp_path / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set):
+    flags = ["-m", "ResNet20", "-d", tiny_set, "-n", 2, "-bs", 4, "--pretrained", "none"]
+    for trial in (1, 2):
+        for method in ("STE", "FC-Grad"):
+            root = tmp_path / f"machine-{trial}"
+            outcome = call_main("train", *flags, "-meta", method, "-o", "Adam", "--trial", trial, "--results-root", root)
+            assert outcome.code == 0, outcome.err
+    outcome = call_main("report", tmp_path / "machine-1", tmp_path / "machine-2", "--out", tmp_path / "report")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "| ResNet20 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
+    assert "| ResNet20 NPZ-tiny | dorefa Adam FC-Grad | 2, 2 |" in outcome.out.split("## Learned gradient minus STE")[1]
+    assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 2  # one row: the decay, method and baseline named
+    assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
+    for name in ("curves.png", "curves.svg", "claims.csv", "claims.tex", "runs.csv.xz"):
+        assert (tmp_path / "report" / name).stat().st_size > 100
 
 
 def test_main_alone_prints_help(call_main):

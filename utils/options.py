@@ -267,8 +267,10 @@ def _evaluate(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth")
-    parser.add_argument("--out", metavar="PNG", help="draw loss and accuracy per epoch into this file")
+    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write report.md, the tables (CSV, LaTeX), runs.csv.xz and pictures into DIR"
+    )
 
 
 def _benchmark(parser: Parser) -> None:

@@ -1,96 +1,146 @@
-"""What runs came to: reading their folders, the summary table, the curves."""
+"""The report: all that runs came to, beside the published numbers; as Markdown, and as files."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from utils.cells import Cell
+from utils.errata import errata_records
 from utils.miscellaneous import BadInput
-from utils.run import REPLACED, read_record
+from utils.published import Printed, printed, published_settings
+from utils.report_tables import (
+    FAIRNESS_NOTE,
+    claims_table,
+    details,
+    errata_markdown,
+    fairness_table,
+    method,
+    paper_table,
+    runs_table,
+)
+from utils.results import find_trials, write_csv
+from utils.tabular import Table, write_records
+from utils.trials import Group, LeftOut, Trial, group_trials
+from utils.verdicts import pairs
 
-LAST = 10
-
-
-@dataclass(frozen=True)
-class RunLog:
-    """A run's record and its curves, a value per finished epoch: loss, train_acc and test_acc (percent)."""
-
-    path: Path
-    record: dict[str, Any]
-    loss: np.ndarray
-    train_acc: np.ndarray
-    test_acc: np.ndarray
-
-    @property
-    def method(self) -> str:
-        """The run in a few words: what stood behind the quantizer and the optimizee, or the base model."""
-        s = self.record["settings"]
-        return f"{s['quantizer']} {s['optimizer']} {s['backward']}" if "backward" in s else "full precision"
+FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # of the paper's Figure 3: a panel for SGD, one for Adam
 
 
-def read_run(path: Path) -> RunLog:
-    """A run's folder. The value of an epoch is the running mean at its last iteration. Raises BadInput as read_record does."""
-    record = read_record(path)
-    curves = [_column(path / f"{name}.txt") for name in ("loss", "train-acc", "test-acc")]
-    epochs, per_epoch = record.get("epochs_done", 0), record.get("iterations_per_epoch", 1)
-    loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in curves[:2])
-    return RunLog(path, record, loss, train_acc, curves[2][:epochs])
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the trials came to. groups: those that count together; left_out: the trials in no mean, with the reason."""
+
+    trials: list[Trial]
+    groups: list[Group]
+    left_out: list[LeftOut]
+
+    @cached_property
+    def published(self) -> dict[Cell, list[Group]]:
+        """Our groups of the published cells."""
+        return {cell: found for cell in printed() if (found := [group for group in self.groups if group.cell == cell])}
+
+    @cached_property
+    def others(self) -> list[Group]:
+        """Our groups of no published cell."""
+        return [group for group in self.groups if group.cell not in printed()]
+
+    def shown(self, table: int) -> dict[Cell, Printed]:
+        """The cells of a paper's table for the nets of which we have runs."""
+        nets = {cell.model for cell in self.published}
+        return {cell: value for cell, value in printed().items() if value.table == table and cell.model in nets}
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Those that are not empty."""
+        found = []
+        for number in (1, 2):
+            groups = [group for cell in self.shown(number) for group in self.published.get(cell, ())]
+            found.append(paper_table(number, self.shown(number), self.published))
+            found.append(details(f"table{number}_details", f"Table {number}, ours in detail", groups))
+        found += [runs_table(self.trials, self.left_out)]
+        if any(len(group.trials) > 1 for group in self.others):
+            found.append(details("other_cells", "Other cells, over their trials", self.others))
+        found += [claims_table(self.groups), fairness_table(self.groups)]
+        return [table for table in found if table.records]
+
+    def markdown(self) -> str:
+        """The whole report."""
+        parts = ["# Results", self._head(), *(table.markdown() for table in self.tables)]
+        if pairs(self.groups) and "fairness" not in (table.name for table in self.tables):
+            parts.append(f"## Fairness\n\n{FAIRNESS_NOTE} There are none.")
+        if self.published:
+            parts.append(errata_markdown())
+        return "\n\n".join(parts)
+
+    def _head(self) -> str:
+        counted = sum(len(group.trials) for group in self.groups)
+        makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
+        lines = [f"{counted} trials counted, {len(self.left_out)} left out. Made by:\n"]
+        return "\n".join([*lines, *(f"- {count} runs: {maker}" for maker, count in makers.most_common())])
+
+    def write(self, folder: Path) -> None:
+        """report.md, each table as CSV and LaTeX, errata.csv, runs.csv.xz (every epoch of the counted trials) and the pictures.
+
+        Raises BadInput where the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "report.md").write_text(self.markdown() + "\n")
+            for table in self.tables:
+                table.write(folder)
+            write_records(errata_records(), folder / "errata.csv")
+            write_csv((trial for group in self.groups for trial in group.trials), folder / "runs.csv.xz")
+            draw(self, folder)
+        except OSError as error:
+            raise BadInput(f"--out {folder}: {error}") from None
 
 
-def _column(path: Path) -> np.ndarray:
-    """The second column of rows "count, value"."""
-    if not path.is_file() or not path.stat().st_size:
-        return np.empty(0)
-    return np.loadtxt(path, delimiter=",", ndmin=2)[:, 1]
+def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
+    """The report of all runs below the roots, and a line per thing that could not be read.
+
+    Raises BadInput, with these lines in one, where there is no run at all.
+    """
+    trials, problems = find_trials(roots)
+    if not trials:
+        raise BadInput("; ".join(problems))
+    groups, left_out = group_trials(trials, published_settings)
+    return Report(trials, groups, left_out), problems
 
 
-def find_runs(roots: list[str]) -> list[RunLog]:
-    """Every run below the roots, oldest first, without those replaced. Raises BadInput for a root without runs."""
-    runs = []
-    for root in roots:
-        found = [read_run(file.parent) for file in Path(root).rglob("run.json") if REPLACED not in file.parts]
-        if not found:
-            raise BadInput(f"{root}: no runs below it (no run.json)")
-        runs += found
-    return sorted(runs, key=lambda run: (run.record.get("started", ""), str(run.path)))
+def draw(report: Report, folder: Path) -> None:
+    """Curves per net, quantizer and optimizer; Figure 3; an overview per table.
+
+    `curves` shows the runs of no published cell, `left_out` those that are in no mean.
+    """
+    from utils.plots import ACCURACY, LOSS, Row, draw_curves, draw_overview, series_of
+
+    def block(*key: str) -> tuple[list[Group], list[Cell]]:
+        """Our groups and the published cells of a net, data set, quantizer and optimizer."""
+        cells = [cell for cell in printed() if (*cell[:3], cell.optimizer) == key]
+        return [group for cell in cells for group in report.published.get(cell, ())], cells
+
+    for key in dict.fromkeys((*cell[:3], cell.optimizer) for cell in report.published):
+        series = series_of(*block(*key))
+        draw_curves([(" ".join(key), series, LOSS), (" ".join(key), series, ACCURACY)], folder / f"curves_{'_'.join(key)}")
+    if any(cell[:3] == FIGURE_3 for cell in report.published):
+        panels = [(f"{' '.join(FIGURE_3)} {name}", series_of(*block(*FIGURE_3, name)), LOSS) for name in ("SGD", "Adam")]
+        draw_curves(panels, folder / "figure3")
+    for table in (1, 2):
+        if report.shown(table):
+            cells = {cell: value for cell, value in printed().items() if value.table == table}
+            rows = [Row(cell, value, report.published.get(cell, ())) for cell, value in cells.items()]
+            draw_overview(f"Table {table}", rows, folder / f"table{table}")
+    unfinished = [left.trial for left in report.left_out if left.trial.epochs and not left.repeated]
+    alone = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in unfinished]
+    for name, groups in (("curves", report.others), ("left_out", alone)):
+        several = len({group.cell[:2] for group in groups}) > 1
+        series = series_of(groups, name=full_name if several else method)
+        if series:
+            draw_curves([("", series, LOSS), ("", series, ACCURACY)], folder / name)
 
 
-def summary_table(runs: list[RunLog]) -> str:
-    """A Markdown table: final and best test accuracy, mean (population variance) of the last 10 epochs, seconds per epoch."""
-    rows = [
-        f"| run | epochs | test accuracy | best | last {LAST} mean (variance) | s / epoch | state |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for run in runs:
-        acc, epochs = run.test_acc, len(run.test_acc)
-        if not epochs:
-            rows.append(f"| {run.method} | 0 | | | | | {run.record['state']} |")
-            continue
-        last = acc[-LAST:]
-        seconds = np.median(run.record["seconds_per_epoch"])
-        rows.append(
-            f"| {run.method} | {epochs} | {acc[-1]:.2f} | {acc.max():.2f} | {last.mean():.3f} ({last.var():.3f}) | {seconds:.1f} "
-            f"| {run.record['state']} |"
-        )
-    return "\n".join(rows)
-
-
-def draw_curves(runs: list[RunLog], path: str | Path) -> None:
-    """Training loss and test accuracy per epoch, a line per run, into a picture file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss_axes, acc_axes = figure.subplots(1, 2)
-    for run in runs:
-        epochs = np.arange(1, len(run.test_acc) + 1)
-        loss_axes.plot(epochs, run.loss, label=run.method)
-        acc_axes.plot(epochs, run.test_acc, label=run.method)
-    for axes, label in ((loss_axes, "training loss"), (acc_axes, "test accuracy (%)")):
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.grid(alpha=0.3)
-    loss_axes.set_yscale("log")
-    acc_axes.legend()
-    figure.savefig(path, dpi=150)
+def full_name(cell: Cell) -> str:
+    """Net, data set and method."""
+    return f"{cell.model} {cell.dataset} {method(cell)}"

@@ -1,71 +1,170 @@
-"""The summary of runs: what is read from their folders, and the table."""
+"""The report: what it shows, what it writes, and what it says about what it cannot read."""
 
+import csv
 import json
+import re
 
 import numpy as np
 import pytest
+from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
 
 from utils.miscellaneous import BadInput
-from utils.report import draw_curves, find_runs, read_run, summary_table
+from utils.published import logged
+from utils.report import make_report
+from utils.report_tables import errata_markdown
+from utils.results import write_csv
+
+LEARNED = DIGITS._replace(backward="MultiFC")
 
 
-def make_run(path, epochs=12, per_epoch=3, extra_rows=0, **record):
-    """A run's folder as the recorder leaves it: loss falls, the accuracy of epoch k is 50 + k."""
-    path.mkdir(parents=True)
-    settings = {"quantizer": "dorefa", "optimizer": "SGD", "backward": "STE"}
-    full = {
-        "settings": settings,
-        "state": "done",
-        "started": path.name,
-        "epochs_done": epochs,
-        "iterations_per_epoch": per_epoch,
-        "seconds_per_epoch": [2.0] * epochs,
-    }
-    (path / "run.json").write_text(json.dumps(full | record))
-    rows = range(epochs * per_epoch + extra_rows)
-    (path / "loss.txt").write_text("".join(f"{t}, {100 - t}\n" for t in rows))
-    (path / "train-acc.txt").write_text("".join(f"{t}, {t}\n" for t in rows))
-    (path / "test-acc.txt").write_text("".join(f"{k + 1}, {51 + k}\n" for k in range(epochs)))
-    return path
+def rows_of(markdown, title):
+    """The rows of a section's table, as a dict by heading."""
+    section = re.search(rf"^## {title}.*?(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL)[0]
+    lines = re.findall(r"^\| .* \|$", section, flags=re.MULTILINE)
+    head, *rows = ([part.strip() for part in line[1:-1].split(" | ")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-@pytest.mark.parametrize("extra_rows", [0, 2])
-def test_an_epochs_value_is_the_running_mean_at_its_end(tmp_path, extra_rows):
-    run = read_run(make_run(tmp_path / "a", epochs=4, extra_rows=extra_rows))
-    np.testing.assert_array_equal(run.loss, [98, 95, 92, 89])
-    np.testing.assert_array_equal(run.train_acc, [2, 5, 8, 11])
-    np.testing.assert_array_equal(run.test_acc, [51, 52, 53, 54])
+def published_run(path, cell, trial, shift=0.0, old=False):
+    """A run with the curves of a logged trial, its test accuracy shifted."""
+    log = logged()[cell][trial - 1]
+    name = f"Baseline-{cell.quantizer}-optimizer-{cell.optimizer}-1bits-trial-{trial}"
+    folder = path / f"{cell.model}-{cell.dataset}" / ("runs-Quant-Multiple" if old else "runs-Quant") / name
+    write_logs(folder, log.test_acc + shift, log.train_loss, log.train_acc)
+    if not old:
+        record = {"epochs_done": 100, "iterations_per_epoch": 3, "state": "done", "settings": settings_of(cell, trial, 100)}
+        (folder / "run.json").write_text(json.dumps(record))
 
 
-def test_the_table_pools_the_last_ten_epochs_with_the_population_variance(tmp_path):
-    make_run(tmp_path / "a" / "1")
-    make_run(tmp_path / "b" / "2", epochs=0, state="failed")
-    make_run(tmp_path / "a" / "replaced" / "3")
-    table = summary_table(find_runs([str(tmp_path)])).splitlines()
+def test_the_table_of_runs_pools_the_last_ten_epochs_with_the_population_variance(tmp_path):
+    make_run(tmp_path / "a" / "1", DIGITS)
+    make_run(tmp_path / "b" / "2", DIGITS, trial=2, epochs=0, state="failed", settings=settings_of(DIGITS, 2, 12))
+    make_run(tmp_path / "a" / "replaced" / "3", DIGITS)
+    make_run(
+        tmp_path / "a" / "4", settings={"model": "ResNet20", "dataset": "Digits", "optimizer": "SGD-M", "trial": 1}, epochs=1
+    )
+    report, problems = make_report([tmp_path])
+    assert problems == []
+    markdown = report.markdown()
     last = np.arange(53, 63)
-    assert table[2:] == [
-        f"| dorefa SGD STE | 12 | 62.00 | 62.00 | {last.mean():.3f} ({last.var():.3f}) | 2.0 | done |",
-        "| dorefa SGD STE | 0 | | | | | failed |",
-    ]
+    one, two, base = rows_of(markdown, "Other runs")
+    pooled = f"{last.mean():.3f} ({last.var():.3f})"
+    assert list(one.values())[:9] == ["ResNet20 Digits", "dorefa SGD STE", "1", "12", "62.00", "62.00", pooled, "2.0", "done"]
+    assert (two["epochs"], two["test accuracy"], two["in no mean, because"]) == ("0", "", "failed, 0 of 12 epochs")
+    assert (base["run"], base["last 10 mean (variance)"]) == ("full precision", "51.000 (0.000)")
+    assert "Errata" not in markdown
 
 
-def test_a_single_epoch_and_a_full_precision_run(tmp_path):
-    make_run(tmp_path / "a", epochs=1, per_epoch=1, settings={"optimizer": "SGD-M"})
-    assert "| full precision | 1 | 51.00 | 51.00 | 51.000 (0.000) |" in summary_table(find_runs([str(tmp_path)]))
+def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
+    cell = CELL._replace(model="ResNet56", dataset="CIFAR100")
+    for trial in (1, 2, 3):
+        published_run(tmp_path / "a", cell, trial)
+    for trial in (4, 5):
+        published_run(tmp_path / "b", cell, trial)  # another machine
+        published_run(tmp_path / "old", cell, trial, shift=20, old=True)
+    published_run(tmp_path / "c", cell, 1, shift=1)  # the same trial twice
+    make_run(tmp_path / "c" / "short", cell, trial=6)
+    markdown = make_report([tmp_path / name for name in ("a", "b", "c", "old")])[0].markdown()
+    ours, old, *rest = rows_of(markdown, "Table 2")
+    assert (ours["method"], ours["paper"], ours["verdict"]) == ("dorefa SGD STE", "42.265 (8.143)", "within")
+    assert ours["logs"] == ours["ours"] == "42.265 (8.143), n = 5"
+    assert (old["method"], old["verdict"]) == ("dorefa SGD STE (no record)", "above")
+    assert len(rest) == 13
+    assert {row["verdict"] for row in rest} == {"not run"}
+    left_out = {row["trial"]: row["in no mean, because"] for row in rows_of(markdown, "Other runs")}
+    assert left_out["6"] == "12 epochs, not 100"
+    assert left_out["1"].startswith("the same trial as")
+    best = rows_of(markdown, "Table 2, ours in detail")[0]
+    assert best["best, ours"] == best["best, logs"] == "47.368 (0.147)"
+    assert errata_markdown() in markdown
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": 1}'])
-def test_a_damaged_record_is_named(content, tmp_path):
-    make_run(tmp_path / "a")
-    (tmp_path / "a" / "run.json").write_text(content)
-    with pytest.raises(BadInput, match=r"run\.json"):
-        find_runs([str(tmp_path)])
+@pytest.fixture(scope="module")
+def whole_report(tmp_path_factory):
+    """The files of a report on two cells with two trials each, two published runs, and one that is cut off."""
+    root = tmp_path_factory.mktemp("runs")
+    for trial in (1, 2):
+        make_run(root / f"ste-{trial}", DIGITS, trial, shift=trial)
+        settings = settings_of(LEARNED, trial, weight_decay=5e-4)
+        make_run(root / f"learned-{trial}", LEARNED, trial, shift=10 + trial, settings=settings)
+        published_run(root, CELL, trial)
+    make_run(root / "cut", LEARNED, 3, epochs=2, state="running", settings=settings_of(LEARNED, 3, weight_decay=5e-4))
+    report, problems = make_report([root])
+    assert problems == []
+    report.write(root / "out" / "here")
+    return report, root / "out" / "here"
 
 
-def test_a_picture_of_an_unknown_kind_is_refused(call_main, tmp_path):
-    make_run(tmp_path / "a")
-    outcome = call_main("report", tmp_path, "--out", tmp_path / "curves.wav")
+def test_claims_and_fairness(whole_report):
+    report, _ = whole_report
+    (claim,) = rows_of(report.markdown(), "Learned gradient minus STE")
+    assert claim["n"] == "2, 2"
+    assert re.fullmatch(r"\+10\.000, p = 0\.005: higher", claim["ours"])  # 1 - t / sqrt(2 + t^2) with t = 10 / sqrt(1 / 2)
+    (difference,) = rows_of(report.markdown(), "Fairness")
+    assert (difference["setting"], difference["its value"], difference["the baseline's"]) == ("weight_decay", "0.0005", "0.0")
+
+
+def test_the_files(whole_report):
+    report, folder = whole_report
+    assert (folder / "report.md").read_text() == report.markdown() + "\n"
+    tables = ("table1", "table1_details", "other_runs", "other_cells", "claims", "fairness")
+    pictures = ("table1", "figure3", "curves_ResNet20_CIFAR10_dorefa_SGD", "curves", "left_out")
+    names = {f"{name}{suffix}" for name in tables for suffix in (".csv", ".tex")}
+    names |= {f"{name}{suffix}" for name in pictures for suffix in (".png", ".svg")}
+    assert {path.name for path in folder.iterdir()} == names | {"report.md", "errata.csv", "runs.csv.xz"}
+    for name in pictures:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
+    with open(folder / "table1.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["backward"], first["ours_n"], first["verdict"]) == ("STE", "2", "within")
+    assert float(first["ours_mean"]) == pytest.approx(float(first["logs_mean"]))
+    with open(folder / "errata.csv", newline="") as file:
+        assert {"mean", "label", "trials", "schedule", "documented"} == {row["kind"] for row in csv.DictReader(file)}
+
+
+def test_the_written_runs_give_the_same_report(whole_report):
+    report, folder = whole_report
+    again, problems = make_report([folder / "runs.csv.xz"])
+    assert problems == []
+    for title in ("Table 1", "Other cells", "Learned gradient", "Fairness"):
+        assert rows_of(again.markdown(), title) == rows_of(report.markdown(), title)
+
+
+def test_the_published_logs_are_within_themselves(tmp_path):
+    write_csv((trial for trials in logged().values() for trial in trials), tmp_path / "logs.csv.xz")
+    report, problems = make_report([tmp_path / "logs.csv.xz"])
+    assert problems == []
+    rows = [row for table in (1, 2) for row in rows_of(report.markdown(), f"Table {table} ")]
+    assert len(rows) == 70
+    assert [row["ours"] for row in rows] == [row["logs"] for row in rows]
+    verdicts = [row["verdict"] for row in rows]
+    assert {name: verdicts.count(name) for name in set(verdicts)} == {"within": 64, "not run": 5, "too few trials": 1}
+
+
+def test_nothing_to_report_is_one_line(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(BadInput, match=r"run\.json is damaged.*; .*absent") as error:
+        make_report([tmp_path, tmp_path / "absent"])
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_read_is_named_once_and_the_rest_reported(call_main, tmp_path):
+    make_run(tmp_path / "good", DIGITS)
+    make_run(tmp_path / "bad", DIGITS)
+    (tmp_path / "bad" / "run.json").write_text("{")
+    outcome = call_main("report", tmp_path, tmp_path / "absent", "--out", tmp_path / "out")
+    assert outcome.code == 0
+    assert "| dorefa SGD STE |" in outcome.out
+    assert outcome.out == (tmp_path / "out" / "report.md").read_text()
+    bad, absent = outcome.err.splitlines()
+    assert "bad/run.json" in bad
+    assert "absent" in absent
+
+
+def test_a_folder_that_cannot_be_written(call_main, tmp_path):
+    make_run(tmp_path / "a", DIGITS)
+    (tmp_path / "file").write_text("")
+    outcome = call_main("report", tmp_path, "--out", tmp_path / "file")
     assert outcome.code == 2
     assert "--out" in outcome.err
-    draw_curves(find_runs([str(tmp_path)]), tmp_path / "curves.svg")
-    assert "<svg" in (tmp_path / "curves.svg").read_text()

@@ -1,0 +1,56 @@
+"""Run folders and trials made up for the tests of the report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from utils.cells import Cell
+from utils.trials import Trial
+
+CELL = Cell("ResNet20", "CIFAR10", "dorefa", "STE", "SGD")  # a published one
+DIGITS = CELL._replace(dataset="Digits")
+LEARNED = {"hidden_size": 100, "num_fc": 3, "meta_lr": 1e-3, "update_order": "notebook"}
+
+
+def settings_of(cell, trial=1, epochs=12, **changes):
+    """A run's settings; STE's have no value for M's."""
+    own = LEARNED if cell.backward != "STE" else dict.fromkeys(LEARNED)
+    common = {"bits": 1, "lr_adjust": 30, "weight_decay": 0.0, "pretrained": f"Results/{cell.model}.pth", "data_root": "data"}
+    return {**cell._asdict(), **own, **common, "seed": 0, "trial": trial, "epochs": epochs, **changes}
+
+
+def write_logs(path: Path, test_acc, train_loss, train_acc, per_epoch=3, extra_rows=0):
+    """The text files as the recorder leaves them: running means whose value at an epoch's end is the epoch's."""
+    path.mkdir(parents=True)
+    for name, values in (("loss", train_loss), ("train-acc", train_acc)):
+        rows = [value + 10.0 * (per_epoch - 1 - k) for value in values for k in range(per_epoch)] + [99.0] * extra_rows
+        (path / f"{name}.txt").write_text("".join(f"{t}, {value}\n" for t, value in enumerate(rows)))
+    (path / "test-acc.txt").write_text("".join(f"{k + 1}, {value}\n" for k, value in enumerate(test_acc)))
+    return path
+
+
+def make_run(path: Path, cell=CELL, trial=1, epochs=12, shift=0.0, per_epoch=3, extra_rows=0, settings=None, **record):
+    """A run's folder; epoch k of it has the test accuracy 50 + k + shift, the training accuracy k and the training loss 1 / k."""
+    k = np.arange(1, epochs + 1)
+    write_logs(path, 50 + k + shift, 1 / k, k, per_epoch, extra_rows)
+    full = {
+        "settings": settings or settings_of(cell, trial, epochs),
+        "state": "done",
+        "started": path.name,
+        "epochs_done": epochs,
+        "iterations_per_epoch": per_epoch,
+        "seconds_per_epoch": [2.0] * epochs,
+        "versions": {"torch": "2.15"},
+        "device": "cpu",
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+    }
+    (path / "run.json").write_text(json.dumps(full | record))
+    return path
+
+
+def make_trial(test_acc, cell=CELL, number=1, source="here", **more):
+    """A trial by its test accuracies."""
+    acc = np.asarray(test_acc, dtype=float)
+    more = {"settings": settings_of(cell, number, len(acc))} | more
+    return Trial(cell, number, acc, 1 / (1 + np.arange(len(acc))), acc, source=Path(source), **more)
