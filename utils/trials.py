@@ -14,7 +14,7 @@ from utils.run import MAY_DIFFER
 
 LAST = 10  # the epochs that the paper's statistic pools
 FULL_PRECISION = "full precision"  # stands for the backward of a run without a quantizer
-NO_VARIANT = {*MAY_DIFFER, "trial", "seed", "epochs", "device", "deterministic"}  # may differ among the trials of one mean
+NO_VARIANT = {*MAY_DIFFER, "trial", "seed", "epochs", "device", "deterministic", "loader"}  # may differ among trials of one mean
 
 
 @dataclass(frozen=True, eq=False)
