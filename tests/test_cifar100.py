@@ -60,17 +60,17 @@ def test_base_model_training_evaluation_and_report(small_cifar100, call_main, tm
 
 @pytest.mark.parametrize(("method", "start"), [("STE", []), ("MultiFC", ["--meta-init", "identity"])])
 def test_the_first_iterations_from_the_released_base_model(method, start, data_root, pretrained_root, tmp_path, capsys):
-    """At its start a quantized net is at a loss far above ln 100 = 4.6; within 6 iterations it has begun to come down.
+    """At its start a quantized net is at a loss far above ln 100 = 4.6; within 12 iterations it has begun to come down.
 
     A random M may begin with a negative slope and climb for a while, so it begins here at a positive one.
     """
     base = pretrained_root / "ResNet56-CIFAR100-pretrain.pth"
-    where = ["--data-root", data_root, "--pretrained", base, "--results-root", tmp_path, "--stop-after", 6]
+    where = ["--data-root", data_root, "--pretrained", base, "--results-root", tmp_path, "--stop-after", 12]
     arguments = ["train", "-m", "ResNet56", "-d", "CIFAR100", "-meta", method, *start, "-o", "Adam", "-bs", 32, *where]
     assert main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
     (path,) = tmp_path.rglob("loss.txt")
     running = np.loadtxt(path, delimiter=",")[:, 1]
-    losses = np.diff(running * np.arange(1, 7), prepend=0)
-    assert losses[3:].mean() < losses[:3].mean()
+    losses = np.diff(running * np.arange(1, 13), prepend=0)
+    assert losses[6:].mean() < losses[:6].mean()
     first_epoch = [trial.train_loss[0] for trial in logged()[Cell("ResNet56", "CIFAR100", "dorefa", method, "Adam")]]
     assert running[-1] > max(first_epoch)  # the published mean over the epoch lies below, where ours is going
