@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Our first iterations and first epochs beside the published runs'.
+
+    python figs/first_epoch.py [ROOT]
+
+ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh; their logs go into figs/first_epoch/ as
+CSV. Prints the tables of the README and draws figs/first_epoch.png from what lies there.
+"""
+
+import csv
+import json
+import lzma
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from utils.cells import Cell  # noqa: E402
+from utils.published import FOLDER as PUBLISHED  # noqa: E402
+from utils.published import logged  # noqa: E402
+from utils.results import find_trials, read_csv, write_csv  # noqa: E402
+from utils.tabular import markdown_row  # noqa: E402
+from utils.trials import Trial  # noqa: E402
+
+DATA = FOLDER / "first_epoch"
+EPOCHS, ITERATIONS = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz"
+COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
+SHOWN = (10, 20, 60, 100)
+
+
+class Beginning(NamedTuple):
+    """A run's running means after 1, 2, ... iterations of the first epoch: training loss, training accuracy in percent."""
+
+    cell: Cell
+    trial: int
+    loss: np.ndarray
+    train_acc: np.ndarray
+    made_by: str
+
+
+def collect(root: Path) -> None:
+    """Writes the runs below the root as CSV: a row per iteration of the first epoch, and a row per finished epoch."""
+    trials, problems = find_trials([root])
+    if problems:
+        sys.exit("\n".join(problems))
+    DATA.mkdir(exist_ok=True)
+    ordered = sorted(trials, key=lambda trial: (trial.cell, trial.number))
+    write_csv((trial for trial in ordered if trial.epochs), EPOCHS)
+    with lzma.open(ITERATIONS, "wt", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for trial in ordered:
+            per_epoch = json.loads((trial.source / "run.json").read_text())["iterations_per_epoch"]
+            curves = [np.loadtxt(trial.source / f"{name}.txt", delimiter=",")[:per_epoch, 1] for name in ("loss", "train-acc")]
+            for k, values in enumerate(zip(*curves, strict=True)):
+                writer.writerow([*trial.cell, trial.number, k + 1, *values, trial.made_by if k == 0 else ""])
+
+
+def beginnings() -> list[Beginning]:
+    """What `collect` wrote of the iterations."""
+    rows = defaultdict(list)
+    with lzma.open(ITERATIONS, "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            rows[Cell(*(row[name] for name in Cell._fields)), int(row["trial"])].append(row)
+    return [
+        Beginning(*key, *(np.array([float(row[name]) for row in run]) for name in ("loss", "train_acc")), run[0]["made_by"])
+        for key, run in rows.items()
+    ]
+
+
+def published_beginnings() -> dict[tuple[Cell, int], tuple[float, float]]:
+    """(cell, iterations) -> lowest and highest running mean of the training loss among the published trials."""
+    with open(PUBLISHED / "published_first_iterations.csv", newline="") as file:
+        return {
+            (
+                Cell(row["model"], row["dataset"], row["forward"], row["backward"], row["optimizer"]),
+                int(row["iterations"]),
+            ): (float(row["lowest_loss"]), float(row["highest_loss"]))
+            for row in csv.DictReader(file)
+        }
+
+
+def span(values: Iterable[float], digits: int) -> str:
+    """1.23, or 1.23 - 1.45 for several."""
+    low, high = min(values := list(values)), max(values)
+    return f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} - {high:.{digits}f}"
+
+
+def iterations_table() -> str:
+    """Running mean of the training loss: published range, and ours trial by trial."""
+    runs, bands = defaultdict(list), published_beginnings()
+    for run in beginnings():
+        runs[run.cell].append(run)
+    rows = [("net", "method", *(f"after {n}: published" if side == 0 else "ours" for n in SHOWN for side in (0, 1)))]
+    rows.append(("---",) * len(rows[0]))
+    for cell, trials in runs.items():
+        columns = []
+        for n in SHOWN:
+            band = bands.get((cell, n))
+            reached = [run.loss[n - 1] for run in trials if len(run.loss) >= n]
+            columns += [span(band, 2) if band else "", ", ".join(f"{loss:.2f}" for loss in reached)]
+        rows.append((f"{cell.model} {cell.dataset}", f"{cell.quantizer} {cell.optimizer} {cell.backward}", *columns))
+    return "\n".join(map(markdown_row, rows))
+
+
+def epochs_table() -> str:
+    """Epoch 1: training loss, training accuracy and test accuracy, the published trials' range and ours."""
+    curves = (("train_loss", "loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
+    rows = [
+        ("net", "method", "n: published, ours", *(f"{what}: {who}" for _, what, _ in curves for who in ("published", "ours")))
+    ]
+    rows.append(("---",) * len(rows[0]))
+    ours: dict[Cell, list[Trial]] = defaultdict(list)
+    for trial in read_csv(EPOCHS):
+        ours[trial.cell].append(trial)
+    for cell, trials in ours.items():
+        theirs = logged().get(cell, ())
+        columns = [f"{len(theirs)}, {len(trials)}"]
+        for name, _, digits in curves:
+            for side in (theirs, trials):
+                columns.append(span((getattr(trial, name)[0] for trial in side), digits) if side else "")
+        rows.append((f"{cell.model} {cell.dataset}", f"{cell.quantizer} {cell.optimizer} {cell.backward}", *columns))
+    return "\n".join(map(markdown_row, rows))
+
+
+def draw(path: Path) -> None:
+    """A panel per quantizer and optimizer of ResNet20: our running means as lines; bars: the published ranges."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from utils.plots import COLOURS
+
+    runs = [run for run in beginnings() if run.cell.model == "ResNet20"]
+    panels = list(dict.fromkeys((run.cell.quantizer, run.cell.optimizer) for run in runs))
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for run in runs:
+            if (run.cell.quantizer, run.cell.optimizer) == panel:
+                label = run.cell.backward if run.trial == 1 else None
+                axes.plot(np.arange(1, len(run.loss) + 1), run.loss, color=COLOURS[run.cell.backward], lw=1, label=label)
+        marks = [(cell, n, band) for (cell, n), band in published_beginnings().items()]
+        for cell, trials in logged().items():
+            if cell.model == "ResNet20":
+                losses = [trial.train_loss[0] for trial in trials]
+                marks.append((cell, 391, (min(losses), max(losses))))
+        for cell, n, (low, high) in marks:
+            if (cell.quantizer, cell.optimizer) == panel:
+                axes.plot([n, n], [low, high], color=COLOURS[cell.backward], lw=7, alpha=0.35, solid_capstyle="round")
+        axes.set(title=" ".join(panel), xlabel="iteration", ylabel="training loss, mean since the start", xscale="log")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="small", title="lines: ours; bars: published", title_fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Collects if there is a root; prints and draws."""
+    if len(sys.argv) > 1:
+        collect(Path(sys.argv[1]))
+    print(f"{iterations_table()}\n\n{epochs_table()}")
+    draw(FOLDER / "first_epoch.png")
+
+
+if __name__ == "__main__":
+    main()
