@@ -3,8 +3,8 @@
 
     python figs/first_epoch.py [ROOT]
 
-ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh; their logs go into figs/first_epoch/ as
-CSV. Prints the tables of the README and draws figs/first_epoch.png from what lies there.
+ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh; their logs go into
+figs/first_epoch/ as CSV. Prints the README's tables and draws figs/first_epoch.png from what lies there.
 """
 
 import csv
@@ -152,8 +152,10 @@ def draw(path: Path) -> None:
                 marks.append((cell, 391, (min(losses), max(losses))))
         for cell, n, (low, high) in marks:
             if (cell.quantizer, cell.optimizer) == panel:
-                axes.plot([n, n], [low, high], color=COLOURS[cell.backward], lw=7, alpha=0.35, solid_capstyle="round")
-        axes.set(title=" ".join(panel), xlabel="iteration", ylabel="training loss, mean since the start", xscale="log")
+                axes.plot([n, n], [low, high], color=COLOURS[cell.backward], lw=7, marker="o", ms=7, mew=0, alpha=0.35)
+        axes.set(
+            title=" ".join(panel), xlabel="iteration", ylabel="training loss, mean since the start", xscale="log", xlim=(5, 500)
+        )
         axes.set_yscale("log")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small", title="lines: ours; bars: published", title_fontsize="small")
