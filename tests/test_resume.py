@@ -304,7 +304,7 @@ def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, 
     refused = [call_main(*command("shared")), call_main(*command("shared", "--overwrite"))]
     assert server.kill() == -signal.SIGKILL
     for result in refused:
-        assert result.code == 2
+        assert result.code == 75
         assert f"{run} is in use by process {server.pid} on " in result.err.splitlines()[-1]
     result = call_main(*command("shared"))
     assert result.code == 0, result.err
