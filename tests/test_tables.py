@@ -366,6 +366,7 @@ def parent_of(process):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_ray_worker_and_a_whole_node_are_lost(servers, command, call_main, tmp_path, tally):
     """Two nodes of one CPU each; what is lost with them is resumed on the other, and the numbers are those of no loss."""
     from ray.cluster_utils import Cluster
