@@ -359,6 +359,21 @@ def test_ray_carries_a_table_out(servers, command, call_main, tmp_path):
     assert logs_of(runs_of(command("R", *flags))) == expected
 
 
+@needs_ray
+@pytest.mark.slow
+def test_a_signal_stops_rays_runs_gently(command, tmp_path):
+    """Started as a shell starts what stands before an &, with SIGINT ignored, by which Ray interrupts its tasks."""
+    flags = ["-n", "100000", "--set", "checkpoint-every=100000", "--engine", "ray", "--jobs", "1"]
+    runs = runs_of(command("R", *flags))
+    argv = shlex.join([sys.executable, str(PROJECT / "main.py"), *command("R", *flags)])
+    driver = subprocess.Popen(["bash", "-c", f"trap '' INT; exec {argv}"])
+    until(lambda: (runs[0].path / "loss.txt").exists(), 60)
+    driver.terminate()
+    assert driver.wait(40) == 143
+    assert states(runs) == [State.STOPPED, State.MISSING]
+    assert (runs[0].path / "checkpoint.pth").exists()
+
+
 def parent_of(process):
     """The parent's process id; None where there is no such process."""
     stat = Path(f"/proc/{process}/stat")

@@ -1,10 +1,13 @@
 """A run in a process of its own. Imports nothing of torch, so that a Ray worker that calls it starts at once."""
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 GRACE = 60.0  # seconds that a child has for its last checkpoint after SIGTERM
+POLL = 0.1  # seconds
 
 
 def start_child(command: list[str], log: Path, folder: Path, environment: dict[str, str]) -> subprocess.Popen:
@@ -37,11 +40,14 @@ def stop_child(process: subprocess.Popen) -> int:
 def run_child(command: list[str], log: Path, folder: Path, environment: dict[str, str]) -> int:
     """Runs a command to its end; returns its exit code, negative for the signal that ended it.
 
-    Interrupted, it stops the command gently first.
+    For a Ray task, in a worker's main thread: interrupted, it stops the command gently first.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker that was started in the background ignores it
     process = start_child(command, log, folder, environment)
     try:
-        return process.wait()
+        while process.poll() is None:
+            time.sleep(POLL)  # an interrupt reaches Python code, not a blocking wait
+        return process.returncode
     except BaseException:
         process.terminate()
         stop_child(process)
