@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Figure 3: convergence of 1-bit ResNet20 on CIFAR-10, dorefa, with SGD and with Adam. The runs are those of Table 1, and what is
-# done there is not done again. A command per row, which trains all its trials; the
-# published number in its comment: mean (population variance) of the test accuracy over the last 10 epochs of all trials, as printed.
-# Settings are those of the published logs; what differs from main.py's defaults stands in the row.
+# done there is not done again. A command per row, which trains all its trials; the published number in its comment: mean
+# (population variance) of the test accuracy over the last 10 epochs of all trials, as printed. Settings are those of the
+# published logs; what differs from main.py's defaults stands in the row.
 #   bash scripts/fig3_convergence.sh [--dry-run]
 # scripts/rows.sh says what base, row and finish do, and which environment variables they heed.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Table 1: 1-bit ResNet20, ResNet32 and ResNet44 on CIFAR-10. A command per row, which trains all its trials; the
-# published number in its comment: mean (population variance) of the test accuracy over the last 10 epochs of all trials, as printed.
-# Settings are those of the published logs; what differs from main.py's defaults stands in the row.
+# Table 1: 1-bit ResNet20, ResNet32 and ResNet44 on CIFAR-10. A command per row, which trains all its trials; the published number
+# in its comment: mean (population variance) of the test accuracy over the last 10 epochs of all trials, as printed. Settings are
+# those of the published logs; what differs from main.py's defaults stands in the row.
 #   bash scripts/table1_cifar10.sh [--dry-run]
 # scripts/rows.sh says what base, row and finish do, and which environment variables they heed.
 set -euo pipefail

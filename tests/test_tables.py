@@ -300,6 +300,16 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(servers, command, c
     tally("a table's run killed: the table resumes it")
 
 
+def test_a_folder_that_cannot_be_made_is_a_failure(call_main, command, tmp_path):
+    (tmp_path / "R").touch()
+    outcome = call_main(*command("R"))
+    assert outcome.code == 1
+    listed = [line for line in outcome.out.splitlines() if line.startswith("failed: ResNet20 NPZ:")]
+    assert len(listed) == 2
+    assert all("Not a directory" in line for line in listed)
+    assert outcome.err.splitlines()[-1].startswith("main.py: error: 2 of 2 runs failed")
+
+
 def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(servers, command, tmp_path, tally):
     runs = runs_of(command("R"))
     for server, log in zip(servers, ("first", "second"), strict=True):

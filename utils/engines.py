@@ -63,8 +63,9 @@ class LocalEngine:
         return bool(self._free)
 
     def start(self, run: TableRun) -> None:
-        slot = self._free.pop(0)
+        slot = self._free[0]
         self._active[run] = child.start_child(*child_arguments(run), slot), slot
+        self._free.pop(0)  # not before: where the start fails, the slot stays free
 
     def ended(self) -> list[Ended]:
         found = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
@@ -87,14 +88,12 @@ class RayEngine:
     or the cluster cannot be reached.
     """
 
-    has_room = True  # Ray queues what does not fit yet
-
     def __init__(self, address: str | None, jobs: int | None, trials_per_device: int, cpus: int, retries: int):
         try:
             import ray
         except ImportError:
             raise BadInput("--engine ray: Ray is not installed: pip install -r requirements-ray.txt") from None
-        self._ray = ray
+        self._ray, self._jobs = ray, jobs
         cores = jobs * cpus if jobs else len(os.sched_getaffinity(0))
         try:
             own = {} if address else {"num_cpus": cores, "include_dashboard": False}
@@ -110,6 +109,10 @@ class RayEngine:
     def active(self) -> int:
         return len(self._active)
 
+    @property
+    def has_room(self) -> bool:
+        return self._jobs is None or len(self._active) < self._jobs  # Ray queues what does not fit yet
+
     def start(self, run: TableRun) -> None:
         self._active[self._task.remote(*child_arguments(run), {})] = run
 
@@ -124,12 +127,13 @@ class RayEngine:
         try:
             return Ended(run, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            return Ended(run, 1, f"Ray gave up: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return Ended(run, 1, f"Ray gave up: {type(error).__name__}: {str(error).splitlines()[-1]}")
 
     def close(self) -> None:
         for reference in self._active:
             self._ray.cancel(reference, recursive=False)
-        self._ray.wait(list(self._active), num_returns=len(self._active), timeout=child.GRACE) if self._active else None
+        if self._active:
+            self._ray.wait(list(self._active), num_returns=len(self._active), timeout=child.GRACE)
         self._ray.shutdown()
 
 

@@ -121,8 +121,8 @@ def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 def is_locked(folder: Path) -> bool:
     """Whether another process works on a run's folder. Takes no lock itself, so that it is in no one's way."""
     try:
-        descriptor = os.open(folder / "run.lock", os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         kind, start, length, whence, pid = fcntl.F_WRLCK, 0, 0, os.SEEK_SET, 0

@@ -63,7 +63,10 @@ class Scheduler:
         elif state is State.REFUSED:
             self._fail(run, why)
         else:
-            self._engine.start(run)
+            try:
+                self._engine.start(run)
+            except OSError as error:
+                self._fail(run, str(error))
 
     def _conclude(self, end: Ended) -> None:
         run, code = end.run, end.code
