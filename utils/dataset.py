@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -43,11 +44,9 @@ def default_data_root() -> str:
     return os.environ.get("METAQUANT_DATA") or "./data"
 
 
-def _cifar(name: str, num_classes: int, mean: tuple, std: tuple) -> Callable[[str, Path], ImageSet]:
+def _cifar(cls: type, num_classes: int, mean: tuple, std: tuple) -> Callable[[str, Path], ImageSet]:
     def load(split: str, root: Path) -> ImageSet:
-        from torchvision import datasets  # whose import takes as long as torch's
-
-        cls, train = getattr(datasets, name), split == "train"
+        train = split == "train"
         try:
             data = cls(root, train=train, download=False)  # checks every file's MD5
         except RuntimeError:
@@ -123,8 +122,8 @@ def _npz(path: Path, split: str) -> ImageSet:
 
 
 DATASETS: dict[str, Callable[[str, Path], ImageSet]] = {
-    "CIFAR10": _cifar("CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "CIFAR100": _cifar("CIFAR100", 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "CIFAR10": _cifar(torchvision.datasets.CIFAR10, 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": _cifar(torchvision.datasets.CIFAR100, 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "Digits": _digits,
 }
 
