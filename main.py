@@ -2,6 +2,7 @@
 """MetaQuant (Chen, Wang, Pan, NeurIPS 2019): the command line. Each subcommand is a recipe; `main.py COMMAND -h` says more."""
 
 import math
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -23,15 +24,19 @@ from utils.benchmark import count_costs, measure, write_json
 from utils.benchmark import table as benchmark_table
 from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
+from utils.engines import make_engine, train_command
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
-from utils.options import build_parser, meta_network_options, pretraining_settings, training_settings
+from utils.options import build_parser, meta_network_options, parse_training, pretraining_settings, training_settings
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
 from utils.report import make_report
 from utils.run import Run, base_model_path, check_record, load_base_model, read_record, run_path
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
+from utils.scheduler import Scheduler
+from utils.slurm import slurm_script
+from utils.tables import State, check_base_models, select_runs, status_table
 
 TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
@@ -186,6 +191,24 @@ def benchmark(args: Namespace) -> None:
         write_json(found, Path(args.out), device, {name: value for name, value in vars(args).items() if name != "function"})
 
 
+def tables(args: Namespace) -> None:
+    """Run what is missing of the paper's tables, or say how far they are."""
+    runs = select_runs(args, parse_training)
+    if args.action == "status":
+        print(status_table(runs))
+    elif args.engine == "slurm":
+        print(slurm_script(args, len(runs)))
+    elif args.dry_run:
+        print("\n".join(shlex.join(train_command(run)) for run in runs))
+    else:
+        check_base_models(run for run in runs if run.state()[0] is not State.DONE)
+        failures = Scheduler(runs, make_engine(args), args.retries).carry_out()
+        for run, why in failures.items():
+            print(f"failed: {run}: {why}")
+        if failures:
+            raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
+
+
 def load_data(settings: dict[str, Any], data_seed: int, device: torch.device) -> tuple[Loader, Loader]:
     """The training and the test loader."""
     s = settings
@@ -235,11 +258,18 @@ def print_evaluation(result: Evaluation, net: nn.Module, quantizer) -> None:
         print(f"{layer.name:24} {W.numel():>8} weights, {len(values)} values: {shown}")
 
 
-COMMANDS = {"pretrain": pretrain, "train": train, "evaluate": evaluate_files, "report": report, "benchmark": benchmark}
+COMMANDS = {
+    "pretrain": pretrain,
+    "train": train,
+    "evaluate": evaluate_files,
+    "report": report,
+    "benchmark": benchmark,
+    "tables": tables,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, 2 for bad input, 1 for a run that failed, 128 + the number of a signal that stopped it."""
+    """Runs a subcommand; returns 0, or the exit code of what stopped it: see utils/miscellaneous.py's exceptions."""
     parser = build_parser(COMMANDS)
     args = parser.parse_args(argv)
     if not hasattr(args, "function"):
@@ -252,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         print(finished)
     except (BadInput, RunFailed) as error:
         print(f"main.py: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadInput) else 1
+        return error.exit_code
     except Interrupted as interrupted:
         print(f"main.py: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

@@ -5,5 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-dev.txt
+"$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt ||
+  echo "Ray is not to be had for this Python: its tests are skipped" >&2
 "$PYTHON" -m ruff check .
 "$PYTHON" -m pytest -m "not slow" "$@"

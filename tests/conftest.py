@@ -1,7 +1,11 @@
-"""Shared fixtures: where the real data lies, a tiny net, a tiny data set, and main.py called in this process."""
+"""Shared fixtures: where the real data lies, a tiny net, a tiny data set, main.py called in this process or a forked one."""
 
+import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -136,3 +140,44 @@ def call_main(capfd):
         return Outcome(code, *capfd.readouterr())
 
     return call
+
+
+class Server:
+    """tests/main_server.py, and the process that it is running."""
+
+    def __init__(self):
+        source = Path(__file__).with_name("main_server.py")
+        self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, argv, log, file_size=None):
+        self.process.stdin.write(json.dumps({"argv": argv, "log": str(log), "file_size": file_size}) + "\n")
+        self.process.stdin.flush()
+        self.pid = int(self._answer("pid"))
+
+    def wait(self):
+        return int(self._answer("exit"))
+
+    def kill(self, which=signal.SIGKILL):
+        """Sends the signal; returns the exit status, which is 0 where the run was over before."""
+        os.kill(self.pid, which)  # the server keeps an ended process as a zombie, so the pid is its own
+        return self.wait()
+
+    def _answer(self, word):
+        name, value = self.process.stdout.readline().split()
+        assert name == word
+        return value
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.process.stdin.close()
+    assert server.process.wait(10) == 0
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.0005)

@@ -1,57 +1,20 @@
 """Runs that are killed, stopped, damaged or out of disk go on to the very bytes of the run that was not."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_npz
+from conftest import until, write_npz
 
 from utils.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
 from utils.miscellaneous import BadInput
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
-
-
-class Server:
-    """tests/main_server.py, and the process that it is running."""
-
-    def __init__(self):
-        source = Path(__file__).with_name("main_server.py")
-        self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def start(self, argv, log, file_size=None):
-        self.process.stdin.write(json.dumps({"argv": argv, "log": str(log), "file_size": file_size}) + "\n")
-        self.process.stdin.flush()
-        self.pid = int(self._answer("pid"))
-
-    def wait(self):
-        return int(self._answer("exit"))
-
-    def kill(self, which=signal.SIGKILL):
-        """Sends the signal; returns the exit status, which is 0 where the run was over before."""
-        os.kill(self.pid, which)  # the server keeps an ended process as a zombie, so the pid is its own
-        return self.wait()
-
-    def _answer(self, word):
-        name, value = self.process.stdout.readline().split()
-        assert name == word
-        return value
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    yield server
-    server.process.stdin.close()
-    assert server.process.wait(10) == 0
 
 
 @pytest.fixture
@@ -86,13 +49,6 @@ def assert_same(root, reference):
     assert weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():
         assert torch.equal(weights[name], value), name
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.0005)
 
 
 CASES = [
@@ -321,7 +277,7 @@ def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, 
     refused = [call_main(*command("shared")), call_main(*command("shared", "--overwrite"))]
     assert server.kill() == -signal.SIGKILL
     for result in refused:
-        assert result.code == 2
+        assert result.code == 75
         assert f"{run} is in use by process {server.pid} on " in result.err.splitlines()[-1]
     result = call_main(*command("shared"))
     assert result.code == 0, result.err

@@ -1,5 +1,6 @@
-"""What a newcomer types: the quickstart in a shortened form, and every command of the README."""
+"""What a newcomer types: the quickstart in a shortened form, the tables' scripts, and every command of the README."""
 
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from main import COMMANDS
-from utils.options import build_parser
+from utils.manifest import MANIFEST, read_manifest
+from utils.options import build_parser, parse_training
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -65,3 +67,61 @@ def test_diagrams_are_drawn_by_their_program(name, tmp_path):
     subprocess.run([sys.executable, tmp_path / f"{name}.py"], check=True)
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (PROJECT / "figs" / f"{name}.png").is_file()
+
+
+TABLE_SCRIPTS = {"table1_resnet20": "table1", "table1_cifar10": "table1", "table2_cifar100": "table2", "fig3_convergence": "fig3"}
+
+
+def script_rows(name):
+    """(flags, published number) of each row of a script, with those of the script that it takes over."""
+    source = (PROJECT / "scripts" / f"{name}.sh").read_text()
+    parts = re.findall(r"^part scripts/(\w+)\.sh$", source, flags=re.MULTILINE)
+    own = re.findall(r"^row (.*?) +# (\d+\.\d{3} \(\d+\.\d{3}\))$", source, flags=re.MULTILINE)
+    assert len(own) == len(re.findall(r"^row ", source, flags=re.MULTILINE))
+    return [row for part in parts for row in script_rows(part)] + own
+
+
+@pytest.mark.parametrize(("name", "table"), TABLE_SCRIPTS.items())
+def test_a_tables_script_is_its_manifest(name, table):
+    """Row by row: the same cell, the same settings once resolved, the same published number."""
+    expected = read_manifest(MANIFEST, "logs")[table].rows
+    if name == "table1_resnet20":
+        expected = [row for row in expected if row.cell.model == "ResNet20"]
+    found = script_rows(name)
+    assert len(found) == len(expected)
+    for (flags, published), row in zip(found, expected, strict=True):
+        assert published == row.published
+        values = {**row.cell._asdict(), **row.settings}
+        argv = [text for flag, value in values.items() for text in (f"--{flag}", str(value))]
+        assert parse_training(flags.split(), name) == parse_training(argv, "manifest")
+
+
+@pytest.mark.parametrize("name", TABLE_SCRIPTS)
+def test_a_tables_script_prints_its_commands(name, tmp_path):
+    (tmp_path / "ResNet20-CIFAR10-pretrain.pth").touch()
+    environment = os.environ | {"TRIALS": "2", "EPOCHS": "3", "METAQUANT_PRETRAINED": str(tmp_path), "RESULTS": "R"}
+    script = PROJECT / "scripts" / f"{name}.sh"
+    printed = subprocess.run(["bash", script, "--dry-run"], capture_output=True, text=True, env=environment, check=True)
+    parsed = [build_parser(COMMANDS).parse_args(shlex.split(line)[2:]) for line in printed.stdout.splitlines()]
+    runs = [args for args in parsed if args.function.__name__ == "train"]
+    assert [args.trial for args in runs] == [1, 2] * len(script_rows(name))
+    assert {(args.epochs, args.results_root) for args in runs} == {(3, "R")}
+    own = {args.model: f"R/{args.model}-{args.dataset}/{args.model}-{args.dataset}-pretrain.pth" for args in runs}
+    expected = own | {"ResNet20": str(tmp_path / "ResNet20-CIFAR10-pretrain.pth")}
+    assert all(args.pretrained == expected[args.model] for args in runs)
+    assert [args.model for args in parsed if args not in runs] == [model for model in own if model != "ResNet20"]
+
+
+def test_a_tables_script_goes_on_when_a_run_fails(tmp_path, tiny_set):
+    """The first row's data are not there, the second's are."""
+    script = tmp_path / "two_rows.sh"
+    rows = f"row -m ResNet20 -d NPZ:absent.npz -meta STE\nrow -m ResNet20 -d {tiny_set} -bs 4 -meta STE\n"
+    script.write_text(f"set -euo pipefail\ncd {PROJECT}\nsource scripts/rows.sh\nBASE=none\n{rows}finish\n")
+    environment = os.environ | {"VENV": sys.prefix, "TRIALS": "1", "EPOCHS": "1", "RESULTS": str(tmp_path / "R")}
+    process = subprocess.run(["bash", script], capture_output=True, text=True, env=environment)
+    assert process.returncode == 1
+    failed = [line for line in process.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 1
+    assert failed[0].startswith("failed: main.py train -m ResNet20 -d NPZ:absent.npz")
+    (record,) = (tmp_path / "R").rglob("run.json")
+    assert json.loads(record.read_text())["state"] == "done"

@@ -13,9 +13,19 @@ from tqdm import tqdm
 class BadInput(Exception):
     """A flag or file that cannot be used: one line for the user, exit code 2."""
 
+    exit_code = 2
+
+
+class InUse(BadInput):
+    """A run's folder that another process works on: one line for the user, exit code 75 (EX_TEMPFAIL: try later)."""
+
+    exit_code = 75
+
 
 class RunFailed(Exception):
     """A run that began and could not go on: one line for the user, exit code 1."""
+
+    exit_code = 1
 
 
 class Finished(Exception):

@@ -1,26 +1,39 @@
 """The command line's flags: types that name the accepted values, and the parser of main.py's subcommands."""
 
 import argparse
-import math
-import re
+import os
 import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, NONLINEARITIES, STARTS
+from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, STARTS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import UPDATE_ORDERS
 from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import LOADERS
 from utils.dataset import DATASETS, default_data_root
+from utils.engines import ENGINES
+from utils.flag_types import (
+    METHODS,
+    assignment,
+    dataset,
+    device,
+    interval,
+    label,
+    lr_adjust,
+    method,
+    nonlinearity,
+    real,
+    share,
+    whole,
+)
+from utils.manifest import MANIFEST, PROTOCOLS
 from utils.miscellaneous import BadInput
 from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
-from utils.recorder import ADAPTIVE
 from utils.run import base_model_path
 
-METHODS = ("STE", *META_NETWORKS)
 META_OPTIONS = {  # flag -> the meta networks' constructor option
     "hidden_size": "hidden_size",
     "num_fc": "num_fc",
@@ -44,89 +57,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
-    """A whole number from low to high."""
-    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"must be a whole number {span}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-def real(above: float | None = None) -> Callable[[str], float]:
-    """A finite number: of at least 0, or above `above`."""
-    span = "of at least 0" if above is None else f"above {above:g}"
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
-            raise argparse.ArgumentTypeError(f"must be a number {span}, not {text!r}")
-        return value
-
-    return parse
-
-
-def interval(text: str) -> str:
-    """A whole number of epochs, or of iterations with "it" behind it."""
-    if not re.fullmatch(r"[1-9]\d*(it)?", text):
-        raise argparse.ArgumentTypeError(f"must be a number of epochs such as 1, or of iterations such as 100it, not {text!r}")
-    return text
-
-
-def lr_adjust(text: str) -> int | str:
-    """A whole number of epochs, or "adaptive"."""
-    if text == ADAPTIVE:
-        return text
-    if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of epochs of at least 1, or {ADAPTIVE!r}, not {text!r}")
-    return int(text)
-
-
-def nonlinearity(text: str) -> str | None:
-    """A registered nonlinearity; "none" or "None" for none."""
-    name = None if text.lower() == "none" else text
-    if name not in NONLINEARITIES:
-        known = ", ".join(str(key or "none") for key in NONLINEARITIES)
-        raise argparse.ArgumentTypeError(f"must be one of {known}, not {text!r}")
-    return name
-
-
-def device(text: str) -> str:
-    """auto, cpu, cuda or cuda:N."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, not {text!r}")
-    return text
-
-
-def dataset(text: str) -> str:
-    """A registered data set or NPZ:path."""
-    if text not in DATASETS and not re.fullmatch(r"NPZ:.+", text):
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(sorted(DATASETS))} or NPZ:path, not {text!r}")
-    return text
-
-
-def method(text: str) -> str:
-    """plain, STE, or a meta network with or without :relu or :tanh."""
-    network, _, nonlinear = text.partition(":")
-    takes = network in META_NETWORKS and "nonlinear" in signature(META_NETWORKS[network]).parameters
-    if network not in ("plain", *METHODS) or (nonlinear and not (takes and nonlinear in NONLINEARITIES)):
-        raise argparse.ArgumentTypeError(f"must be plain, {', '.join(METHODS)}, or such as MultiFC:tanh, not {text!r}")
-    return text
-
-
-def label(text: str) -> str:
-    """A part of a folder name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
-        raise argparse.ArgumentTypeError(f"must be letters, digits, '.', '_' and '-', not beginning with a sign, not {text!r}")
-    return text
 
 
 def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
@@ -175,6 +105,21 @@ def training_settings(args: argparse.Namespace) -> dict[str, Any]:
         choice = OPTIMIZEES[args.optimizer]
         settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
     return settings
+
+
+def parse_training(argv: list[str], what: str) -> dict[str, Any]:
+    """The resolved settings of `main.py train` with these arguments.
+
+    Raises BadInput, beginning with `what`, where they are wrong.
+    """
+
+    class Refusing(Parser):
+        def error(self, message: str):
+            raise BadInput(f"{what}: {message}")
+
+    parser = Refusing(allow_abbrev=False)
+    FLAGS["train"](parser)
+    return training_settings(parser.parse_args(argv))
 
 
 def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
@@ -295,4 +240,47 @@ def _benchmark(parser: Parser) -> None:
     add("--out", metavar="JSON", help="write the measurements with device, versions and commit into this file")
 
 
-FLAGS = {"pretrain": _pretrain, "train": _train, "evaluate": _evaluate, "report": _report, "benchmark": _benchmark}
+def _tables(parser: Parser) -> None:
+    add = parser.add_argument
+    add("action", choices=["run", "status"], help="run what is not done yet; or say what is done, running, failed, missing")
+    add("tables", nargs="+", metavar="TABLE", help="tables of the manifest (table1, table2, fig3), or all")
+    add("--manifest", default=str(MANIFEST), metavar="TOML", help="what is run")
+    add("--protocol", choices=PROTOCOLS, default="logs", help="settings as the published logs show, or as the paper's text says")
+    chosen = parser.add_argument_group("selection of cells")
+    chosen.add_argument("-m", "--model", nargs="+", choices=list(MODELS), help="only these networks")
+    chosen.add_argument("-q", "--quantizer", nargs="+", choices=sorted(QUANTIZERS), help="only these quantizers")
+    chosen.add_argument("-o", "--optimizer", nargs="+", choices=sorted(OPTIMIZEES), help="only these optimizees")
+    chosen.add_argument("-meta", "--backward", nargs="+", choices=METHODS, help="only STE, or these meta networks")
+    chosen.add_argument("--trials", type=whole(1), metavar="N", help="trials 1 to N (default: the manifest's)")
+    chosen.add_argument("--trial", nargs="+", type=whole(1), metavar="T", help="only these trials")
+    chosen.add_argument("--slice", type=share, metavar="I/N", help="only the I-th of N shares of the selected runs")
+    setting = parser.add_argument_group("settings of the runs")
+    setting.add_argument("-n", "--epochs", type=whole(1), help="epochs (default: the manifest's)")
+    setting.add_argument(
+        "--set", nargs="+", type=assignment, default=[], metavar="NAME=VALUE", help="other flags of train, such as workers=2"
+    )
+    _paths(setting)
+    setting.add_argument(
+        "--pretrained-root",
+        default=os.environ.get("METAQUANT_PRETRAINED"),
+        metavar="DIR|none",
+        help="folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",
+    )
+    how = parser.add_argument_group("engine")
+    how.add_argument("--engine", choices=ENGINES, default="local", help="processes here; Ray; or a Slurm array script")
+    how.add_argument("--jobs", type=whole(1), help="runs at once (default: all that --trials-per-device allows)")
+    how.add_argument("--trials-per-device", type=whole(1), default=1, help="runs that share a GPU, or the CPU")
+    how.add_argument("--cpus-per-run", type=whole(1), help="CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)")
+    how.add_argument("--retries", type=whole(0), default=3, help="times that a run whose process was killed is started again")
+    how.add_argument("--address", help="of a Ray cluster that is up (default: a Ray of its own on this machine)")
+    how.add_argument("--dry-run", action="store_true", help="print the commands, or the Slurm script, and run nothing")
+
+
+FLAGS = {
+    "pretrain": _pretrain,
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "benchmark": _benchmark,
+    "tables": _tables,
+}

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import signal
+import struct
 import sys
 import time
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from torch import nn
 from meta_utils.training import TrainingLoop
 from utils.checkpoint import Checkpoints, load_tensors
 from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
-from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
+from utils.miscellaneous import BadInput, Finished, Interrupted, InUse, RunFailed
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 
@@ -117,10 +118,29 @@ def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process works on a run's folder. Takes no lock itself, so that it is in no one's way."""
+    try:
+        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        kind, start, length, whence, pid = fcntl.F_WRLCK, 0, 0, os.SEEK_SET, 0
+        if sys.platform == "darwin":  # struct flock is laid out as the system likes
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack("qqihh", start, length, pid, kind, whence))
+            kind = struct.unpack("qqihh", answer)[3]
+        else:
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack("hhqqi4x", kind, whence, start, length, pid))
+            kind = struct.unpack("hhqqi4x", answer)[0]
+        return kind != fcntl.F_UNLCK
+    finally:
+        os.close(descriptor)
+
+
 class Lock:
     """One process per run folder: a POSIX lock on run.lock, which ends with its process, however that ends.
 
-    The file names host and process for the message. Raises BadInput where another process holds it.
+    The file names host and process for the message. Raises InUse where another process holds it.
     """
 
     def __init__(self, folder: Path):
@@ -131,7 +151,7 @@ class Lock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._descriptor)
-            raise BadInput(f"{folder} is in use by {holder or 'another process'} ({path})") from None
+            raise InUse(f"{folder} is in use by {holder or 'another process'} ({path})") from None
         if holder:
             print(f"note: {holder} held {path} and is gone; taking over", file=sys.stderr)
         self._write(f"process {os.getpid()} on {platform.node()}\n")
@@ -150,7 +170,7 @@ class Run:
 
     Entering makes the folder or goes on with the one there, and locks it; `overwrite` moves the old one to replaced/ first.
     Leaving records how it ended: done; failed, with the error; or, after SIGINT or SIGTERM, still running, to be resumed.
-    Raises BadInput and Finished as check_record does, and BadInput where another process works on it.
+    Raises BadInput and Finished as check_record does, and InUse where another process works on it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], device: torch.device, overwrite: bool = False):

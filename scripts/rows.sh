@@ -1,0 +1,59 @@
+# Sourced by the scripts of the paper's tables. With --dry-run they print the commands and run nothing. From the environment:
+#   TRIALS                trials of a row (5)
+#   EPOCHS                epochs of a run (100)
+#   BASE_EPOCHS           epochs of a base model that has to be made (200)
+#   RESULTS               folder of the results (Results)
+#   METAQUANT_DATA        folder of the CIFAR sets (data)
+#   METAQUANT_PRETRAINED  folder of base models, such as ResNet20-CIFAR10-pretrain.pth; those it lacks are trained
+# A script that is typed again skips what is done and goes on where it was cut off. To run a table's rows side by side, on all GPUs
+# or on many machines, see main.py tables.
+RESULTS=${RESULTS:-Results}
+DRY_RUN=$([ "${1:-}" = --dry-run ] && echo yes || true)
+[ -n "$DRY_RUN" ] || source scripts/environment.sh requirements.txt
+FAILED=()
+
+# Runs main.py or, with --dry-run, prints the command. A failure is noted and stops nothing; a signal stops the script.
+main() {
+  if [ -n "$DRY_RUN" ]; then
+    printf 'python main.py'
+    printf ' %q' "$@"
+    echo
+    return
+  fi
+  local code=0
+  "$PYTHON" main.py "$@" || code=$?
+  if [ "$code" -gt 128 ]; then exit "$code"; fi
+  if [ "$code" -ne 0 ]; then FAILED+=("main.py $*"); fi
+}
+
+# base MODEL DATASET: leaves the base model's path in BASE; trains it where there is none.
+base() {
+  local name=$1-$2 folder=${METAQUANT_PRETRAINED:-}
+  for BASE in ${folder:+"$folder/$name/$name-pretrain.pth" "$folder/$name-pretrain.pth"} "$RESULTS/$name/$name-pretrain.pth"; do
+    if [ -f "$BASE" ]; then return; fi
+  done
+  main pretrain -m "$1" -d "$2" -n "${BASE_EPOCHS:-200}" --results-root "$RESULTS"
+}
+
+# row FLAGS...: trains a cell's trials, one after the other.
+row() {
+  local trial
+  for trial in $(seq "${TRIALS:-5}"); do
+    main train "$@" -n "${EPOCHS:-100}" --trial "$trial" --pretrained "$BASE" --results-root "$RESULTS"
+  done
+}
+
+# part SCRIPT: the rows of another script.
+part() {
+  local code=0
+  bash "$1" ${DRY_RUN:+--dry-run} || code=$?
+  if [ "$code" -gt 128 ]; then exit "$code"; fi
+  if [ "$code" -ne 0 ]; then FAILED+=("$1"); fi
+}
+
+# Lists what failed, if anything did.
+finish() {
+  if [ "${#FAILED[@]}" -eq 0 ]; then return; fi
+  printf 'failed: %s\n' "${FAILED[@]}" >&2
+  exit 1
+}

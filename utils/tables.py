@@ -1,0 +1,157 @@
+"""The runs that a manifest's tables stand for: which ones a command selects, their commands, and how far each is."""
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from utils.cells import Cell
+from utils.manifest import NOT_SETTINGS, Row, read_manifest
+from utils.miscellaneous import BadInput, Finished
+from utils.run import base_model_path, check_record, is_locked, read_record, run_path
+
+Settings = dict[str, Any]
+
+
+class State(StrEnum):
+    """How far a run is."""
+
+    DONE = "done"
+    RUNNING = "running"  # a process works on it
+    STOPPED = "cut off"  # began, and nobody works on it: to be resumed
+    FAILED = "failed"
+    REFUSED = "refused"  # its folder holds a run with other settings, or a damaged record
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, eq=False)
+class TableRun:
+    """A trial of a cell: the arguments of `main.py train`, its resolved settings and its folder."""
+
+    row: Row
+    trial: int
+    argv: list[str]
+    settings: Settings
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.row.cell} trial {self.trial}"
+
+    def state(self) -> tuple[State, str]:
+        """How far the run is, and why where it failed or is refused."""
+        if is_locked(self.path):
+            return State.RUNNING, ""
+        try:
+            record = check_record(self.path, self.settings)
+        except Finished:
+            return State.DONE, ""
+        except BadInput as error:
+            return State.REFUSED, str(error)
+        if record is None:
+            return State.MISSING, ""
+        return (State.FAILED, record.get("error") or "") if record.get("state") == "failed" else (State.STOPPED, "")
+
+    def epochs_done(self) -> int:
+        """Epochs that its last checkpoint holds; all of them where it is done."""
+        try:
+            record = read_record(self.path)
+        except BadInput:
+            return 0
+        epochs = self.settings["epochs"]
+        return epochs if record.get("state") == "done" else min(record.get("epochs_done", 0), epochs)
+
+
+def select_runs(args: Namespace, parse: Callable[[list[str], str], Settings]) -> list[TableRun]:
+    """The runs of the chosen tables that meet the flags' selection, first trials first; a cell that two tables share counts once.
+
+    parse: arguments of `main.py train` and a prefix for its error -> settings. Raises BadInput for an unknown table, a selection
+    that leaves nothing, or settings that `train` does not take.
+    """
+    manifest = read_manifest(args.manifest, args.protocol)
+    names = list(manifest) if args.tables == ["all"] else args.tables
+    for name in names:
+        if name not in manifest:
+            raise BadInput(f"{name}: no such table in {args.manifest}, which has {', '.join(manifest)} (or all)")
+    wanted = {field: getattr(args, field) for field in Cell._fields if getattr(args, field, None)}
+    rows = {row.cell: row for name in names for row in manifest[name].rows if _meets(row.cell, wanted)}
+    if not rows:
+        listed = ", ".join(f"--{field} {' '.join(values)}" for field, values in wanted.items())
+        raise BadInput(f"no cell of {', '.join(names)} has {listed}")
+    trials = {cell: _chosen_trials(args.trials or row.trials, args.trial) for cell, row in rows.items()}
+    if not any(trials.values()):
+        there = args.trials or max(row.trials for row in rows.values())
+        raise BadInput(f"--trial {' '.join(map(str, args.trial))}: there are trials 1 to {there}")
+    pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
+    index, count = args.slice or (1, 1)
+    if count > len(pairs):
+        raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
+    return [_plan(row, trial, args, parse) for trial, row in pairs[index - 1 :: count]]
+
+
+def status_table(runs: list[TableRun]) -> str:
+    """A Markdown table, a row per cell: how many of its trials are in which state; below it, why runs failed or are refused."""
+    states = {run: run.state() for run in runs}
+    columns = list(State)
+    lines = [f"| cell | published | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    by_cell: dict[Cell, list[TableRun]] = {}
+    for run in runs:
+        by_cell.setdefault(run.row.cell, []).append(run)
+    for cell, members in by_cell.items():
+        counts = Counter(states[run][0] for run in members)
+        lines.append(f"| {cell} | {members[0].row.published or ''} | {' | '.join(str(counts[s] or '') for s in columns)} |")
+    totals = Counter(state for state, _ in states.values())
+    lines.append(f"| {len(runs)} runs | | {' | '.join(str(totals[state]) for state in columns)} |")
+    reasons = [f"{state}: {run}: {why}" for run, (state, why) in states.items() if why]
+    return "\n".join([*lines, *([""] if reasons else []), *reasons])
+
+
+def check_base_models(runs: Iterable[TableRun]) -> None:
+    """Raises BadInput where a run that is to start lacks its base model."""
+    for run in runs:
+        path, cell = run.settings["pretrained"], run.row.cell
+        if path != "none" and not Path(path).is_file():
+            how = f"make it with 'main.py pretrain -m {cell.model} -d {cell.dataset}', or name a folder with --pretrained-root"
+            raise BadInput(f"{cell}: there is no base model {path}; {how}")
+
+
+def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str], Settings]) -> TableRun:
+    """A trial of a row, with the command line's settings over the manifest's."""
+    chosen = dict(args.set)
+    for name in chosen:
+        if name in NOT_SETTINGS:
+            raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
+    settings = row.settings | ({"epochs": args.epochs} if args.epochs else {}) | chosen
+    settings |= {"data-root": args.data_root, "results-root": args.results_root, "trial": trial}
+    if args.pretrained_root:
+        settings["pretrained"] = _base_model(args.pretrained_root, row.cell, args.results_root)
+    argv = [text for name, value in (row.cell._asdict() | settings).items() for text in _flag(name, value)]
+    resolved = parse(argv, f"--manifest {args.manifest}, {row.cell}")
+    return TableRun(row, trial, ["train", *argv], resolved, run_path(resolved))
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """A setting as arguments: a switch where it is true or false."""
+    if str(value).lower() in ("true", "false"):
+        return [f"--{name}"] if str(value).lower() == "true" else []
+    return [f"--{name}", str(value)]
+
+
+def _base_model(root: str, cell: Cell, results_root: str) -> str:
+    """The base model: below `root`, as `pretrain` names it, in a folder of its own or not; else where `pretrain` wrote it."""
+    if root == "none":
+        return root
+    nested = base_model_path(root, cell.model, cell.dataset)
+    own = base_model_path(results_root, cell.model, cell.dataset)
+    return str(next((path for path in (nested, Path(root) / nested.name) if path.is_file()), own))
+
+
+def _meets(cell: Cell, wanted: dict[str, list[str]]) -> bool:
+    return all(getattr(cell, field) in values for field, values in wanted.items())
+
+
+def _chosen_trials(count: int, only: list[int] | None) -> list[int]:
+    """Trials 1 to count, or those of them in `only`."""
+    return [trial for trial in range(1, count + 1) if only is None or trial in only]
