@@ -35,7 +35,8 @@ class _Recorder(TorchDispatchMode):
         results = func(*args, **kwargs)
         new = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
         self.made.update(t.untyped_storage().data_ptr() for t in new)
-        self.operations.append((func, args, kwargs, results, bool(new)))
+        places = [t.detach() for t in tensors(results)] if new else []  # squeeze_ and the like change the results' shapes later
+        self.operations.append((func, args, kwargs, places))
         return results
 
 
@@ -59,10 +60,9 @@ class Tape:
         def replay() -> None:
             self.replays += 1
             with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-                for func, args, kwargs, results, new in recorder.operations:
+                for func, args, kwargs, places in recorder.operations:
                     again = func(*args, **kwargs)
-                    if new:
-                        for place, value in zip(tensors(results), tensors(again), strict=True):
-                            place.copy_(value)
+                    for place, value in zip(places, tensors(again) if places else [], strict=True):
+                        place.copy_(value)
 
         return replay

@@ -93,7 +93,8 @@ def test_selection():
     assert {run.trial for run in runs_of(["tables", "run", "table1", "--trials", "7", "--trial", "6", "9"])} == {6}
 
 
-def test_the_command_lines_settings_go_over_the_manifests(tmp_path):
+def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
+    monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
     flags = ["-n", "7", "--set", "lr-adjust=2", "deterministic=true", "--results-root", "R", "--data-root", "D"]
     for run in runs_of(["tables", "run", "table2", *flags]):
         s = run.settings

@@ -213,7 +213,7 @@ def _csv_trial(path: Path, cell: Cell, number: int, rows: list[dict[str, str]]) 
 
 
 def write_csv(trials: Iterable[Trial], path: Path) -> None:
-    """The finished trials as a .csv.xz that `read_csv` reads. Where the data lay is not written."""
+    """The finished trials as a .csv.xz that `read_csv` reads. Where files lay is not written."""
     with lzma.open(path, "wt", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -221,6 +221,8 @@ def write_csv(trials: Iterable[Trial], path: Path) -> None:
             if trial.state != "done" or not trial.epochs:
                 continue
             kept = {name: value for name, value in trial.settings.items() if name not in MAY_DIFFER}
+            if kept.get("pretrained"):
+                kept["pretrained"] = Path(kept["pretrained"]).name
             first = (json.dumps(kept) if trial.recorded else "", trial.made_by)
             seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
             for k, values in enumerate(zip(trial.test_acc, trial.train_loss, trial.train_acc, seconds, strict=True)):
