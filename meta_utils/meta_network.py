@@ -13,7 +13,7 @@ from torch import Tensor, nn
 NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 STARTS = ("random", "identity")
 CHUNK = 4096  # coordinates at a time where every one has hidden units of its own: what is at work stays in the cache
-LSTM_CHUNKS = {"cpu": 2048, "cuda": 65536, "meta": 65536}
+LSTM_CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}
 LSTM_STATES = ("carry", "reset")
 
 
@@ -129,9 +129,9 @@ class MetaDesignedMultiFC(MetaNetwork):
         return g_W_hat * self.fc(W_tilde), {}
 
 
-def _tanh_(x: Tensor) -> Tensor:
-    """tanh in place as 2 sigmoid(2 x) - 1, equal up to the rounding of 1; torch's CPU kernels do it in half the time."""
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+def _tanh_from_sigmoid_(s: Tensor) -> Tensor:
+    """sigmoid(2 z) -> tanh(z) = 2 sigmoid(2 z) - 1, in place, equal up to the rounding of 1; half the time of torch's tanh."""
+    return torch.add(s.new_full((), -1), s, alpha=2, out=s)
 
 
 class _CoordinateLSTM(torch.autograd.Function):
@@ -156,9 +156,9 @@ class _CoordinateLSTM(torch.autograd.Function):
             for layer, W in enumerate(doubled):
                 row = torch.cat([h[layer, chunk], below, torch.ones_like(below[:, :1])], dim=1, out=inputs[layer][place])
                 i, f, g, o = torch.mm(row, W, out=gates[layer][place]).sigmoid_().chunk(4, dim=1)
-                g.mul_(2).sub_(1)
+                _tanh_from_sigmoid_(g)
                 new = torch.mul(f, c[layer, chunk], out=new_c[layer, chunk]).addcmul_(i, g)
-                tanh_c.append(_tanh_(new.clone()))
+                tanh_c.append(_tanh_from_sigmoid_((2 * new).sigmoid_()))
                 below = torch.mul(o, tanh_c[layer], out=new_h[layer, chunk])
             torch.addmv(fc_bias, below, fc_weight[0], out=factor[chunk])
             d_h = fc_weight
@@ -187,7 +187,7 @@ class _CoordinateLSTM(torch.autograd.Function):
 
 
 def _double_g(W: Tensor) -> Tensor:
-    """The weights with twice the rows of gate g, so that one sigmoid serves all four gates: tanh(z) = 2 sigmoid(2 z) - 1."""
+    """The weights with twice the rows of gate g, so that one sigmoid serves all four gates."""
     i, f, g, o = W.chunk(4)
     return torch.cat([i, f, 2 * g, o])
 
