@@ -12,7 +12,7 @@ import json
 import lzma
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +23,16 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from utils.cells import Cell  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
-from utils.published import logged  # noqa: E402
+from utils.published import logged, printed  # noqa: E402
 from utils.results import find_trials, read_csv, write_csv  # noqa: E402
-from utils.tabular import markdown_row  # noqa: E402
-from utils.trials import Trial  # noqa: E402
+from utils.tabular import markdown_row, mean_variance  # noqa: E402
+from utils.trials import Trial, statistics  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz"
 COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
 SHOWN = (10, 20, 60, 100)
+WHOLE = 100  # epochs of a published run
 
 
 class Beginning(NamedTuple):
@@ -50,6 +51,7 @@ def collect(root: Path) -> None:
     if problems:
         sys.exit("\n".join(problems))
     DATA.mkdir(exist_ok=True)
+    trials = [trial for trial in trials if (trial.source / "loss.txt").stat().st_size]
     ordered = sorted(trials, key=lambda trial: (trial.cell, trial.number))
     write_csv((trial for trial in ordered if trial.epochs), EPOCHS)
     with lzma.open(ITERATIONS, "wt", newline="") as file:
@@ -110,23 +112,32 @@ def iterations_table() -> str:
 
 
 def epochs_table() -> str:
-    """Epoch 1: training loss, training accuracy and test accuracy, the published trials' range and ours."""
+    """Paper, logs and ours: test accuracy of the last 10 of 100 epochs; epoch 1's training loss and accuracies."""
     curves = (("train_loss", "loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
-    rows = [
-        ("net", "method", "n: published, ours", *(f"{what}: {who}" for _, what, _ in curves for who in ("published", "ours")))
-    ]
+    heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in curves for who in ("logs", "ours")]
+    rows = [("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours")]
     rows.append(("---",) * len(rows[0]))
     ours: dict[Cell, list[Trial]] = defaultdict(list)
     for trial in read_csv(EPOCHS):
         ours[trial.cell].append(trial)
-    for cell, trials in ours.items():
-        theirs = logged().get(cell, ())
-        columns = [f"{len(theirs)}, {len(trials)}"]
+    for cell, trials in sorted(
+        ours.items(), key=lambda item: (*item[0][:3], item[0].optimizer != "SGD", item[0].backward != "STE")
+    ):
+        theirs, whole = logged().get(cell, ()), [trial for trial in trials if trial.epochs == WHOLE]
+        paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else ""
+        columns = [paper, *(_last_epochs(side) for side in (theirs, whole))]
         for name, _, digits in curves:
-            for side in (theirs, trials):
-                columns.append(span((getattr(trial, name)[0] for trial in side), digits) if side else "")
-        rows.append((f"{cell.model} {cell.dataset}", f"{cell.quantizer} {cell.optimizer} {cell.backward}", *columns))
+            columns += [span((getattr(trial, name)[0] for trial in side), digits) if side else "" for side in (theirs, trials)]
+        method = f"{cell.quantizer} {cell.optimizer} {cell.backward}"
+        rows.append((f"{cell.model} {cell.dataset}", method, *columns, f"{len(theirs)}, {len(trials)}"))
     return "\n".join(map(markdown_row, rows))
+
+
+def _last_epochs(trials: Sequence[Trial]) -> str:
+    if not trials:
+        return "none"
+    found = statistics(trials)
+    return mean_variance(found.mean, found.variance)
 
 
 def draw(path: Path) -> None:
