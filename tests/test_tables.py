@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import PROJECT, Server, until
 
 from main import COMMANDS
@@ -34,6 +35,17 @@ cells = [
   {{ model = "ResNet20", quantizer = "BWN",    backward = "FC-Grad", optimizer = "SGD" }},
 ]
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums over other numbers of threads are rounded otherwise, and runs side by side have fewer than this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -263,7 +275,7 @@ def test_status_tells_every_state(call_main, command, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def servers():
+def servers(one_thread):
     """Two processes from which main.py can be forked at the same time."""
     found = [Server(), Server()]
     yield found

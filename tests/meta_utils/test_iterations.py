@@ -88,8 +88,7 @@ def test_cuda_graphs_equal_the_eager_iterations(case):
 
 
 @pytest.mark.parametrize("method", ["STE", *META_NETWORKS])
-@pytest.mark.parametrize("quantizer", ["dorefa", "BWN", "BWN-F"])
-@pytest.mark.parametrize("optimizer", ["SGD-M", "Adam"])
+@pytest.mark.parametrize(("quantizer", "optimizer"), [("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam")])
 def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimizer):
     """On torch's meta device there are shapes and no numbers, so that whatever asks for one raises."""
     work = iterations((method, quantizer, optimizer, "notebook", {}), device="meta", dtype=torch.float32)

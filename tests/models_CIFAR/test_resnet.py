@@ -56,8 +56,8 @@ def test_impossible_nets_are_refused(depth, classes):
     ("model", "dataset", "accuracy"),
     [
         ("ResNet20", "CIFAR10", 91.50),
-        ("ResNet32", "CIFAR10", 92.13),
-        ("ResNet44", "CIFAR10", 93.56),
+        pytest.param("ResNet32", "CIFAR10", 92.13, marks=pytest.mark.slow),
+        pytest.param("ResNet44", "CIFAR10", 93.56, marks=pytest.mark.slow),
         ("ResNet56", "CIFAR100", 71.22),
     ],
 )
