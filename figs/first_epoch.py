@@ -24,6 +24,7 @@ sys.path.insert(0, str(FOLDER.parent))
 from utils.cells import Cell  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
+from utils.report_tables import method  # noqa: E402
 from utils.results import find_trials, read_csv, write_csv  # noqa: E402
 from utils.tabular import markdown_row, mean_variance  # noqa: E402
 from utils.trials import Trial, statistics  # noqa: E402
@@ -107,7 +108,7 @@ def iterations_table() -> str:
             band = bands.get((cell, n))
             reached = [run.loss[n - 1] for run in trials if len(run.loss) >= n]
             columns += [span(band, 2) if band else "", ", ".join(f"{loss:.2f}" for loss in reached)]
-        rows.append((f"{cell.model} {cell.dataset}", f"{cell.quantizer} {cell.optimizer} {cell.backward}", *columns))
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns))
     return "\n".join(map(markdown_row, rows))
 
 
@@ -128,8 +129,7 @@ def epochs_table() -> str:
         columns = [paper, *(_last_epochs(side) for side in (theirs, whole))]
         for name, _, digits in curves:
             columns += [span((getattr(trial, name)[0] for trial in side), digits) if side else "" for side in (theirs, trials)]
-        method = f"{cell.quantizer} {cell.optimizer} {cell.backward}"
-        rows.append((f"{cell.model} {cell.dataset}", method, *columns, f"{len(theirs)}, {len(trials)}"))
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(trials)}"))
     return "\n".join(map(markdown_row, rows))
 
 

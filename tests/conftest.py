@@ -128,6 +128,24 @@ class Outcome:
 
 
 @pytest.fixture
+def refuses(call_main, tmp_path, tally):
+    """refuses(arguments, words): main.py says what is wrong in one line that holds the words, ends with 2, writes nothing."""
+
+    def check(arguments, words):
+        outcome = call_main(*arguments)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        (line,) = outcome.err.splitlines()
+        assert line.startswith("main.py")
+        for word in words:
+            assert word in line
+        assert list(tmp_path.iterdir()) == []  # nothing written
+        tally("bad flag or file: one line, exit code 2, nothing written")
+
+    return check
+
+
+@pytest.fixture
 def call_main(capfd):
     """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error."""
 

@@ -26,6 +26,7 @@ from utils.environment import describe, git_state, peak_memory, versions
 from utils.quantize import get_quantizer
 from utils.scale import Cost
 from utils.scale import count as count_cost
+from utils.tabular import markdown_row
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
@@ -240,13 +241,13 @@ def table(found: list[Measurement]) -> str:
         "x plain",
         *PHASES,
     ]
-    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    rows = [markdown_row(columns), "|---" * len(columns) + "|"]
     for m in found:
         ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
         cells: list[Any] = [m.model, m.batch_size, m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares]
-        rows.append("| " + " | ".join(map(str, cells)) + " |")
+        rows.append(markdown_row(map(str, cells)))
     return "\n".join(rows)
 
 
