@@ -213,7 +213,7 @@ def load_data(settings: dict[str, Any], data_seed: int, device: torch.device) ->
     """The training and the test loader."""
     s = settings
     options = {"data_root": s["data_root"], "device": device, "loader": s["loader"], "workers": s["workers"]}
-    train_loader = get_dataloader(s["dataset"], "train", s["batch_size"], seed=data_seed, **options)
+    train_loader = get_dataloader(s["dataset"], "train", s["batch_size"], seed=data_seed, drop_last=s["drop_last"], **options)
     return train_loader, get_dataloader(s["dataset"], "test", TEST_BATCH_SIZE, **options)
 
 

@@ -160,7 +160,7 @@ def draw(path: Path) -> None:
         for cell, trials in logged().items():
             if cell.model == "ResNet20":
                 losses = [trial.train_loss[0] for trial in trials]
-                marks.append((cell, 391, (min(losses), max(losses))))
+                marks.append((cell, 390, (min(losses), max(losses))))
         for cell, n, (low, high) in marks:
             if (cell.quantizer, cell.optimizer) == panel:
                 axes.plot([n, n], [low, high], color=COLOURS[cell.backward], lw=7, marker="o", ms=7, mew=0, alpha=0.35)

@@ -170,6 +170,7 @@ class _CoordinateLSTM(torch.autograd.Function):
             ctx.save_for_backward(new_h[-1], *inputs, *gates)
             ctx.chunk_size = chunk_size
         ctx.mark_non_differentiable(new_h, new_c)
+        ctx.set_materialize_grads(False)  # no zeros in the place of those of h' and c'
         return factor, new_h, new_c
 
     @staticmethod

@@ -11,7 +11,7 @@ for trial in ${TRIALS:-1}; do
   for cell in "dorefa SGD" "BWN SGD" "dorefa Adam"; do
     read -r quantizer optimizer <<<"$cell"
     for method in STE "FC-Grad --meta-init identity" MultiFC; do
-      "$PYTHON" main.py train -m ResNet20 -d CIFAR10 -q "$quantizer" -o "$optimizer" -meta $method -n 1 --trial "$trial" \
+      "$PYTHON" main.py train -m ResNet20 -d CIFAR10 --drop-last -q "$quantizer" -o "$optimizer" -meta $method -n 1 --trial "$trial" \
         --pretrained "${PRETRAINED:?the folder of ResNet20-CIFAR10-pretrain.pth}/ResNet20-CIFAR10-pretrain.pth" --results-root "$RESULTS"
     done
   done

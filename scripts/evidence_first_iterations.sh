@@ -14,7 +14,7 @@ for trial in ${TRIALS:-1 2}; do
     for quantizer in dorefa BWN; do
       if [ "$quantizer $method" = "BWN MultiFC" ]; then continue; fi
       for optimizer in SGD Adam; do
-        "$PYTHON" main.py train -m ResNet20 -d CIFAR10 -q "$quantizer" -o "$optimizer" -meta "$method" \
+        "$PYTHON" main.py train -m ResNet20 -d CIFAR10 --drop-last -q "$quantizer" -o "$optimizer" -meta "$method" \
           $([ "$method" = STE ] || echo --meta-init "$start") -n 1 --stop-after "${ITERATIONS:-100}" --trial "$trial" \
           --pretrained "${PRETRAINED:?the folder of ResNet20-CIFAR10-pretrain.pth}/ResNet20-CIFAR10-pretrain.pth" --results-root "$RESULTS"
       done

@@ -11,13 +11,13 @@ source scripts/rows.sh
 
 # ResNet20, full precision 91.50
 base ResNet20 CIFAR10
-row -m ResNet20 -d CIFAR10 -q dorefa -o SGD  -meta STE                                 # 80.745 (2.113)
-row -m ResNet20 -d CIFAR10 -q dorefa -o SGD  -meta MultiFC                             # 88.942 (0.466)
-row -m ResNet20 -d CIFAR10 -q dorefa -o SGD  -meta LSTMFC                              # 88.305 (0.810)
-row -m ResNet20 -d CIFAR10 -q dorefa -o SGD  -meta FC-Grad --meta-init identity        # 88.840 (0.291)
-row -m ResNet20 -d CIFAR10 -q dorefa -o Adam -meta STE                                 # 89.782 (0.172)
-row -m ResNet20 -d CIFAR10 -q dorefa -o Adam -meta MultiFC                             # 89.941 (0.068)
-row -m ResNet20 -d CIFAR10 -q dorefa -o Adam -meta LSTMFC                              # 89.979 (0.103)
-row -m ResNet20 -d CIFAR10 -q dorefa -o Adam -meta FC-Grad --meta-init identity        # 89.962 (0.068)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o SGD  -meta STE                                 # 80.745 (2.113)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o SGD  -meta MultiFC                             # 88.942 (0.466)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o SGD  -meta LSTMFC                              # 88.305 (0.810)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o SGD  -meta FC-Grad --meta-init identity        # 88.840 (0.291)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o Adam -meta STE                                 # 89.782 (0.172)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o Adam -meta MultiFC                             # 89.941 (0.068)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o Adam -meta LSTMFC                              # 89.979 (0.103)
+row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o Adam -meta FC-Grad --meta-init identity        # 89.962 (0.068)
 
 finish

@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,17 +42,30 @@ class Loader:
 
     `begin` starts an epoch and says how large its batches are, `take` gives the next one; iterating does both. Every pass moves
     on to the next epoch; `epoch`, and `skip`, the number of batches that the next pass leaves out, may be set, so that a
-    resumed run draws what the whole run would have.
+    resumed run draws what the whole run would have. drop_last: an epoch has no smaller batch at its end. Raises ValueError
+    where that leaves none.
     """
 
-    def __init__(self, image_set: ImageSet, split: str, batch_size: int, seed: int, device: torch.device | str):
+    def __init__(
+        self,
+        image_set: ImageSet,
+        split: str,
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ):
         self.image_set, self.batch_size, self.seed = image_set, batch_size, seed
         self.training = split == "train"
         self.device = torch.device(device)
         self.epoch = self.skip = 0
+        full, rest = divmod(len(image_set.images), batch_size)
+        self._sizes = [batch_size] * full + [rest] * (rest > 0 and not drop_last)
+        if not self._sizes:
+            raise ValueError(f"{len(image_set.images)} images make no batch of {batch_size}")
 
     def __len__(self) -> int:
-        return -(-len(self.image_set.images) // self.batch_size)
+        return len(self._sizes)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for count in self.begin():
@@ -63,8 +76,7 @@ class Loader:
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
         self._start(epoch, skip)
-        full, rest = divmod(len(self.image_set.images), self.batch_size)
-        return ([self.batch_size] * full + [rest] * bool(rest))[skip:]
+        return self._sizes[skip:]
 
     def take(self, count: int) -> tuple[Tensor, Tensor]:
         """The next batch, of the size that `begin` said."""
@@ -106,8 +118,8 @@ class ResidentLoader(Loader):
 
     capturable = True
 
-    def __init__(self, image_set: ImageSet, split: str, batch_size: int, seed: int = 0, device: torch.device | str = "cpu"):
-        super().__init__(image_set, split, batch_size, seed, device)
+    def __init__(self, image_set: ImageSet, split: str, batch_size: int, **options: Any):
+        super().__init__(image_set, split, batch_size, **options)
         count = len(image_set.images)
         self._images, self._targets = image_set.images.to(self.device), image_set.targets.to(self.device)
         self._mean, self._std = (255 * torch.tensor(numbers, device=self.device) for numbers in (image_set.mean, image_set.std))
@@ -171,16 +183,8 @@ class TorchvisionLoader(Loader):
 
     capturable = False
 
-    def __init__(
-        self,
-        image_set: ImageSet,
-        split: str,
-        batch_size: int,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
-    ):
-        super().__init__(image_set, split, batch_size, seed, device)
+    def __init__(self, image_set: ImageSet, split: str, batch_size: int, workers: int = 0, **options: Any):
+        super().__init__(image_set, split, batch_size, **options)
         self._sampler = _Epoch(len(image_set.images), batch_size)
         self._loader = DataLoader(
             _Transformed(image_set, self.training),
@@ -196,7 +200,8 @@ class TorchvisionLoader(Loader):
         if self.training:
             generator = epoch_generator(self.seed, epoch)
             order, seeds = torch.randperm(count, generator=generator), torch.randint(2**62, (count,), generator=generator)
-            self._sampler.pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))[skip * self.batch_size :]
+            pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
+            self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)
 
     def take(self, count: int) -> tuple[Tensor, Tensor]:

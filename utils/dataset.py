@@ -136,13 +136,18 @@ def get_dataloader(
     device: torch.device | str = "cpu",
     loader: str = "resident",
     workers: int = 0,
+    drop_last: bool = False,
 ) -> Loader:
-    """Batches (images, targets) of one split on the device; "train": shuffled and augmented, the last batch may be smaller.
+    """Batches (images, targets) of one split on the device; "train": shuffled and augmented.
 
-    The batches depend on `seed` and the epoch, not on the device nor on `workers`, the processes that prepare them for the loader
-    "torchvision" (0: this one). Raises BadInput as load_images does, ValueError for an unknown loader.
+    drop_last: leave out the last batch of an epoch where it is smaller than the others. The batches depend on `seed` and the
+    epoch, not on the device nor on `workers`, the processes that prepare them for the loader "torchvision" (0: this one).
+    Raises BadInput as load_images does, and where drop_last leaves no batch; ValueError for an unknown loader.
     """
     if loader not in LOADERS:
         raise ValueError(f"loader must be one of {', '.join(LOADERS)}, not {loader!r}")
+    image_set = load_images(dataset_name, split, data_root)
+    if drop_last and batch_size > len(image_set.images):
+        raise BadInput(f"--drop-last: the {len(image_set.images)} images of {dataset_name} make no batch of {batch_size}")
     options = {"workers": workers} if loader == "torchvision" else {}
-    return LOADERS[loader](load_images(dataset_name, split, data_root), split, batch_size, seed, device, **options)
+    return LOADERS[loader](image_set, split, batch_size, seed=seed, device=device, drop_last=drop_last, **options)

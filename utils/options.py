@@ -152,6 +152,7 @@ def _common(parser: Parser, **defaults: object) -> None:
         help="alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss",
     )
     add("-bs", "--batch-size", type=whole(1), default=128, help="images per training batch")
+    add("--drop-last", action="store_true", help="leave out an epoch's last batch where it is smaller than the others")
     add("--seed", type=whole(0), default=0, help="everything random follows from (seed, trial)")
     _paths(parser)
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")

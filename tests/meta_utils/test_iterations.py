@@ -37,7 +37,9 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
         meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
     loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    loader = ResidentLoader(ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", BATCH, 0, device)
+    loader = ResidentLoader(
+        ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", BATCH, device=device
+    )
     take = loader.take
     loader.take = lambda count: tuple(x.to(dtype) if x.is_floating_point() else x for x in take(count))
     return Iterations(loop, loader, graphs)

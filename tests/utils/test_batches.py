@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 
 from utils.batches import LOADERS, ImageSet, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
 from utils.dataset import get_dataloader, load_images
+from utils.miscellaneous import BadInput
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -68,6 +69,15 @@ def test_the_epoch_and_the_place_in_it_can_be_set(kind):
 
 
 @pytest.mark.parametrize("loader", LOADERS)
+def test_the_smaller_batch_can_be_left_out(loader):
+    whole, short = epochs(2, seed=3, loader=loader), epochs(2, seed=3, loader=loader, drop_last=True)
+    for epoch in range(2):
+        assert len(short[epoch]) == 11
+        assert same(short[epoch], whole[epoch][:11])
+    assert len(get_dataloader("Digits", "train", 479, loader=loader, drop_last=True)) == 3  # 1437 images, none left over
+
+
+@pytest.mark.parametrize("loader", LOADERS)
 def test_the_loaders_leave_the_global_generator_alone(loader):
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -112,6 +122,11 @@ def test_both_loaders_augment_to_crops_of_the_padded_image():
 def test_an_unknown_loader_is_refused():
     with pytest.raises(ValueError, match="resident, torchvision, not 'fast'"):
         get_dataloader("Digits", "test", 4, loader="fast")
+
+
+def test_an_epoch_without_a_batch_is_refused():
+    with pytest.raises(BadInput, match=r"--drop-last: the 1437 images of Digits make no batch of 1438"):
+        get_dataloader("Digits", "train", 1438, drop_last=True)
 
 
 def test_only_the_resident_loader_can_be_captured():
