@@ -37,6 +37,8 @@ from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
 from utils.slurm import slurm_script
 from utils.tables import State, check_base_models, select_runs, status_table
+from utils.throughput import measure_throughput
+from utils.throughput import table as throughput_table
 
 TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
@@ -178,17 +180,23 @@ def report(args: Namespace) -> None:
 
 
 def benchmark(args: Namespace) -> None:
-    """Time the methods against STE, interleaved in one process."""
+    """Time the methods against STE, interleaved in one process; or several runs at once."""
     a = args
     cells = (a.models, a.batch_sizes, a.quantizers, a.methods)
     if a.scale:
         print(scale_table(count_costs(*cells, a.optimizer), (this_cpu(), *MACHINES)))
         return
-    device = choose_device(args.device, tf32=args.tf32)
-    found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
-    print(f"{describe(device)}; {args.repeats} rounds of {args.iterations} iterations; {versions()}\n\n{benchmark_table(found)}")
-    if args.out:
-        write_json(found, Path(args.out), device, {name: value for name, value in vars(args).items() if name != "function"})
+    device = choose_device(a.device, tf32=a.tf32)
+    if a.at_once:
+        work = {"optimizer": a.optimizer, "device": str(device), "iterations": a.repeats * a.iterations}
+        found = measure_throughput(*cells, a.at_once, **work, tf32=a.tf32, eager=a.eager)
+        shown = throughput_table(found)
+    else:
+        found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
+        shown = benchmark_table(found)
+    print(f"{describe(device)}; {a.repeats} rounds of {a.iterations} iterations; {versions()}\n\n{shown}")
+    if a.out:
+        write_json(found, Path(a.out), device, {name: value for name, value in vars(a).items() if name != "function"})
 
 
 def tables(args: Namespace) -> None:

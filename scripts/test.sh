@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment, adds the development requirements and runs the linter and the tests.
-#   bash scripts/test.sh [pytest arguments]
+# Makes the environment, adds the development requirements and runs the linter and the tests: a process per core, of one thread each.
+#   bash scripts/test.sh [pytest arguments]     (-n 0: one after the other)
 # The tests that need CIFAR or the released base models look in METAQUANT_DATA and METAQUANT_PRETRAINED and are skipped without.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,4 +8,5 @@ source scripts/environment.sh requirements.txt requirements-dev.txt
 "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt ||
   echo "Ray is not to be had for this Python: its tests are skipped" >&2
 "$PYTHON" -m ruff check .
-"$PYTHON" -m pytest -m "not slow" "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$PYTHON" -m pytest -m "not slow" -n auto --dist worksteal "$@"

@@ -41,6 +41,16 @@ def tally(request):
     return count
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of several: its counts go to the one that prints
+        session.config.workeroutput["tally"] = dict(session.config.stash[TALLY])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[TALLY].update(getattr(node, "workeroutput", {}).get("tally", {}))  # none where it crashed
+
+
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     counts = config.stash[TALLY]
     if not config.getoption("--tally") or exitstatus != 0:

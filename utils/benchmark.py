@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, count, islice, product, repeat
@@ -113,7 +113,7 @@ def _quantized(
     return run
 
 
-def _trainer(name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
+def trainer(name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
     """What runs so many iterations of a method on a net, batch size and quantizer."""
     model, batch_size, quantizer = cell
     torch.manual_seed(0)
@@ -178,9 +178,9 @@ def measure(
     clock, found = _Clock(device), []
     for model, batch_size, quantizer in product(models, batch_sizes, quantizers):
         cell = (model, batch_size, quantizer)
-        trainers = {name: _trainer(name, cell, optimizer, device, eager) for name in methods}
-        for trainer in trainers.values():
-            trainer(WARM_UP + 2 if device.type == "cuda" else 2)
+        trainers = {name: trainer(name, cell, optimizer, device, eager) for name in methods}
+        for run in trainers.values():
+            run(WARM_UP + 2 if device.type == "cuda" else 2)
         rounds = []
         for _ in range(repeats):
             rounds.append({name: clock.time(partial(trainers[name], iterations)) / iterations for name in methods})
@@ -188,7 +188,7 @@ def measure(
             seconds = [each[name] for each in rounds]
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            eagerly = _trainer(name, cell, optimizer, device, eager=True)
+            eagerly = trainer(name, cell, optimizer, device, eager=True)
             phases = {} if name == PLAIN else _phase_shares(eagerly, iterations, device)
             median = statistics.median(seconds)
             found.append(
@@ -217,7 +217,7 @@ def count_costs(
     """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
     costs = {}
     for *cell, name in product(models, batch_sizes, quantizers, methods):
-        run = _trainer(name, tuple(cell), optimizer, torch.device("meta"), eager=True)
+        run = trainer(name, tuple(cell), optimizer, torch.device("meta"), eager=True)
         run(2)
         costs[*cell, name] = count_cost(partial(run, 1))
     return costs
@@ -251,8 +251,8 @@ def table(found: list[Measurement]) -> str:
     return "\n".join(rows)
 
 
-def write_json(found: list[Measurement], path: Path, device: torch.device, settings: dict[str, Any]) -> None:
-    """The measurements with settings, device, versions, commit and peak memory."""
+def write_json(found: Sequence[Any], path: Path, device: torch.device, settings: dict[str, Any]) -> None:
+    """The measurements (dataclasses) with settings, device, versions, commit and peak memory."""
     record = {
         "device": describe(device),
         "versions": versions(),

@@ -237,7 +237,17 @@ def _benchmark(parser: Parser) -> None:
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--tf32", action="store_true", help="CUDA: multiply in TF32")
     add("--eager", action="store_true", help="CUDA: launch every kernel by itself instead of replaying captured iterations")
-    add("--scale", action="store_true", help="count operations and bytes of an iteration, and what they take at least, instead")
+    instead = parser.add_argument_group("instead of timing one run after the other").add_mutually_exclusive_group()
+    instead.add_argument(
+        "--scale", action="store_true", help="count operations and bytes of an iteration, and what they take at least"
+    )
+    instead.add_argument(
+        "--at-once",
+        nargs="+",
+        type=whole(1),
+        metavar="N",
+        help="time N runs at once on the device, a process each, all methods in turn",
+    )
     add("--out", metavar="JSON", help="write the measurements with device, versions and commit into this file")
 
 

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from utils.miscellaneous import RunFailed
+from utils.throughput import measure_throughput
+
 
 def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
     out = tmp_path / "b.json"
@@ -33,3 +36,27 @@ def test_unknown_methods_are_refused(method, call_main):
     assert outcome.code == 2
     assert "--methods" in outcome.err
     assert repr(method) in outcome.err
+
+
+def test_several_runs_at_once(call_main, tmp_path):
+    out = tmp_path / "b.json"
+    arguments = ["--methods", "STE", "--at-once", "1", "2", "--batch-sizes", "2", "--repeats", "1", "--iterations", "3"]
+    outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
+    assert outcome.code == 0, outcome.err
+    rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
+    assert [row[3:5] for row in rows] == [["STE", "1"], ["STE", "2"]]
+    one, two = json.loads(out.read_text())["measurements"]
+    assert one["ratio_to_one"] == 1
+    assert two["ratio_to_one"] == pytest.approx(two["iterations_per_second"] / one["iterations_per_second"])
+    seconds = float(rows[1][-1])  # of an epoch of 25,000 batches, of each of the two
+    assert seconds == pytest.approx(2 * 25_000 / two["iterations_per_second"], rel=0.01)
+
+
+def test_a_process_that_fails_ends_the_others():
+    options = {"optimizer": "SGD", "device": "cpu", "iterations": 1, "tf32": False, "eager": False}
+    with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
+        measure_throughput(["ResNet9"], [2], ["dorefa"], ["STE"], [2], **options)
+
+
+def test_scale_and_runs_at_once_exclude_each_other(refuses):
+    refuses(["benchmark", "--scale", "--at-once", "2"], ["--at-once", "--scale"])
