@@ -74,14 +74,8 @@ def train(args: Namespace) -> None:
         check_record(path, settings)
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
-    net = build_net(args.model, train_loader, device, args.bits)
-    load_start(net, settings)
-    choice = OPTIMIZEES[args.optimizer]
-    optimizee = choice.build(net.parameters(), lr=args.init_lr, weight_decay=settings["weight_decay"])
-    meta_net, meta_optimizer = build_meta_network(settings, device)
-    quantizer = get_quantizer(args.quantizer, args.bits)
-    order = settings["update_order"] or "notebook"
-    loop = TrainingLoop(net, optimizee, quantizer, args.backward, meta_net, meta_optimizer, order)
+    loop = build_loop(settings, train_loader, device)
+    load_start(loop.net, settings)
     with Run(path, settings, device, args.overwrite) as run:
         fit(loop, train_loader, test_loader, run)
 
@@ -120,8 +114,8 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
         waiting = run.device.type == "cuda" and iterations.seconds_unread < LOG_SECONDS and batch_idx + 1 < total
         if not waiting or run.is_due(loop):
             write_log(iterations, recorder, run)
+            run.after_iteration(loop, recorder)  # never while the log lags behind
         recorder.print_training_result(batch_idx, total)
-        run.after_iteration(loop, recorder)
 
 
 def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
@@ -190,11 +184,11 @@ def benchmark(args: Namespace) -> None:
     if a.at_once:
         work = {"optimizer": a.optimizer, "device": str(device), "iterations": a.repeats * a.iterations}
         found = measure_throughput(*cells, a.at_once, **work, tf32=a.tf32, eager=a.eager)
-        shown = throughput_table(found)
+        done, shown = f"{work['iterations']} iterations of each run", throughput_table(found)
     else:
         found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
-        shown = benchmark_table(found)
-    print(f"{describe(device)}; {a.repeats} rounds of {a.iterations} iterations; {versions()}\n\n{shown}")
+        done, shown = f"{a.repeats} rounds of {a.iterations} iterations", benchmark_table(found)
+    print(f"{describe(device)}; {done}; {versions()}\n\n{shown}")
     if a.out:
         write_json(found, Path(a.out), device, {name: value for name, value in vars(a).items() if name != "function"})
 
@@ -229,6 +223,16 @@ def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -
     """A net for the loader's classes, on the device, channels last in memory, which is faster."""
     net = MODELS[model](bitW=bits, num_classes=loader.image_set.num_classes)
     return net.to(device, memory_format=torch.channels_last)
+
+
+def build_loop(settings: dict[str, Any], loader: Loader, device: torch.device) -> TrainingLoop:
+    """The training loop of a run's settings at iteration 0, its net for the loader's classes and at random."""
+    s = settings
+    net = build_net(s["model"], loader, device, s["bits"])
+    optimizee = OPTIMIZEES[s["optimizer"]].build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"])
+    meta_net, meta_optimizer = build_meta_network(s, device)
+    quantizer = get_quantizer(s["quantizer"], s["bits"])
+    return TrainingLoop(net, optimizee, quantizer, s["backward"], meta_net, meta_optimizer, s["update_order"] or "notebook")
 
 
 def load_start(net: nn.Module, settings: dict[str, Any]) -> None:

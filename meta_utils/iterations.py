@@ -27,6 +27,9 @@ class CudaGraphs:
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._keeps_pool = torch.cuda.CUDAGraph()  # a pool without a graph cannot be captured into again
+        with torch.cuda.graph(self._keeps_pool, pool=self._pool, stream=self._stream):
+            torch.zeros(1, device=device)
 
     def eagerly(self, body: Body) -> None:
         """Does the work."""
@@ -67,7 +70,7 @@ class Iterations:
         self._read_at = time.monotonic()
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
-        self._replays: dict[int, Body] = {}
+        self._replays: dict[int, tuple[Body, Tensor]] = {}  # size of the batch -> what does an iteration, and its images
         self._captured_at: tuple[float, ...] | None = None
         self.inputs: Tensor | None = None
 
@@ -125,10 +128,12 @@ class Iterations:
                     for kind, tensors in self.loop.carried().items()
                 }
                 self.loop.set_carried(self._carried)
-            self._replays[count] = self._graphs.capture(body)  # runs the Python of the iteration, counters included
+            replay = self._graphs.capture(body)  # runs the Python of the iteration, counters included
+            self._replays[count] = replay, self.inputs
         else:
             self.loop.iteration += 1
-        self._replays[count]()
+        replay, self.inputs = self._replays[count]
+        replay()
 
     @torch.no_grad()
     def _settle(self) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 STARTS = ("random", "identity")
-CHUNK = 4096  # coordinates at a time where every one has hidden units of its own: what is at work stays in the cache
-LSTM_CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}
+CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates at a time where each has hidden units of its own: in the cache
 LSTM_STATES = ("carry", "reset")
 
 
@@ -90,7 +89,7 @@ class CoordinateFC(nn.Module):
         if self.nonlinear == "relu":
             up, down = self.slopes()
             return up * x.clamp(min=0) + down * x.clamp(max=0)
-        return torch.cat([self._layer_by_layer(chunk) for chunk in x.unsqueeze(1).split(CHUNK)])
+        return torch.cat([self._layer_by_layer(chunk) for chunk in x.unsqueeze(1).split(CHUNKS[x.device.type])])
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
         """x (N, 1) -> (N,), as the network is written."""
@@ -234,7 +233,7 @@ class MetaLSTMFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         state = state or self._zero_state(W_tilde)
         weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
-        chunk_size = self.chunk_size or LSTM_CHUNKS[W_tilde.device.type]
+        chunk_size = self.chunk_size or CHUNKS[W_tilde.device.type]
         factor, h, c = _CoordinateLSTM.apply(
             W_tilde, state["h"], state["c"], torch.is_grad_enabled(), chunk_size, self.fc.weight, self.fc.bias, *weights
         )

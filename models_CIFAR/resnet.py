@@ -79,3 +79,5 @@ resnet32_cifar = partial(ResNet, 32)
 resnet44_cifar = partial(ResNet, 44)
 resnet56_cifar = partial(ResNet, 56)
 resnet110_cifar = partial(ResNet, 110)
+
+MODELS = {f"ResNet{depth}": partial(ResNet, depth) for depth in DEPTHS}

@@ -46,13 +46,14 @@ row() {
 # part SCRIPT: the rows of another script.
 part() {
   local code=0
-  bash "$1" ${DRY_RUN:+--dry-run} || code=$?
+  PART=yes bash "$1" ${DRY_RUN:+--dry-run} || code=$?
   if [ "$code" -gt 128 ]; then exit "$code"; fi
   if [ "$code" -ne 0 ]; then FAILED+=("$1"); fi
 }
 
-# Lists what failed, if anything did.
+# Prints the results beside the published ones, and lists what failed, if anything did.
 finish() {
+  if [ -z "${PART:-}" ]; then main report "$RESULTS"; fi
   if [ "${#FAILED[@]}" -eq 0 ]; then return; fi
   printf 'failed: %s\n' "${FAILED[@]}" >&2
   exit 1

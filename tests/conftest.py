@@ -24,11 +24,25 @@ TALLY_MARK = "<!-- what follows is written by: bash scripts/test.sh --tally -->\
 
 
 def pytest_addoption(parser):
+    parser.addoption("--cuda", action="store_true", help="only the tests marked cuda; without it the tests see no GPU")
     parser.addoption("--tally", action="store_true", help="write what was tried, and how often, into tests/README.md")
 
 
 def pytest_configure(config):
     config.stash[TALLY] = Counter()
+    if not config.getoption("--cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError("--cuda: there is no CUDA device")
+
+
+def pytest_collection_modifyitems(config, items):
+    marked = {item for item in items if item.get_closest_marker("cuda")}
+    if config.getoption("--cuda"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = [item for item in items if item in marked]
+    for item in marked if not config.getoption("--cuda") else []:
+        item.add_marker(pytest.mark.skip(reason="runs with --cuda, on a GPU"))
 
 
 @pytest.fixture

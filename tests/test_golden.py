@@ -25,8 +25,8 @@ def draw(name, shape, scale, offset=0.0):
 
 
 @torch.no_grad()
-def build(method, optimizer):
-    net = resnet20_cifar(bitW=1).double()
+def build(method, optimizer, device="cpu"):
+    net = resnet20_cifar(bitW=1).double().to(device)
     for name, p in net.named_parameters():
         if p.dim() > 1:
             p.copy_(draw(name, p.shape, 0.5))
@@ -34,7 +34,7 @@ def build(method, optimizer):
             p.copy_(draw(name, p.shape, 0.1))
         else:
             p.copy_(draw(name, p.shape, 0.1, 1.0))
-    meta_net = META_NETWORKS[method](hidden_size=100).double()
+    meta_net = META_NETWORKS[method](hidden_size=100).double().to(device)
     for i, p in enumerate(meta_net.parameters()):
         p.copy_(draw(f"meta/{i}", p.shape, 0.1))
     make = {"SGD": SGD, "Adam": lambda params, lr: Adam(params, lr=lr, weight_decay=5e-4)}[optimizer]
@@ -50,18 +50,19 @@ def ids(case):
     return "-".join(case["config"].values())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("case", CASES, ids=ids)
-def test_golden_trajectory(case):
+def test_golden_trajectory(case, device):
     method, quantizer, optimizer = (case["config"][key] for key in ("method", "quantizer", "optimizer"))
     expected = case["result"]
-    net, meta_net, optimizee = build(method, optimizer)
+    net, meta_net, optimizee = build(method, optimizer, device)
     meta_optimizer = torch.optim.Adam(meta_net.parameters(), lr=1e-2)
     loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer)
     losses = []
     for t in range(6):
         inputs = torch.from_numpy(np.random.RandomState(1000 + t).standard_normal((8, 3, 32, 32)))
         targets = torch.from_numpy(np.random.RandomState(2000 + t).randint(0, 10, 8))
-        losses.append(loop.step(inputs, targets)[0].item())
+        losses.append(loop.step(inputs.to(device), targets.to(device))[0].item())
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-7)
     for name, numbers in expected["weights"].items():
         weight = get_layer(net, name.split(".")).weight
@@ -73,5 +74,5 @@ def test_golden_trajectory(case):
     net.eval()
     with torch.no_grad():
         images = torch.from_numpy(np.random.RandomState(9).standard_normal((4, 3, 32, 32)))
-        logits = net(images, quantized_type=quantizer)
-    np.testing.assert_allclose(logits[0].numpy(), expected["eval_logits"], rtol=1e-7)
+        logits = net(images.to(device), quantized_type=quantizer)
+    np.testing.assert_allclose(logits[0].cpu().numpy(), expected["eval_logits"], rtol=1e-7)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,7 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["-ad", "adaptive"], [], "lr_adjust", "adaptive", None),
     (["-n", "1"], [], "epochs", 1, "test-acc"),
     (["-bs", "8"], [], "batch_size", 8, "loss"),
+    (["--drop-last"], ["-bs", "3"], "drop_last", True, "loss"),
     (["-e", "mine"], [], "exp_spec", "mine", None),
     (["-decay", "0.5"], [], "meta_weight_decay", 0.5, "meta_net"),
     (["--meta-lr", "0.01"], [], "meta_lr", 0.01, "net"),
@@ -424,3 +426,35 @@ def test_short_flags_of_the_released_scripts_parse():
     assert (args.backward, args.hidden_size, args.num_lstm, args.num_fc, args.meta_nonlinear) == ("LSTMFC", 50, 2, 4, None)
     assert (args.init_lr, args.lr_adjust, args.epochs, args.batch_size) == (0.01, "adaptive", 7, 64)
     assert (args.exp_spec, args.meta_weight_decay) == ("spec", 1e-4)
+
+
+def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tmp_path, tiny_set, base_model):
+    """A base model's path with a doubled slash; a record from before a switch was there. A switch that is on is another run."""
+    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "--results-root", tmp_path / "R", "--pretrained"]
+    assert call_main(*command, base_model).code == 0
+    (record,) = (tmp_path / "R").rglob("run.json")
+    content = json.loads(record.read_text())
+    del content["settings"]["drop_last"]
+    record.write_text(json.dumps(content))
+    again = call_main(*command, f"{base_model.parent}//{base_model.name}")
+    assert again.code == 0
+    assert "is done" in again.out
+    other = call_main(*command, base_model, "--drop-last", "-bs", 4)
+    assert other.code == 2
+    assert "drop_last None there and True here" in other.err
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", ["STE", "MultiFC", "LSTMFC"])
+def test_a_run_on_cuda_with_graphs_is_the_eager_one_and_can_be_cut_off(method, tmp_path):
+    """Three epochs with two drops of the learning rate; in float32 single signs of 1-bit weights may differ."""
+    losses = {}
+    for name, calls in {"graphs": [[]], "eager": [["--eager"]], "cut off": [["--stop-after", "17"], []]}.items():
+        for flags in calls:
+            command = ["main.py", "train", "-m", "ResNet20", "-d", "Digits", "-meta", method, "-n", "3", "-ad", "1"]
+            command += ["--device", "cuda", "--pretrained", "none", "--results-root", tmp_path / name, *flags]
+            subprocess.run([sys.executable, *command], cwd=PROJECT, check=True)
+        (log,) = (tmp_path / name).rglob("loss.txt")
+        losses[name] = np.loadtxt(log, delimiter=",")
+    for other in ("eager", "cut off"):
+        np.testing.assert_allclose(losses["graphs"], losses[other], rtol=0.02)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from main import COMMANDS
-from utils.manifest import MANIFEST, read_manifest
+from utils.manifest import MANIFEST, read_manifest, train_arguments
 from utils.options import build_parser, parse_training
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -92,9 +92,7 @@ def test_a_tables_script_is_its_manifest(name, table):
     assert len(found) == len(expected)
     for (flags, published), row in zip(found, expected, strict=True):
         assert published == row.published
-        values = {**row.cell._asdict(), **row.settings}
-        argv = [text for flag, value in values.items() for text in (f"--{flag}", str(value))]
-        assert parse_training(flags.split(), name) == parse_training(argv, "manifest")
+        assert parse_training(flags.split(), name) == parse_training(train_arguments(row.cell, row.settings), "manifest")
 
 
 @pytest.mark.parametrize("name", TABLE_SCRIPTS)
@@ -104,6 +102,9 @@ def test_a_tables_script_prints_its_commands(name, tmp_path):
     script = PROJECT / "scripts" / f"{name}.sh"
     printed = subprocess.run(["bash", script, "--dry-run"], capture_output=True, text=True, env=environment, check=True)
     parsed = [build_parser(COMMANDS).parse_args(shlex.split(line)[2:]) for line in printed.stdout.splitlines()]
+    *parsed, last = parsed
+    assert last.function.__name__ == "report"
+    assert last.roots == ["R"]
     runs = [args for args in parsed if args.function.__name__ == "train"]
     assert [args.trial for args in runs] == [1, 2] * len(script_rows(name))
     assert {(args.epochs, args.results_root) for args in runs} == {(3, "R")}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from meta_utils.adam import Adam
@@ -77,7 +78,7 @@ def _loader(batch_size: int, device: torch.device, batches: int = 8) -> Loader:
 
 
 def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
-    net = getattr(resnet, f"{model.lower()}_cifar")().to(device)
+    net = resnet.MODELS[model]().to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     endless = chain.from_iterable(repeat(loader))
 
@@ -145,16 +146,16 @@ class _Clock:
 
 
 def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
-    """The share of an iteration's time in each phase, by the profiler; what is left is "other"."""
+    """The share of the host's time in each phase of an iteration, by the profiler; what is left is "other"."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    run(2)
     with profile(activities=activities) as profiler:
         begun = time.perf_counter()
         run(iterations)
         if device.type == "cuda":
             torch.cuda.synchronize()
         total = time.perf_counter() - begun
-    seconds = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
+    averages = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    seconds = {event.key: event.cpu_time_total / 1e6 for event in averages}
     shares = {phase: seconds.get(phase, 0.0) / total for phase in PHASES}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
@@ -188,7 +189,9 @@ def measure(
             seconds = [each[name] for each in rounds]
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+                others = torch.cuda.memory_allocated(device)
             eagerly = trainer(name, cell, optimizer, device, eager=True)
+            eagerly(2)
             phases = {} if name == PLAIN else _phase_shares(eagerly, iterations, device)
             median = statistics.median(seconds)
             found.append(
@@ -205,7 +208,7 @@ def measure(
                     _ratio(rounds, name, BASELINE),
                     _ratio(rounds, name, PLAIN),
                     phases,
-                    torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+                    torch.cuda.max_memory_allocated(device) - others if device.type == "cuda" else None,
                 )
             )
     return found

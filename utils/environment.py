@@ -29,13 +29,13 @@ def seed_everything(seed: int, trial: int) -> int:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, as plain values and tensors."""
+    """The states of Python's, NumPy's and torch's generators (on CUDA, the current device's), as plain values and tensors."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
@@ -45,8 +45,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def keep_freed_memory() -> bool:
@@ -74,6 +74,7 @@ def choose_device(name: str, deterministic: bool = False, tf32: bool = False) ->
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # streams, generators and clocks are the current device's
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = not deterministic
     elif tf32:

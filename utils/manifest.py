@@ -28,8 +28,6 @@ class Row:
 class Table:
     """A table of the manifest."""
 
-    name: str
-    title: str
     rows: tuple[Row, ...]
 
 
@@ -43,6 +41,16 @@ class Rule:
 
     def meets(self, cell: Cell) -> bool:
         return all(getattr(cell, field) in values for field, values in self.when.items())
+
+
+def train_arguments(cell: Cell, settings: dict[str, Any]) -> list[str]:
+    """The arguments of `main.py train` for a cell with settings; one that is true or false is a switch."""
+    arguments = []
+    for name, value in (cell._asdict() | settings).items():
+        switch = str(value).lower()
+        if switch != "false":
+            arguments += [f"--{name}"] if switch == "true" else [f"--{name}", str(value)]
+    return arguments
 
 
 def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
@@ -59,14 +67,14 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     _check_names(content.get("settings", {}), f"{what}, settings")
     rules = [rule for rule in _rules(content.get("rules", []), what) if rule.protocol in (None, protocol)]
     defaults = content.get("settings", {}), content.get("trials", 1)
-    tables = {name: _table(name, entry, rules, *defaults, f"{what}, table {name}") for name, entry in content["tables"].items()}
+    tables = {name: _table(entry, rules, *defaults, f"{what}, table {name}") for name, entry in content["tables"].items()}
     for rule in rules:
         if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
             raise BadInput(f"{what}: no cell meets the rule when {rule.when}")
     return tables
 
 
-def _table(name: str, entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
+def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
     """A table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
     _check(entry, where, {"title": str, "dataset": str, "cells": list}, {"trials": int})
     rows = {}
@@ -81,7 +89,7 @@ def _table(name: str, entry: Any, rules: list[Rule], settings: dict[str, Any], t
         if count < 1:
             raise BadInput(f"{where}, cell {number}: trials must be at least 1, not {count}")
         rows[cell] = Row(cell, count, settings | own, row.get("published"))
-    return Table(name, entry["title"], tuple(rows.values()))
+    return Table(tuple(rows.values()))
 
 
 def _rules(entries: list[Any], what: str) -> list[Rule]:

@@ -99,8 +99,7 @@ def training_settings(args: argparse.Namespace) -> dict[str, Any]:
             settings[flag] = None
         elif settings[flag] is None:
             settings[flag] = defaults[flag]
-    if settings["pretrained"] is None:
-        settings["pretrained"] = str(base_model_path(args.results_root, args.model, args.dataset))
+    settings["pretrained"] = str(Path(args.pretrained or base_model_path(args.results_root, args.model, args.dataset)))
     if settings["weight_decay"] is None:
         choice = OPTIMIZEES[args.optimizer]
         settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
@@ -139,7 +138,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _common(parser: Parser, **defaults: object) -> None:
     add = parser.add_argument
-    add("-m", "--model", choices=sorted(MODELS, key=lambda name: int(name[6:])), required=True, help="network")
+    add("-m", "--model", choices=list(MODELS), required=True, help="network")
     add("-d", "--dataset", type=dataset, required=True, help=f"{', '.join(sorted(DATASETS))}, or NPZ:path for your own")
     add("-lr", "--init-lr", type=real(above=0), default=defaults["init_lr"], help="alpha, the learning rate of W")
     add("-n", "--epochs", type=whole(1), default=defaults["epochs"], help="epochs")
@@ -193,7 +192,7 @@ def _train(parser: Parser) -> None:
     add("-nfc", "--num-fc", type=whole(1), help="MultiFC's linear layers (default: 3)")
     add("-nlstm", "--num-lstm", type=whole(1), help="LSTMFC's LSTM layers (default: 1)")
     add("-nonlinear", "--meta-nonlinear", type=nonlinearity, help="between M's linear layers: none, relu or tanh (default: none)")
-    add("--meta-init", choices=STARTS, help="M's start; identity begins as STE (default: random)")
+    add("--meta-init", choices=STARTS, help="M's start; identity: FC-Grad, LSTMFC as STE, MultiFC as W~ (default: random)")
     add("--lstm-state", choices=LSTM_STATES, help="LSTMFC's (h, c) from iteration to iteration (default: carry)")
     add("--meta-lr", type=real(above=0), help="gamma, the learning rate of M (default: 1e-3)")
     add("--meta-lr-adjust", action="store_true", help="gamma drops together with alpha")
@@ -206,7 +205,7 @@ def _train(parser: Parser) -> None:
 
 def _evaluate(parser: Parser) -> None:
     parser.add_argument("path", help="a run's folder, or a base-model file (then with -m and -d)")
-    parser.add_argument("-m", "--model", choices=sorted(MODELS), help="network of a base-model file")
+    parser.add_argument("-m", "--model", choices=list(MODELS), help="network of a base-model file")
     parser.add_argument("-d", "--dataset", type=dataset, help="data set of a base-model file")
     parser.add_argument("--data-root", default=default_data_root(), help="folder of the CIFAR sets (METAQUANT_DATA)")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")

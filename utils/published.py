@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cells import Cell
-from utils.options import build_parser, training_settings
+from utils.manifest import MANIFEST, read_manifest, train_arguments
+from utils.options import parse_training
 from utils.results import read_csv
 from utils.trials import Statistics, Trial, statistics
 
@@ -15,12 +16,11 @@ SOURCE = "Chen, Wang, Pan, NeurIPS 2019"
 
 
 class Printed(NamedTuple):
-    """A cell of Table 1 or 2 as printed: mean (variance) of the last 10 epochs; the full-precision net's accuracy; percent."""
+    """A cell of Table 1 or 2 as printed: mean (variance) of the last 10 epochs, percent."""
 
     table: int
     mean: float
     variance: float
-    full_precision: float
 
 
 @cache
@@ -30,19 +30,18 @@ def printed() -> dict[Cell, Printed]:
     with open(FOLDER / "published_tables.csv", newline="") as file:
         for row in csv.DictReader(file):
             cell = Cell(row["network"], row["dataset"], row["forward"], row["backward"], row["optimizer"])
-            values = (float(row[name]) for name in ("last10_mean", "last10_variance", "fp_acc"))
-            cells[cell] = Printed(int(row["table"]), *values)
+            cells[cell] = Printed(int(row["table"]), float(row["last10_mean"]), float(row["last10_variance"]))
     return cells
 
 
 @cache
 def published_settings(cell: Cell) -> dict[str, Any] | None:
-    """The settings of a printed cell, by name as in run.json: main.py's defaults; None for another cell."""
-    if cell not in printed():
-        return None
-    flags = zip(("-m", "-d", "-q", "-meta", "-o"), cell, strict=True)
-    parser = build_parser({"train": published_settings})
-    return training_settings(parser.parse_args(["train", *(word for flag in flags for word in flag)]))
+    """The settings of a printed cell as the published logs show them, by name as in run.json; None for another cell."""
+    for table in read_manifest(MANIFEST, "logs").values():
+        for row in table.rows:
+            if row.cell == cell:
+                return parse_training(train_arguments(cell, row.settings), f"{MANIFEST}, {cell}")
+    return None
 
 
 @cache

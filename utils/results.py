@@ -10,20 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from meta_utils.meta_network import META_NETWORKS
+from meta_utils.registry import OPTIMIZEES
+from models_CIFAR.resnet import MODELS
 from utils.cells import Cell
 from utils.miscellaneous import BadInput
+from utils.quantize import QUANTIZERS
 from utils.run import MAY_DIFFER, REPLACED, dataset_label, read_record
 from utils.trials import FULL_PRECISION, Trial
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
 CURVES = ("test_acc", "train_loss", "train_acc")
 COLUMNS = ("model", "dataset", "quantizer", "backward", "optimizer", "trial", "epoch", *CURVES, "seconds", "settings", "made_by")
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
+QUANTIZER, OPTIMIZER = _any_of(QUANTIZERS), _any_of(OPTIMIZEES)
 METHOD = re.compile(
-    r"(?:Baseline-(?P<ste_quantizer>dorefa|BWN-F|BWN)-optimizer-|"
-    r"Meta-(?P<backward>FC-Grad|MLPFC|MultiFC|LSTMFC)-.*?-(?P<quantizer>dorefa|BWN-F|BWN)-)"
-    r"(?P<optimizer>SGD-M|SGD|Adam)-\d+bits.*-trial-(?P<trial>\d+)"
+    rf"(?:Baseline-(?P<ste_quantizer>{QUANTIZER})-optimizer-|"
+    rf"Meta-(?P<backward>{_any_of([*META_NETWORKS, 'MLPFC'])})-.*?-(?P<quantizer>{QUANTIZER})-)"
+    rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
-NET = re.compile(r"(ResNet\d+)-(.+)")
+NET = re.compile(f"({_any_of(MODELS)})-(.+)")
 JUMP = 10.0  # where the running mean starts anew it jumps by more than this many of its usual steps
 
 

@@ -109,6 +109,7 @@ def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     record = read_record(path)
     old, new = (json.loads(json.dumps(s)) for s in (record["settings"], settings))
     names = [name for name in sorted(old.keys() | new.keys()) if name not in MAY_DIFFER and old.get(name) != new.get(name)]
+    names = [name for name in names if name in old or new[name]]  # a switch that came later, and is off, changes nothing
     if names:
         listed = ", ".join(f"{name} {old.get(name)} there and {new.get(name)} here" for name in names)
         raise BadInput(f"{path} has other settings: {listed}; choose another --exp-spec, or --overwrite to start over")

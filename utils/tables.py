@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cells import Cell
-from utils.manifest import NOT_SETTINGS, Row, read_manifest
+from utils.manifest import NOT_SETTINGS, Row, read_manifest, train_arguments
 from utils.miscellaneous import BadInput, Finished
 from utils.run import base_model_path, check_record, is_locked, read_record, run_path
 
@@ -127,16 +127,9 @@ def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str
     settings |= {"data-root": args.data_root, "results-root": args.results_root, "trial": trial}
     if args.pretrained_root:
         settings["pretrained"] = _base_model(args.pretrained_root, row.cell, args.results_root)
-    argv = [text for name, value in (row.cell._asdict() | settings).items() for text in _flag(name, value)]
+    argv = train_arguments(row.cell, settings)
     resolved = parse(argv, f"--manifest {args.manifest}, {row.cell}")
     return TableRun(row, trial, ["train", *argv], resolved, run_path(resolved))
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    """A setting as arguments: a switch where it is true or false."""
-    if str(value).lower() in ("true", "false"):
-        return [f"--{name}"] if str(value).lower() == "true" else []
-    return [f"--{name}", str(value)]
 
 
 def _base_model(root: str, cell: Cell, results_root: str) -> str:

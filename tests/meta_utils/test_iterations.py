@@ -83,7 +83,7 @@ def test_a_captured_iteration_is_the_iteration(case):
     assert tape.replays == 20 - 4  # three of the first size to warm up, one of the second
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
 def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)

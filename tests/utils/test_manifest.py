@@ -64,7 +64,7 @@ def test_protocol_logs_is_what_the_logs_show(capfd):
         for model, quantizer in (("ResNet110", "dorefa"), ("ResNet110", "BWN"), ("ResNet56", "BWN"))
         for optimizer in ("SGD", "Adam")
     }
-    assert {found[cell]["lr_adjust"] for cell in single_drop} == {60}
+    assert {found[cell]["lr_adjust"] for cell in single_drop} == {61}
     for cell, s in found.items():
         learned = cell.backward != "STE"
         assert (s["epochs"], s["batch_size"], s["init_lr"], s["bits"], s["exp_spec"]) == (100, 128, 1e-3, 1, None)

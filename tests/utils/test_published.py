@@ -56,6 +56,9 @@ def test_the_settings_of_a_printed_cell():
         "bits": 1,
     }
     assert {name: found[name] for name in wanted} == wanted
+    begun_as_ste = published_settings(cell("ResNet20 CIFAR10 dorefa FC-Grad SGD"))
+    assert (begun_as_ste["meta_init"], begun_as_ste["drop_last"]) == ("identity", True)
+    assert published_settings(cell("ResNet110 CIFAR100 BWN STE SGD"))["lr_adjust"] == 61
     assert published_settings(cell("ResNet20 Digits BWN LSTMFC Adam")) is None
 
 
