@@ -26,7 +26,7 @@ from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
 from utils.report_tables import method  # noqa: E402
 from utils.results import find_trials, read_csv, write_csv  # noqa: E402
-from utils.tabular import markdown_row, mean_variance  # noqa: E402
+from utils.tabular import markdown_table, mean_variance  # noqa: E402
 from utils.trials import Trial, statistics  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
@@ -100,8 +100,8 @@ def iterations_table() -> str:
     runs, bands = defaultdict(list), published_beginnings()
     for run in beginnings():
         runs[run.cell].append(run)
-    rows = [("net", "method", *(f"after {n}: published" if side == 0 else "ours" for n in SHOWN for side in (0, 1)))]
-    rows.append(("---",) * len(rows[0]))
+    head = ("net", "method", *(f"after {n}: published" if side == 0 else "ours" for n in SHOWN for side in (0, 1)))
+    rows = []
     for cell, trials in runs.items():
         columns = []
         for n in SHOWN:
@@ -109,15 +109,14 @@ def iterations_table() -> str:
             reached = [run.loss[n - 1] for run in trials if len(run.loss) >= n]
             columns += [span(band, 2) if band else "", ", ".join(f"{loss:.2f}" for loss in reached)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns))
-    return "\n".join(map(markdown_row, rows))
+    return markdown_table(head, *rows)
 
 
 def epochs_table() -> str:
     """Paper, logs and ours: test accuracy of the last 10 of 100 epochs; epoch 1's training loss and accuracies."""
     curves = (("train_loss", "loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
     heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in curves for who in ("logs", "ours")]
-    rows = [("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours")]
-    rows.append(("---",) * len(rows[0]))
+    head, rows = ("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours"), []
     ours: dict[Cell, list[Trial]] = defaultdict(list)
     for trial in read_csv(EPOCHS):
         ours[trial.cell].append(trial)
@@ -130,7 +129,7 @@ def epochs_table() -> str:
         for name, _, digits in curves:
             columns += [span((getattr(trial, name)[0] for trial in side), digits) if side else "" for side in (theirs, trials)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(trials)}"))
-    return "\n".join(map(markdown_row, rows))
+    return markdown_table(head, *rows)
 
 
 def _last_epochs(trials: Sequence[Trial]) -> str:

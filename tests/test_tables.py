@@ -28,7 +28,6 @@ trials = 1
 epochs = 3
 batch-size = 4
 [tables.tiny]
-title = "Tiny"
 dataset = "{set}"
 cells = [
   {{ model = "ResNet20", quantizer = "dorefa", backward = "STE",     optimizer = "SGD", published = "50.000 (1.000)" }},

@@ -27,7 +27,7 @@ from utils.environment import describe, git_state, peak_memory, versions
 from utils.quantize import get_quantizer
 from utils.scale import Cost
 from utils.scale import count as count_cost
-from utils.tabular import markdown_row
+from utils.tabular import markdown_table
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
@@ -244,14 +244,13 @@ def table(found: list[Measurement]) -> str:
         "x plain",
         *PHASES,
     ]
-    rows = [markdown_row(columns), "|---" * len(columns) + "|"]
+    rows = []
     for m in found:
         ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
-        cells: list[Any] = [m.model, m.batch_size, m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares]
-        rows.append(markdown_row(map(str, cells)))
-    return "\n".join(rows)
+        rows.append([m.model, str(m.batch_size), m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
+    return markdown_table(columns, *rows)
 
 
 def write_json(found: Sequence[Any], path: Path, device: torch.device, settings: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
 
 def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
     """A table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
-    _check(entry, where, {"title": str, "dataset": str, "cells": list}, {"trials": int})
+    _check(entry, where, {"dataset": str, "cells": list}, {"trials": int})
     rows = {}
     for number, row in enumerate(entry["cells"], 1):
         names = [field for field in Cell._fields if field != "dataset"]

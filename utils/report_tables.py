@@ -9,7 +9,7 @@ import numpy as np
 from utils.cells import Cell
 from utils.errata import KINDS, errata_table
 from utils.published import SOURCE, Printed, logged, logged_statistics, printed, printed_best
-from utils.tabular import Record, Table, markdown_row, mean_variance, number
+from utils.tabular import Record, Table, markdown_table, mean_variance, number
 from utils.trials import FULL_PRECISION, LAST, Group, LeftOut, Statistics, Trial
 from utils.verdicts import STANDARD_ERRORS, compare, pairs, unlike, welch
 
@@ -165,12 +165,8 @@ def fairness_table(groups: Sequence[Group]) -> Table:
 def errata_markdown() -> str:
     """The disagreements between the printed tables and the logs, for reading."""
     kinds = "\n".join(f"- {kind}: {words}" for kind, words in KINDS.items())
-    rows = [
-        markdown_row(("kind", "where", "finding", "printed", "logs")),
-        "|---|---|---|---|---|",
-        *map(markdown_row, errata_table()),
-    ]
-    return "\n\n".join(["## Errata of the published tables", kinds, "\n".join(rows)])
+    rows = markdown_table(("kind", "where", "finding", "printed", "logs"), *errata_table())
+    return "\n\n".join(["## Errata of the published tables", kinds, rows])
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.tabular import markdown_row
+from utils.tabular import markdown_table
 
 
 class Machine(NamedTuple):
@@ -64,11 +64,11 @@ def count(work: Callable[[], None]) -> Cost:
 def table(costs: dict[tuple[Any, ...], Cost], machines: tuple[Machine, ...] = MACHINES) -> str:
     """A Markdown table from (net, batch size, quantizer, method) -> cost, with each machine's floor in milliseconds."""
     columns = ["net", "batch", "quantizer", "method", "GFLOP", "GB", *(f"floor, {machine.name} (ms)" for machine in machines)]
-    rows = [markdown_row(columns), "|---" * len(columns) + "|"]
+    rows = []
     for cell, cost in costs.items():
         floors = [f"{1000 * cost.floor(machine):.3g}" for machine in machines]
-        rows.append(markdown_row([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *floors]))
-    return "\n".join(rows)
+        rows.append([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *floors])
+    return markdown_table(columns, *rows)
 
 
 def this_cpu(size: int = 2048, repeats: int = 5) -> Machine:

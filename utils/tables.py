@@ -12,6 +12,7 @@ from utils.cells import Cell
 from utils.manifest import NOT_SETTINGS, Row, read_manifest, train_arguments
 from utils.miscellaneous import BadInput, Finished
 from utils.run import base_model_path, check_record, is_locked, read_record, run_path
+from utils.tabular import markdown_table
 
 Settings = dict[str, Any]
 
@@ -94,18 +95,18 @@ def select_runs(args: Namespace, parse: Callable[[list[str], str], Settings]) ->
 def status_table(runs: list[TableRun]) -> str:
     """A Markdown table, a row per cell: how many of its trials are in which state; below it, why runs failed or are refused."""
     states = {run: run.state() for run in runs}
-    columns = list(State)
-    lines = [f"| cell | published | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     by_cell: dict[Cell, list[TableRun]] = {}
     for run in runs:
         by_cell.setdefault(run.row.cell, []).append(run)
-    for cell, members in by_cell.items():
-        counts = Counter(states[run][0] for run in members)
-        lines.append(f"| {cell} | {members[0].row.published or ''} | {' | '.join(str(counts[s] or '') for s in columns)} |")
-    totals = Counter(state for state, _ in states.values())
-    lines.append(f"| {len(runs)} runs | | {' | '.join(str(totals[state]) for state in columns)} |")
+
+    def counts(members: Iterable[TableRun]) -> list[str]:
+        found = Counter(states[run][0] for run in members)
+        return [str(found[state] or "") for state in State]
+
+    rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
+    table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
     reasons = [f"{state}: {run}: {why}" for run, (state, why) in states.items() if why]
-    return "\n".join([*lines, *([""] if reasons else []), *reasons])
+    return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
 def check_base_models(runs: Iterable[TableRun]) -> None:

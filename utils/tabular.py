@@ -30,10 +30,8 @@ class Table:
         return [[row[k] for k in kept] for row in rows]
 
     def markdown(self) -> str:
-        """Title, note and rows; a bar within a field is escaped."""
-        head, *body = self.rows()
-        lines = [markdown_row(head), "|" + "---|" * len(head), *map(markdown_row, body)]
-        return "\n\n".join(part for part in (f"## {self.title}", self.note, "\n".join(lines)) if part)
+        """Title, note and rows."""
+        return "\n\n".join(part for part in (f"## {self.title}", self.note, markdown_table(*self.rows())) if part)
 
     def latex(self) -> str:
         """A tabular environment with the rules of LaTeX's own \\hline, so that it needs no package."""
@@ -57,8 +55,10 @@ def write_records(records: Sequence[Record], path: Path) -> None:
         writer.writerows({name: _plain(value) for name, value in record.items()} for record in records)
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+def markdown_table(head: Sequence[str], *rows: Iterable[str]) -> str:
+    """Headings and rows; a bar within a field is escaped."""
+    lines = [" | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in row) for row in (head, *rows)]
+    return "\n".join([f"| {lines[0]} |", "|" + "---|" * len(head), *(f"| {line} |" for line in lines[1:])])
 
 
 def number(value: float, digits: int = 3) -> str:

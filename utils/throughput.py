@@ -14,7 +14,7 @@ import torch
 from utils.benchmark import WARM_UP, trainer
 from utils.environment import choose_device, keep_freed_memory
 from utils.miscellaneous import RunFailed
-from utils.tabular import markdown_row
+from utils.tabular import markdown_table
 
 CIFAR_EPOCH = 50_000  # training images
 PATIENCE = 600.0  # seconds until every process must have begun
@@ -111,9 +111,9 @@ def _wait_for(device: torch.device) -> None:
 def table(found: list[Throughput]) -> str:
     """The measurements as a Markdown table."""
     columns = ["net", "batch", "quantizer", "method", "runs at once", "iterations / s together", "x one run", "s / epoch of each"]
-    rows = [markdown_row(columns), "|---" * len(columns) + "|"]
+    rows = []
     for t in found:
         ratio = "" if t.ratio_to_one is None else f"{t.ratio_to_one:.2f}"
         cells = [t.model, t.batch_size, t.quantizer, t.method, t.runs, f"{t.iterations_per_second:.2f}", ratio]
-        rows.append(markdown_row(map(str, [*cells, f"{t.epoch_seconds:.3g}"])))
-    return "\n".join(rows)
+        rows.append([*map(str, cells), f"{t.epoch_seconds:.3g}"])
+    return markdown_table(columns, *rows)

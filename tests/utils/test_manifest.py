@@ -96,7 +96,6 @@ why = "a reason"
 when = { backward = "STE" }
 set = { lr-adjust = 7 }
 [tables.one]
-title = "One"
 dataset = "Digits"
 cells = [
   { model = "ResNet20", quantizer = "dorefa", backward = "STE", optimizer = "SGD", trials = 4 },
@@ -127,7 +126,6 @@ def test_rules_trials_and_published_values(tmp_path):
         ("trials = 2", "trails = 2", ["unknown key 'trails'", "trials"]),
         ("trials = 2", "trials = true", ["trials must be of type int", "True"]),
         ("trials = 4", "trials = 0", ["table one, cell 1", "at least 1"]),
-        ('title = "One"', "", ["table one", "title is missing"]),
         ('optimizer = "SGD", trials', "trials", ["table one, cell 1", "optimizer is missing"]),
         ('"FC-Grad", optimizer', '"STE", optimizer', ["table one, cell 2", "ResNet20 Digits dorefa STE SGD is there twice"]),
         ('when = { backward = "STE" }', 'when = { backwards = "STE" }', ["rule 1", "backwards", "backward"]),
