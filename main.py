@@ -178,6 +178,8 @@ def benchmark(args: Namespace) -> None:
     a = args
     cells = (a.models, a.batch_sizes, a.quantizers, a.methods)
     if a.scale:
+        if a.out:
+            raise BadInput("--out: --scale only prints")
         print(scale_table(count_costs(*cells, a.optimizer), (this_cpu(), *MACHINES)))
         return
     device = choose_device(a.device, tf32=a.tf32)

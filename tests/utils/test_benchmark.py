@@ -58,5 +58,8 @@ def test_a_process_that_fails_ends_the_others():
         measure_throughput(["ResNet9"], [2], ["dorefa"], ["STE"], [2], **options)
 
 
-def test_scale_and_runs_at_once_exclude_each_other(refuses):
-    refuses(["benchmark", "--scale", "--at-once", "2"], ["--at-once", "--scale"])
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--at-once", "2"], ["--at-once", "--scale"]), (["--out", "b.json"], ["--out", "--scale only prints"])]
+)
+def test_what_scale_cannot_do_is_refused(flags, words, refuses):
+    refuses(["benchmark", "--scale", *flags], words)
