@@ -33,6 +33,7 @@ DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz"
 COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
 SHOWN = (10, 20, 60, 100)
+CURVES = (("train_loss", "training loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
 WHOLE = 100  # epochs of a published run
 
 
@@ -95,6 +96,49 @@ def span(values: Iterable[float], digits: int) -> str:
     return f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} - {high:.{digits}f}"
 
 
+def beyond(value: float, band: Sequence[float], digits: int) -> float:
+    """How far a value lies outside a published range, as a share of its nearer end, all to so many digits; 0 within.
+
+    One published trial makes no range: 0.
+    """
+    if min(band) == max(band):
+        return 0.0
+    value, low, high = (round(number, digits) for number in (value, min(band), max(band)))
+    return max(low / value if value < low else value / high, 1.0) - 1.0
+
+
+def marked(values: Sequence[float], band: Sequence[float] | None, digits: int) -> str:
+    """Ours, trial by trial, with a star at what lies outside the published range."""
+    stars = ["*" if band and beyond(value, band, digits) else "" for value in values]
+    return ", ".join(f"{value:.{digits}f}{star}" for value, star in zip(values, stars, strict=True))
+
+
+def summary() -> str:
+    """How many of our values lie outside the published ranges, those of two or three trials, and how far."""
+    bands = published_beginnings()
+    first = [
+        beyond(run.loss[n - 1], band, 2)
+        for run in beginnings()
+        for (cell, n), band in bands.items()
+        if run.cell == cell and band[0] < band[1]
+    ]
+    sentences = [_outside("running means of the training loss after 10 to 100 iterations", first)]
+    for name, what, digits in CURVES:
+        found = [
+            beyond(getattr(trial, name)[0], [getattr(theirs, name)[0] for theirs in logged()[trial.cell]], digits)
+            for trial in read_csv(EPOCHS)
+            if len(logged().get(trial.cell, ())) > 1
+        ]
+        sentences.append(_outside(f"values of epoch 1's {what}", found))
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _outside(what: str, found: Sequence[float]) -> str:
+    missed = [distance for distance in found if distance]
+    farthest = f", the farthest by {100 * max(missed):.1f} %" if missed else ""
+    return f"{len(missed)} of {len(found)} {what} lie outside the published ranges{farthest}."
+
+
 def iterations_table() -> str:
     """Running mean of the training loss: published range, and ours trial by trial."""
     runs, bands = defaultdict(list), published_beginnings()
@@ -107,15 +151,14 @@ def iterations_table() -> str:
         for n in SHOWN:
             band = bands.get((cell, n))
             reached = [run.loss[n - 1] for run in trials if len(run.loss) >= n]
-            columns += [span(band, 2) if band else "", ", ".join(f"{loss:.2f}" for loss in reached)]
+            columns += [span(band, 2) if band else "", marked(reached, band, 2)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns))
     return markdown_table(head, *rows)
 
 
 def epochs_table() -> str:
     """Paper, logs and ours: test accuracy of the last 10 of 100 epochs; epoch 1's training loss and accuracies."""
-    curves = (("train_loss", "loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
-    heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in curves for who in ("logs", "ours")]
+    heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in CURVES for who in ("logs", "ours")]
     head, rows = ("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours"), []
     ours: dict[Cell, list[Trial]] = defaultdict(list)
     for trial in read_csv(EPOCHS):
@@ -126,8 +169,9 @@ def epochs_table() -> str:
         theirs, whole = logged().get(cell, ()), [trial for trial in trials if trial.epochs == WHOLE]
         paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else ""
         columns = [paper, *(_last_epochs(side) for side in (theirs, whole))]
-        for name, _, digits in curves:
-            columns += [span((getattr(trial, name)[0] for trial in side), digits) if side else "" for side in (theirs, trials)]
+        for name, _, digits in CURVES:
+            band, found = ([getattr(trial, name)[0] for trial in side] for side in (theirs, trials))
+            columns += [span(band, digits) if band else "", marked(found, band, digits)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(trials)}"))
     return markdown_table(head, *rows)
 
@@ -176,7 +220,7 @@ def main() -> None:
     """Collects if there is a root; prints and draws."""
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    print(f"{iterations_table()}\n\n{epochs_table()}")
+    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}")
     draw(FOLDER / "first_epoch.png")
 
 

@@ -73,6 +73,7 @@ def test_the_readme_shows_what_was_run():
     readme = (PROJECT / "README.md").read_text()
     assert first_epoch.iterations_table() in readme
     assert first_epoch.epochs_table() in readme
+    assert first_epoch.summary() in readme
 
 
 def test_the_stored_logs_say_what_made_them():
@@ -81,7 +82,7 @@ def test_the_stored_logs_say_what_made_them():
         assert trial.settings["pretrained"].endswith(f"{trial.cell.model}-{trial.cell.dataset}-pretrain.pth")
         assert "with changes" not in trial.made_by
         (run,) = [run for run in begun if (run.cell, run.trial) == (trial.cell, trial.number)]
-        assert len(run.loss) == 391
+        assert len(run.loss) == 390
         assert run.loss[-1] == pytest.approx(trial.train_loss[0])
     assert all("torch" in run.made_by and "commit" in run.made_by for run in begun)
     assert all(np.isfinite(run.loss).all() and (run.train_acc >= 0).all() and (run.train_acc <= 100).all() for run in begun)
@@ -90,6 +91,15 @@ def test_the_stored_logs_say_what_made_them():
 @pytest.mark.parametrize(("values", "text"), [([1.234], "1.23"), ([1.5, 1.25, 1.3], "1.25 - 1.50")])
 def test_a_range_in_words(values, text):
     assert first_epoch.span(values, 2) == text
+
+
+def test_what_lies_outside_a_published_range_is_marked():
+    assert first_epoch.marked([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
+    assert first_epoch.marked([1.0], None, 1) == "1.0"
+    assert first_epoch.beyond(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
+    assert first_epoch.beyond(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
+    assert first_epoch.beyond(1.1, (1.1, 1.23), 2) == 0
+    assert first_epoch.beyond(1.0, (1.1, 1.1), 2) == 0  # of one trial
 
 
 def test_the_picture_is_drawn(tmp_path):
