@@ -50,4 +50,4 @@ if __name__ == "__main__":
         spread = (
             f"{min(later):.2f} - {max(later):.2f}, mean {statistics.fmean(later):.2f}, deviation {statistics.stdev(later):.2f}"
         )
-        print(f"{path.name}: {first:.2f} %; after each of the next {ITERATIONS} iterations: {spread}")
+        print(f"{path.name}: {first:.2f} %; after each of the next {ITERATIONS} iterations: {spread}", flush=True)
