@@ -58,7 +58,7 @@ def test_impossible_nets_are_refused(depth, classes):
         ("ResNet20", "CIFAR10", 91.50),
         pytest.param("ResNet32", "CIFAR10", 92.13, marks=pytest.mark.slow),
         pytest.param("ResNet44", "CIFAR10", 93.56, marks=pytest.mark.slow),
-        ("ResNet56", "CIFAR100", 71.22),
+        pytest.param("ResNet56", "CIFAR100", 71.22, marks=pytest.mark.slow),
     ],
 )
 def test_released_base_models_load_strictly_and_reach_their_accuracy(model, dataset, accuracy, data_root, pretrained_root):
