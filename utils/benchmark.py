@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from meta_utils.adam import Adam
 from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
@@ -31,6 +31,7 @@ from utils.tabular import markdown_table
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
+WHOLE = "iterations"
 PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
 
 
@@ -148,15 +149,13 @@ class _Clock:
 def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
     """The share of the host's time in each phase of an iteration, by the profiler; what is left is "other"."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=activities) as profiler:
-        begun = time.perf_counter()
+    with profile(activities=activities) as profiler, record_function(WHOLE):
         run(iterations)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        total = time.perf_counter() - begun
     averages = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
-    seconds = {event.key: event.cpu_time_total / 1e6 for event in averages}
-    shares = {phase: seconds.get(phase, 0.0) / total for phase in PHASES}
+    taken = {event.key: event.cpu_time_total for event in averages}
+    shares = {phase: taken.get(phase, 0.0) / taken[WHOLE] for phase in PHASES}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
 
