@@ -123,11 +123,10 @@ def summary() -> str:
         if run.cell == cell and band[0] < band[1]
     ]
     sentences = [_outside("running means of the training loss after 10 to 100 iterations", first)]
+    compared = [(trial, logged()[trial.cell]) for trial in read_csv(EPOCHS) if len(logged().get(trial.cell, ())) > 1]
     for name, what, digits in CURVES:
         found = [
-            beyond(getattr(trial, name)[0], [getattr(theirs, name)[0] for theirs in logged()[trial.cell]], digits)
-            for trial in read_csv(EPOCHS)
-            if len(logged().get(trial.cell, ())) > 1
+            beyond(getattr(trial, name)[0], [getattr(theirs, name)[0] for theirs in logs], digits) for trial, logs in compared
         ]
         sentences.append(_outside(f"values of epoch 1's {what}", found))
     return "\n".join(f"- {sentence}" for sentence in sentences)

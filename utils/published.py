@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cells import Cell
-from utils.manifest import MANIFEST, read_manifest, train_arguments
+from utils.manifest import MANIFEST, Row, read_manifest, train_arguments
 from utils.options import parse_training
 from utils.results import read_csv
 from utils.trials import Statistics, Trial, statistics
@@ -37,11 +37,13 @@ def printed() -> dict[Cell, Printed]:
 @cache
 def published_settings(cell: Cell) -> dict[str, Any] | None:
     """The settings of a printed cell as the published logs show them, by name as in run.json; None for another cell."""
-    for table in read_manifest(MANIFEST, "logs").values():
-        for row in table.rows:
-            if row.cell == cell:
-                return parse_training(train_arguments(cell, row.settings), f"{MANIFEST}, {cell}")
-    return None
+    rows = _manifest_rows()
+    return parse_training(train_arguments(cell, rows[cell].settings), f"{MANIFEST}, {cell}") if cell in rows else None
+
+
+@cache
+def _manifest_rows() -> dict[Cell, Row]:
+    return {row.cell: row for table in read_manifest(MANIFEST, "logs").values() for row in table.rows}
 
 
 @cache
