@@ -8,39 +8,42 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from meta_utils.adam import Adam
 from meta_utils.iterations import CudaGraphs, Iterations
-from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
-from meta_utils.training import TrainingLoop
+from meta_utils.training import NotFinite, TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import Loader
 from utils.benchmark import count_costs, measure, write_json
 from utils.benchmark import table as benchmark_table
+from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_base_model, load_data, load_start
 from utils.checkpoint import Checkpoints, save_tensors
 from utils.dataset import get_dataloader
 from utils.engines import make_engine, train_command
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
-from utils.options import build_parser, meta_network_options, parse_training, pretraining_settings, training_settings
+from utils.options import (
+    build_parser,
+    flags_without_effect,
+    parse_training,
+    pretraining_settings,
+    training_settings,
+)
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
 from utils.report import make_report
-from utils.run import Run, base_model_path, check_record, load_base_model, read_record, run_path
+from utils.run import Run
+from utils.run_record import base_model_path, check_record, read_record, run_path
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
 from utils.slurm import slurm_script
-from utils.tables import State, check_base_models, select_runs, status_table
+from utils.tables import State, check_inputs, select_runs, status_table
 from utils.throughput import measure_throughput
 from utils.throughput import table as throughput_table
 
-TEST_BATCH_SIZE = 100
 COMPARE_EVERY = 100
 LOG_SECONDS = 10.0  # after which the log waits for a GPU within an epoch too
 
@@ -51,9 +54,14 @@ def pretrain(args: Namespace) -> None:
     target = base_model_path(args.results_root, args.model, args.dataset)
     path = target.parent / f"pretrain-trial-{args.trial}"
     if not args.overwrite:
-        check_record(path, settings)
         if target.exists() and not path.exists():
             raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
+        try:
+            check_record(path, settings)
+        except Finished:
+            if not target.exists():
+                write_base_model(Checkpoints(path).load()["loop"]["net"], target)
+            raise
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     net = build_net(args.model, train_loader, device)
@@ -61,8 +69,13 @@ def pretrain(args: Namespace) -> None:
     loop = TrainingLoop(net, optimizee, quantizer=None)
     with Run(path, settings, device, args.overwrite) as run:
         fit(loop, train_loader, test_loader, run)
-        weights = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
-        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
+        write_base_model(net.state_dict(), target)
+
+
+def write_base_model(state: dict[str, Tensor], target: Path) -> None:
+    """The file that `train` starts from; an older one is kept beside it."""
+    weights = {name: value.cpu().contiguous() for name, value in state.items()}
+    save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
     print(f"wrote {target}")
 
 
@@ -84,7 +97,7 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
     """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
     settings = run.settings
     run.write(iterations_per_epoch=len(train_loader))
-    gamma = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
+    drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
         replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
@@ -94,7 +107,7 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
             train_epoch(iterations, recorder, run)
             evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=gamma)
+            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=drops_too)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
                 f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
@@ -110,7 +123,13 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
     if not recorder.batches:
         recorder.reset_performance()
     for batch_idx, count in enumerate(iterations.begin(recorder.epoch, skip=recorder.batches), start=recorder.batches):
-        iterations.run(count)
+        try:
+            iterations.run(count)
+        except NotFinite as error:
+            loss, where = error.args
+            raise RunFailed(
+                f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}"
+            ) from None
         waiting = run.device.type == "cuda" and iterations.seconds_unread < LOG_SECONDS and batch_idx + 1 < total
         if not waiting or run.is_due(loop):
             write_log(iterations, recorder, run)
@@ -123,10 +142,8 @@ def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
     loop, first = iterations.loop, recorder.iteration
     for loss, top1, count in iterations.read():
         if not math.isfinite(loss):
-            where = loop.first_not_finite(iterations.inputs)
-            later = f", seen {loop.iteration - 1 - recorder.iteration} iterations later" if run.device.type == "cuda" else ""
-            failure = f"the training loss is {loss} at iteration {recorder.iteration}, {where}{later}"
-            raise RunFailed(f"{failure}; {run.last_checkpoint()}")
+            where = "and from there on the same command with --device cpu names the layer"
+            raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}, {where}")
         recorder.update(loss=loss, acc=top1, batch_size=count, cur_lr=loop.lr)
     if loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
         recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
@@ -142,9 +159,13 @@ def interruptible(batches: Iterable, give_way: Callable[[], None]) -> Iterator:
 def evaluate_files(args: Namespace) -> None:
     """Test accuracy and the distinct weight values per layer, of a run's folder or a base-model file."""
     path, quantizer = Path(args.path), None
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such folder or file")
     if path.is_dir():
         settings = read_record(path)["settings"]
-        model, dataset = settings["model"], settings["dataset"]
+        model, dataset = settings.get("model"), settings.get("dataset")
+        if not (model in MODELS and dataset):
+            raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
         if "quantizer" in settings:
             quantizer = get_quantizer(settings["quantizer"], settings["bits"])
     else:
@@ -175,24 +196,25 @@ def report(args: Namespace) -> None:
 
 def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process; or several runs at once."""
-    a = args
-    cells = (a.models, a.batch_sizes, a.quantizers, a.methods)
-    if a.scale:
-        if a.out:
+    cells = (args.models, args.batch_sizes, args.quantizers, args.methods)
+    if args.scale:
+        if args.out:
             raise BadInput("--out: --scale only prints")
-        print(scale_table(count_costs(*cells, a.optimizer), (this_cpu(), *MACHINES)))
+        print(scale_table(count_costs(*cells, args.optimizer), (this_cpu(), *MACHINES)))
         return
-    device = choose_device(a.device, tf32=a.tf32)
-    if a.at_once:
-        work = {"optimizer": a.optimizer, "device": str(device), "iterations": a.repeats * a.iterations}
-        found = measure_throughput(*cells, a.at_once, **work, tf32=a.tf32, eager=a.eager)
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise BadInput(f"--out {args.out}: there is no such folder")
+    device = choose_device(args.device, tf32=args.tf32)
+    if args.at_once:
+        work = {"optimizer": args.optimizer, "device": str(device), "iterations": args.repeats * args.iterations}
+        found = measure_throughput(*cells, args.at_once, **work, tf32=args.tf32, eager=args.eager)
         done, shown = f"{work['iterations']} iterations of each run", throughput_table(found)
     else:
-        found = measure(*cells, a.optimizer, device, a.repeats, a.iterations, a.eager)
-        done, shown = f"{a.repeats} rounds of {a.iterations} iterations", benchmark_table(found)
+        found = measure(*cells, args.optimizer, device, args.repeats, args.iterations, args.eager)
+        done, shown = f"{args.repeats} rounds of {args.iterations} iterations", benchmark_table(found)
     print(f"{describe(device)}; {done}; {versions()}\n\n{shown}")
-    if a.out:
-        write_json(found, Path(a.out), device, {name: value for name, value in vars(a).items() if name != "function"})
+    if args.out:
+        write_json(found, Path(args.out), device, {name: value for name, value in vars(args).items() if name != "function"})
 
 
 def tables(args: Namespace) -> None:
@@ -205,59 +227,12 @@ def tables(args: Namespace) -> None:
     elif args.dry_run:
         print("\n".join(shlex.join(train_command(run)) for run in runs))
     else:
-        check_base_models(run for run in runs if run.state()[0] is not State.DONE)
+        check_inputs([run for run in runs if run.state()[0] is not State.DONE])
         failures = Scheduler(runs, make_engine(args), args.retries).carry_out()
         for run, why in failures.items():
             print(f"failed: {run}: {why}")
         if failures:
             raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
-
-
-def load_data(settings: dict[str, Any], data_seed: int, device: torch.device) -> tuple[Loader, Loader]:
-    """The training and the test loader."""
-    s = settings
-    options = {"data_root": s["data_root"], "device": device, "loader": s["loader"], "workers": s["workers"]}
-    train_loader = get_dataloader(s["dataset"], "train", s["batch_size"], seed=data_seed, drop_last=s["drop_last"], **options)
-    return train_loader, get_dataloader(s["dataset"], "test", TEST_BATCH_SIZE, **options)
-
-
-def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:
-    """A net for the loader's classes, on the device, channels last in memory, which is faster."""
-    net = MODELS[model](bitW=bits, num_classes=loader.image_set.num_classes)
-    return net.to(device, memory_format=torch.channels_last)
-
-
-def build_loop(settings: dict[str, Any], loader: Loader, device: torch.device) -> TrainingLoop:
-    """The training loop of a run's settings at iteration 0, its net for the loader's classes and at random."""
-    s = settings
-    net = build_net(s["model"], loader, device, s["bits"])
-    optimizee = OPTIMIZEES[s["optimizer"]].build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"])
-    meta_net, meta_optimizer = build_meta_network(s, device)
-    quantizer = get_quantizer(s["quantizer"], s["bits"])
-    return TrainingLoop(net, optimizee, quantizer, s["backward"], meta_net, meta_optimizer, s["update_order"] or "notebook")
-
-
-def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
-    """Loads the base model that --pretrained names; "none" keeps the random start."""
-    path, model, dataset = settings["pretrained"], settings["model"], settings["dataset"]
-    if path == "none":
-        return
-    if not Path(path).is_file():
-        how = f"main.py pretrain -m {model} -d {dataset}"
-        raise BadInput(f"--pretrained: there is no base model {path}; make it with '{how}', name another, or none for scratch")
-    load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
-
-
-def build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[nn.Module | None, Adam | None]:
-    """M and its optimizer (torch's Adam, gamma); None and None for STE."""
-    if settings["backward"] == "STE":
-        return None, None
-    try:
-        meta_net = META_NETWORKS[settings["backward"]](**meta_network_options(settings)).to(device)
-    except ValueError as error:
-        raise BadInput(f"--backward {settings['backward']}: {error}") from None
-    decay = settings["meta_weight_decay"]
-    return meta_net, Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay, bias_corrected_eps=True)
 
 
 def print_evaluation(result: Evaluation, net: nn.Module, quantizer) -> None:
@@ -290,6 +265,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     keep_freed_memory()
+    for note in flags_without_effect(args):
+        print(f"note: {note}", file=sys.stderr)
     try:
         args.function(args)
     except Finished as finished:

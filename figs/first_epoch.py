@@ -12,7 +12,7 @@ import json
 import lzma
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
+from figs.convergence import EPOCHS as LONG_RUNS  # noqa: E402
+from figs.ranges import CURVES, beyond, marked, span  # noqa: E402
 from utils.cells import Cell  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
@@ -33,7 +35,6 @@ DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz"
 COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
 SHOWN = (10, 20, 60, 100)
-CURVES = (("train_loss", "training loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
 WHOLE = 100  # epochs of a published run
 
 
@@ -55,7 +56,7 @@ def collect(root: Path) -> None:
     DATA.mkdir(exist_ok=True)
     trials = [trial for trial in trials if (trial.source / "loss.txt").stat().st_size]
     ordered = sorted(trials, key=lambda trial: (trial.cell, trial.number))
-    write_csv((trial for trial in ordered if trial.epochs), EPOCHS)
+    write_csv((trial for trial in ordered if trial.state == "done"), EPOCHS)
     with lzma.open(ITERATIONS, "wt", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -88,29 +89,6 @@ def published_beginnings() -> dict[tuple[Cell, int], tuple[float, float]]:
             ): (float(row["lowest_loss"]), float(row["highest_loss"]))
             for row in csv.DictReader(file)
         }
-
-
-def span(values: Iterable[float], digits: int) -> str:
-    """1.23, or 1.23 - 1.45 for several."""
-    low, high = min(values := list(values)), max(values)
-    return f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} - {high:.{digits}f}"
-
-
-def beyond(value: float, band: Sequence[float], digits: int) -> float:
-    """How far a value lies outside a published range, as a share of its nearer end, all to so many digits; 0 within.
-
-    One published trial makes no range: 0.
-    """
-    if min(band) == max(band):
-        return 0.0
-    value, low, high = (round(number, digits) for number in (value, min(band), max(band)))
-    return max(low / value if value < low else value / high, 1.0) - 1.0
-
-
-def marked(values: Sequence[float], band: Sequence[float] | None, digits: int) -> str:
-    """Ours, trial by trial, with a star at what lies outside the published range."""
-    stars = ["*" if band and beyond(value, band, digits) else "" for value in values]
-    return ", ".join(f"{value:.{digits}f}{star}" for value, star in zip(values, stars, strict=True))
 
 
 def summary() -> str:
@@ -160,12 +138,13 @@ def epochs_table() -> str:
     heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in CURVES for who in ("logs", "ours")]
     head, rows = ("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours"), []
     ours: dict[Cell, list[Trial]] = defaultdict(list)
+    longer = [trial for trial in read_csv(LONG_RUNS) if trial.epochs == WHOLE]
     for trial in read_csv(EPOCHS):
         ours[trial.cell].append(trial)
     for cell, trials in sorted(
         ours.items(), key=lambda item: (*item[0][:3], item[0].optimizer != "SGD", item[0].backward != "STE")
     ):
-        theirs, whole = logged().get(cell, ()), [trial for trial in trials if trial.epochs == WHOLE]
+        theirs, whole = logged().get(cell, ()), [trial for trial in longer if trial.cell == cell]
         paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else ""
         columns = [paper, *(_last_epochs(side) for side in (theirs, whole))]
         for name, _, digits in CURVES:

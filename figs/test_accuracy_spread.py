@@ -15,12 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from main import build_loop, load_data
+from utils.build import build_loop, load_data
 from utils.checkpoint import Checkpoints
 from utils.dataset import default_data_root
 from utils.environment import keep_freed_memory, seed_everything
 from utils.quantize import evaluate
-from utils.run import read_record
+from utils.run_record import read_record
 
 ITERATIONS = 20
 

@@ -63,6 +63,7 @@ class Iterations:
 
     def __init__(self, loop: TrainingLoop, loader: Loader, graphs: CudaGraphs | None = None):
         self.loop, self.loader, self._graphs = loop, loader, graphs
+        loop.checks_loss &= graphs is None
         device = next(loop.net.parameters()).device
         self._measured = torch.zeros(len(loader), 2, dtype=torch.float64, device=device)
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
@@ -70,9 +71,8 @@ class Iterations:
         self._read_at = time.monotonic()
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
-        self._replays: dict[int, tuple[Body, Tensor]] = {}  # size of the batch -> what does an iteration, and its images
+        self._replays: dict[int, Body] = {}  # size of the batch -> what does an iteration
         self._captured_at: tuple[float, ...] | None = None
-        self.inputs: Tensor | None = None
 
     @property
     def seconds_unread(self) -> float:
@@ -109,8 +109,8 @@ class Iterations:
 
     def _iterate(self, count: int) -> None:
         with record_function("data"):
-            self.inputs, targets = self.loader.take(count)
-        loss, outputs = self.loop.step(self.inputs, targets)
+            inputs, targets = self.loader.take(count)
+        loss, outputs = self.loop.step(inputs, targets)
         (top1,) = accuracy(outputs, targets)
         self._measured.index_copy_(0, self._row, torch.stack([loss, top1]).double()[None])
         self._row += 1
@@ -128,12 +128,10 @@ class Iterations:
                     for kind, tensors in self.loop.carried().items()
                 }
                 self.loop.set_carried(self._carried)
-            replay = self._graphs.capture(body)  # runs the Python of the iteration, counters included
-            self._replays[count] = replay, self.inputs
+            self._replays[count] = self._graphs.capture(body)  # runs the Python of the iteration, counters included
         else:
             self.loop.iteration += 1
-        replay, self.inputs = self._replays[count]
-        replay()
+        self._replays[count]()
 
     @torch.no_grad()
     def _settle(self) -> None:

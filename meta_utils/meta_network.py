@@ -31,12 +31,11 @@ class MetaNetwork(nn.Module):
     """What the loop asks of an M: the call above, and its scale for the log."""
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        raise TypeError(f"{type(self).__name__} does not define forward()")
+        raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def scale(self) -> Tensor | None:
-        """The scalar c that M amounts to, where it is one: without a nonlinearity an FC network is a product of matrices."""
-        fc = getattr(self, "fc", None)
-        return fc.slopes()[0] if isinstance(fc, CoordinateFC) and fc.nonlinear is None else None
+        """The scalar c that M amounts to, where it is one, else None."""
+        return None
 
 
 class CoordinateFC(nn.Module):
@@ -77,6 +76,10 @@ class CoordinateFC(nn.Module):
         reached = [(signs == s).sum() if self.nonlinear == "relu" else hidden for s in signs]
         last.copy_((signs / torch.tensor(reached))[None])
 
+    def scale(self) -> Tensor | None:
+        """The product of the matrices, which is all there is without a nonlinearity; None with one."""
+        return self.slopes()[0] if self.nonlinear is None else None
+
     def slopes(self) -> tuple[Tensor, Tensor]:
         """(f(1), -f(-1)): what x is multiplied with on either side of zero; scalars with a graph to phi."""
         one = self.maps[0].weight.new_ones(1, 1)
@@ -112,6 +115,9 @@ class MetaFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         return self.fc(g_W_hat), {}
 
+    def scale(self) -> Tensor | None:
+        return self.fc.scale()
+
 
 class MetaDesignedMultiFC(MetaNetwork):
     """MultiFC: g_W_tilde = g_W_hat * FC(W_tilde), num_fc bias-free linear maps 1-h-...-h-1.
@@ -126,6 +132,9 @@ class MetaDesignedMultiFC(MetaNetwork):
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         return g_W_hat * self.fc(W_tilde), {}
+
+    def scale(self) -> Tensor | None:
+        return self.fc.scale()
 
 
 def _tanh_from_sigmoid_(s: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class MetaLayers:
             layer.name, layer._owner, layer._index = name, self, index
         self.kept: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
-        self._u: Tensor | None = None
+        self._made_for: tuple | None = None
+        self._folded: tuple[Mapping[str, tuple], Tensor] | None = None  # meta_grad_dict and its u
 
     @property
     def layout(self) -> FlatLayout:
@@ -102,8 +103,9 @@ class MetaLayers:
             raise ValueError(f"no meta gradient for {', '.join(missing)}")
         g_W_tilde = self.layout.flatten(meta_grad_dict[layer.name][1] for layer in self.layers)
         calibration = quantizer.calibration(self.weights().detach(), self.layout)
-        self._u = calibration * g_W_tilde
-        self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": self._u.detach()}
+        u = calibration * g_W_tilde
+        self._folded = meta_grad_dict, u
+        self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": u.detach()}
 
     def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: float, training: bool) -> None:
         """Hands every layer the weight and bias of the coming forward: step 3 of the loop.
@@ -113,8 +115,6 @@ class MetaLayers:
         training: keep W_tilde and W_hat, and g_W_hat by a hook.
         Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
         """
-        if not meta_grad_dict:
-            self._u = None
         if quantizer is None:
             if meta_grad_dict:
                 raise ValueError("meta gradients need a quantizer (quantized_type is None)")
@@ -124,9 +124,9 @@ class MetaLayers:
         layout, stored = self.layout, self.weights()
         W, biases = stored, [layer.bias for layer in self.layers]
         if meta_grad_dict:
-            if self._u is None:
+            if self._folded is None or self._folded[0] is not meta_grad_dict:
                 self.fold(quantizer, meta_grad_dict)
-            u, self._u = self._u, None
+            (_, u), self._folded = self._folded, None
             r = layout.flatten(self._refined(layer) for layer in self.layers)
             W = stored.sub(r, alpha=lr) - lr * (u - u.detach())
             bias_grads = [meta_grad_dict[layer.name][2] for layer in self.layers]

@@ -13,7 +13,8 @@ from torch.profiler import record_function
 class Optimizee(Optimizer):
     """A torch.optim.Optimizer whose update is p <- p - lr pi(g), with pi(g) to be had on its own.
 
-    A subclass gives pi for a list of parameters (`refine`). `step()` equals that of the torch.optim class of the same name.
+    A subclass gives pi for a list of parameters (`refine`). `step()` equals that of the torch.optim class of
+    the same name (Adam: with bias_corrected_eps).
     """
 
     def __init__(self, params, defaults: dict):
@@ -24,7 +25,7 @@ class Optimizee(Optimizer):
 
     def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
         """grads <- pi(grads), in place: weight decay, momentum, moments; no learning rate."""
-        raise TypeError(f"{type(self).__name__} does not define refine()")
+        raise NotImplementedError(f"{type(self).__name__} does not define refine()")
 
     @torch.no_grad()
     @record_function("update")

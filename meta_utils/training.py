@@ -13,6 +13,8 @@ Order "paper", t > 0: 2; 6 and 7; the forward of 3 with r = pi(g_W), so that W' 
 STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,10 +30,15 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
+from meta_utils.meta_network import META_NETWORKS
 from meta_utils.optimizee import Optimizee, apply_gradients
 from utils.quantize import Quantizer
 
 UPDATE_ORDERS = ("notebook", "paper")
+
+
+class NotFinite(Exception):
+    """The loss of an iteration is not finite: its value, and where in the net that begins. Nothing was updated."""
 
 
 class TrainingLoop:
@@ -39,7 +46,8 @@ class TrainingLoop:
 
     net: a quantized net in train mode; optimizee: over net.parameters(); quantizer: None for full precision.
     meta_method "STE" is the baseline; any other takes its meta network and the optimizer of phi.
-    Raises ValueError for an unknown order, or for a meta network missing with a learned gradient or given with STE.
+    Raises ValueError for an unknown order, for a learned gradient without quantizer, meta network (of the method's class) or its
+    optimizer, and for STE with one of the latter.
     """
 
     def __init__(
@@ -57,11 +65,16 @@ class TrainingLoop:
         self.learned = meta_method != "STE"
         if self.learned != (meta_net is not None) or self.learned != (meta_optimizer is not None):
             raise ValueError(f"a learned gradient takes a meta network and its optimizer, STE neither (method {meta_method})")
+        if self.learned and quantizer is None:
+            raise ValueError(f"a learned gradient (method {meta_method}) takes a quantizer")
+        if self.learned and not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
+            raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
         self.meta_method, self.meta_net, self.meta_optimizer = meta_method, meta_net, meta_optimizer
         self.update_order = update_order
         self.meta_hidden_state_dict: dict[str, Tensor] = {}
         self.iteration = 0
+        self.checks_loss = next(net.parameters()).device.type == "cpu"  # elsewhere that would wait for the device
 
     @property
     def lr(self) -> float:
@@ -74,7 +87,10 @@ class TrainingLoop:
         return self.meta_optimizer.param_groups[0]["lr"] if self.learned else None
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes)."""
+        """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).
+
+        Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
+        """
         if self.learned and self.iteration > 0 and self.update_order == "paper":
             loss, outputs = self._paper_iteration(inputs, targets)
         else:
@@ -127,8 +143,8 @@ class TrainingLoop:
             p.grad = gradients.get(name)
 
     @torch.no_grad()
-    def first_not_finite(self, inputs: Tensor) -> str:
-        """Names the first layer, in the order of the forward, whose weight or output for these inputs is not finite."""
+    def _first_not_finite(self, inputs: Tensor, meta_grad_dict: Mapping[str, tuple]) -> str:
+        """Names the first layer, in the order of the forward, whose weight or output is not finite."""
         found: list[str] = []
 
         def look(name: str, layer: nn.Module, output: Tensor) -> None:
@@ -138,10 +154,10 @@ class TrainingLoop:
 
         leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        self.net(inputs, self.quantizer)
+        self.net(inputs, self.quantizer, meta_grad_dict, self.lr)
         for handle in handles:
             handle.remove()
-        return f"first in layer {found[0]}" if found else "with every layer finite (W' or the loss itself)"
+        return f"first in layer {found[0]}" if found else "with every layer finite"
 
     def compare_with_ste(self) -> GradientComparison | None:
         """M's gradient beside STE's after the last iteration; None for STE and before the first iteration."""
@@ -151,8 +167,8 @@ class TrainingLoop:
 
     def _notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         meta_grad_dict = self._meta_gradients() if self.learned and self.iteration > 0 else {}  # 1, 2
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
-        loss = self._backward(outputs, targets)  # 4
+        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3
+        self._backward(loss)  # 4
         if meta_grad_dict:
             self._step_phi()  # 5
             assign_meta_gradients(self.net)  # 6
@@ -169,8 +185,8 @@ class TrainingLoop:
         self.optimizee.get_refine_gradient()  # 7
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3
-        loss = self._backward(outputs, targets)  # 4
+        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3
+        self._backward(loss)  # 4
         apply_gradients(parameters, self.lr, refined)  # 8, after the backward: autograd needs what the forward read
         self._step_phi()  # 5
         return loss, outputs
@@ -186,9 +202,14 @@ class TrainingLoop:
     def _step_phi(self) -> None:
         self.meta_optimizer.step()
 
-    @record_function("backward")
-    def _backward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        self.optimizee.zero_grad(set_to_none=True)
+    def _forward(self, inputs: Tensor, targets: Tensor, meta_grad_dict: Mapping[str, tuple]) -> tuple[Tensor, Tensor]:
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)
         loss = F.cross_entropy(outputs, targets)
+        if self.checks_loss and not math.isfinite(loss.detach()):
+            raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
+        return loss, outputs
+
+    @record_function("backward")
+    def _backward(self, loss: Tensor) -> None:
+        self.optimizee.zero_grad(set_to_none=True)
         loss.backward()
-        return loss

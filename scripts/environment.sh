@@ -2,7 +2,13 @@
 # requirement files, and leaves the environment's python in $PYTHON. PYTHON3 names the interpreter to make it with.
 VENV=${VENV:-.venv}
 PYTHON=$VENV/bin/python
-[ -x "$PYTHON" ] || "${PYTHON3:-python3}" -m venv "$VENV"
+if ! [ -x "$PYTHON" ]; then
+  if ! "${PYTHON3:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "$0: Python 3.11 or newer is needed; PYTHON3=/path/to/python names another than ${PYTHON3:-python3}" >&2
+    exit 2
+  fi
+  "${PYTHON3:-python3}" -m venv "$VENV"
+fi
 for requirements in "$@"; do
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements"
 done

@@ -5,6 +5,10 @@
 #   bash scripts/quickstart.sh
 # EPOCHS: of each 1-bit run; BASE_EPOCHS: of the base model; RESULTS: the folder of the results.
 set -euo pipefail
+if [ $# -gt 0 ]; then
+  echo "$0: takes no arguments; EPOCHS, BASE_EPOCHS and RESULTS come from the environment" >&2
+  exit 2
+fi
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt
 

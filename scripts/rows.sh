@@ -7,6 +7,20 @@
 #   METAQUANT_PRETRAINED  folder of base models, such as ResNet20-CIFAR10-pretrain.pth; those it lacks are trained
 # A script that is typed again skips what is done and goes on where it was cut off. To run a table's rows side by side, on all GPUs
 # or on many machines, see main.py tables.
+if [ $# -gt 0 ] && [ "$*" != --dry-run ]; then
+  echo "$0: the one argument there is: --dry-run" >&2
+  exit 2
+fi
+for number in "${TRIALS:=5}" "${EPOCHS:=100}" "${BASE_EPOCHS:=200}"; do
+  if ! [[ $number =~ ^[1-9][0-9]*$ ]]; then
+    echo "$0: TRIALS, EPOCHS and BASE_EPOCHS are whole numbers of at least 1, not '$number'" >&2
+    exit 2
+  fi
+done
+if [ -n "${METAQUANT_PRETRAINED:-}" ] && ! [ -d "$METAQUANT_PRETRAINED" ]; then
+  echo "$0: METAQUANT_PRETRAINED: there is no folder $METAQUANT_PRETRAINED" >&2
+  exit 2
+fi
 RESULTS=${RESULTS:-Results}
 DRY_RUN=$([ "${1:-}" = --dry-run ] && echo yes || true)
 [ -n "$DRY_RUN" ] || source scripts/environment.sh requirements.txt
@@ -32,14 +46,14 @@ base() {
   for BASE in ${folder:+"$folder/$name/$name-pretrain.pth" "$folder/$name-pretrain.pth"} "$RESULTS/$name/$name-pretrain.pth"; do
     if [ -f "$BASE" ]; then return; fi
   done
-  main pretrain -m "$1" -d "$2" -n "${BASE_EPOCHS:-200}" --results-root "$RESULTS"
+  main pretrain -m "$1" -d "$2" -n "$BASE_EPOCHS" --results-root "$RESULTS"
 }
 
 # row FLAGS...: trains a cell's trials, one after the other.
 row() {
   local trial
-  for trial in $(seq "${TRIALS:-5}"); do
-    main train "$@" -n "${EPOCHS:-100}" --trial "$trial" --pretrained "$BASE" --results-root "$RESULTS"
+  for trial in $(seq "$TRIALS"); do
+    main train "$@" -n "$EPOCHS" --trial "$trial" --pretrained "$BASE" --results-root "$RESULTS"
   done
 }
 

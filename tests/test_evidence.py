@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from figs import first_epoch
+from figs import convergence, first_epoch, ranges
 from main import COMMANDS
 from utils.cells import Cell
-from utils.options import build_parser
-from utils.published import logged
+from utils.options import build_parser, parse_training
+from utils.published import logged, published_settings
 from utils.results import read_csv
 
 
@@ -22,7 +22,7 @@ def commands(script, tmp_path, **environment):
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/usr/bin/env bash\nprintf "%q " "$@" >> {tmp_path}/calls\necho >> {tmp_path}/calls\n')
     python.chmod(0o755)
-    variables = {**os.environ, "VENV": str(tmp_path), "PRETRAINED": "/base models", **environment}
+    variables = {**os.environ, "VENV": str(tmp_path), "METAQUANT_PRETRAINED": "/base models", **environment}
     subprocess.run(["bash", f"scripts/{script}.sh"], cwd=PROJECT, env=variables, check=True)
     calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
     return [call for call in calls if call[0] == "main.py"], calls[-1]
@@ -38,7 +38,7 @@ def cells(runs):
 
 
 def test_the_first_iterations_are_of_every_published_cell_of_resnet20(tmp_path):
-    calls, last = commands("evidence_first_iterations", tmp_path, RESULTS="there", ITERATIONS="7", TRIALS="1 2 3")
+    calls, last = commands("evidence_first_iterations", tmp_path, RESULTS="there", ITERATIONS="7", TRIALS="3")
     runs = parsed(calls)
     assert len(runs) == 3 * 14
     assert {run.trial for run in runs} == {1, 2, 3}
@@ -69,11 +69,23 @@ def test_the_first_epochs_go_on_where_the_first_iterations_stopped(tmp_path):
         )
 
 
+def test_the_long_runs_are_as_the_published_ones(tmp_path):
+    calls, last = commands("evidence_convergence", tmp_path, RESULTS="there", TRIALS="2")
+    runs = [parse_training(call[2:], "the script") for call in calls]
+    assert [(run["backward"], run["trial"]) for run in runs] == [("MultiFC", 1), ("STE", 1), ("MultiFC", 2), ("STE", 2)]
+    assert {run["results_root"] for run in runs} == {"there"}
+    for run in runs:
+        usual = published_settings(Cell(*(run[name] for name in ("model", "dataset", "quantizer", "backward", "optimizer"))))
+        assert {name for name in run if run[name] != usual[name]} <= {"trial", "pretrained", "results_root"}
+    assert last == ["figs/convergence.py", "there"]
+
+
 def test_the_readme_shows_what_was_run():
     readme = (PROJECT / "README.md").read_text()
     assert first_epoch.iterations_table() in readme
     assert first_epoch.epochs_table() in readme
     assert first_epoch.summary() in readme
+    assert convergence.table() in readme
 
 
 def test_the_stored_logs_say_what_made_them():
@@ -90,18 +102,27 @@ def test_the_stored_logs_say_what_made_them():
 
 @pytest.mark.parametrize(("values", "text"), [([1.234], "1.23"), ([1.5, 1.25, 1.3], "1.25 - 1.50")])
 def test_a_range_in_words(values, text):
-    assert first_epoch.span(values, 2) == text
+    assert ranges.span(values, 2) == text
 
 
 def test_what_lies_outside_a_published_range_is_marked():
-    assert first_epoch.marked([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
-    assert first_epoch.marked([1.0], None, 1) == "1.0"
-    assert first_epoch.beyond(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
-    assert first_epoch.beyond(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
-    assert first_epoch.beyond(1.1, (1.1, 1.23), 2) == 0
-    assert first_epoch.beyond(1.0, (1.1, 1.1), 2) == 0  # of one trial
+    assert ranges.marked([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
+    assert ranges.marked([1.0], None, 1) == "1.0"
+    assert ranges.beyond(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
+    assert ranges.beyond(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
+    assert ranges.beyond(1.1, (1.1, 1.23), 2) == 0
+    assert ranges.beyond(1.0, (1.1, 1.1), 2) == 0  # of one trial
 
 
-def test_the_picture_is_drawn(tmp_path):
+def test_the_long_runs_say_what_made_them():
+    for trial in read_csv(convergence.EPOCHS):
+        assert trial.settings["epochs"] == 100
+        assert "torch" in trial.made_by
+        assert "with changes" not in trial.made_by
+
+
+def test_the_pictures_are_drawn(tmp_path):
+    convergence.draw(tmp_path / "convergence")
+    assert (tmp_path / "convergence.png").stat().st_size > 10_000
     first_epoch.draw(tmp_path / "first_epoch.png")
     assert (tmp_path / "first_epoch.png").stat().st_size > 10_000

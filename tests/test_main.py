@@ -11,7 +11,7 @@ import torch
 
 from main import COMMANDS
 from models_CIFAR.quantized_meta_resnet import MODELS
-from utils.options import FLAGS, build_parser
+from utils.options import FLAGS, build_parser, flags_without_effect
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -166,6 +166,29 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
 
 
 @pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("train -m ResNet20 -d Digits -meta STE -hidden 5 --meta-lr 1", ["--hidden-size", "--meta-lr"]),
+        ("train -m ResNet20 -d Digits -meta MultiFC -nlstm 2 --lstm-state reset", ["--num-lstm", "--lstm-state"]),
+        ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager --tf32", ["--workers", "--tf32", "--eager"]),
+        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --eager", []),
+        ("pretrain -m ResNet20 -d Digits --device cpu --deterministic", ["--deterministic"]),
+        ("benchmark --scale --repeats 3 --device cpu", ["--repeats", "--device"]),
+        ("benchmark --repeats 3 --device cpu", []),
+        ("tables status all --jobs 2 --address auto --dry-run", ["--jobs", "--address", "--dry-run"]),
+        ("tables run all --jobs 2 --address auto", ["--address"]),
+        ("tables run all --engine ray --address auto", []),
+        ("evaluate . -m ResNet20", ["--model"]),
+        ("evaluate base.pth -m ResNet20", []),
+    ],
+)
+def test_flags_that_do_nothing_are_named(command, named):
+    notes = flags_without_effect(build_parser(COMMANDS).parse_args(command.split()))
+    assert [note.split()[0] for note in notes] == named
+    assert all(" has no effect " in note for note in notes)
+
+
+@pytest.mark.parametrize(
     ("flags", "decay"),
     [
         (["-o", "Adam", "-meta", "STE"], 0.0),
@@ -305,8 +328,13 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "-d", "NPZ:{root}/absent.npz"], ["--dataset NPZ:", "absent.npz", "no such file"]),
     ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}/nothing"], ["--data-root", "CIFAR10", "cifar-10-python.tar.gz"]),
     ([*TRAIN, "--results-root", "{file}"], ["--results-root", "cannot make"]),
-    (["evaluate", "{root}/nowhere"], ["nowhere", "-m/--model"]),
-    (["evaluate", "{root}/nowhere", "-m", "ResNet20", "-d", "{set}"], ["-m ResNet20", "nowhere"]),
+    (["benchmark", "--out", "{root}/nowhere/found.json"], ["--out", "nowhere"]),
+    (["tables", "run", "all", "--pretrained-root", "{root}/nowhere"], ["--pretrained-root", "nowhere", "no such folder"]),
+    (["tables", "run", "all", "--engine", "slurm", "--dry-run", "--jobs", "2"], ["--jobs 2", "--trials-per-device 1"]),
+    (["tables", "run", "all", "--set", "foo=1"], ["--set foo=1", "--foo"]),
+    (["evaluate", "{root}/nowhere"], ["nowhere", "no such folder or file"]),
+    (["evaluate", "{file}"], ["test_main.py", "-m/--model"]),
+    (["evaluate", "{file}", "-m", "ResNet20", "-d", "{set}"], ["-m ResNet20", "test_main.py"]),
     (["evaluate", "{root}"], ["run.json"]),
     (["report", "{root}"], ["no runs"]),
     (["pretrain", "-m", "ResNet20", "-d", "{set}", "-n", "0"], ["-n/--epochs"]),

@@ -305,6 +305,40 @@ def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, t
     assert elsewhere.out == second.out
 
 
+def test_lost_checkpoints_are_an_error(half, command, call_main, tally):
+    run = half("lost")
+    assert call_main(*command("lost", "--stop-after", "4")).code == 0  # so that run.json counts iterations
+    rows = (run / "loss.txt").read_bytes()
+    for path in run.glob("checkpoint*.pth"):
+        path.unlink()
+    result = call_main(*command("lost"))
+    assert result.code == 2
+    assert "has no checkpoint, but" in result.err
+    assert (run / "loss.txt").read_bytes() == rows
+    tally("lost checkpoints: refused, nothing touched")
+
+
+def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
+    half("begun")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "begun").rename(tmp_path / "elsewhere" / "moved")
+    result = call_main(*command("elsewhere/moved", "--device", "cpu"))
+    assert result.code == 0, result.err
+    record = json.loads((only_run(moved) / "run.json").read_text())
+    assert record["state"] == "done"
+    assert len(record["sessions"]) == 2
+    assert {session["device"] for session in record["sessions"]} == {record["device"]}
+
+
+def test_a_folder_that_cannot_be_locked_is_one_line(half, command, call_main):
+    lock = half("locked") / "run.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    result = call_main(*command("locked"))
+    assert result.code == 2
+    assert "cannot be worked on" in result.err.splitlines()[-1]
+
+
 def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
     assert call_main(*command("again", "-n", "1")).code == 0
     run = only_run(tmp_path / "again")
@@ -332,6 +366,10 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
     assert_same(tmp_path / "killed", tmp_path / "whole")
     (base,) = (tmp_path / "killed").rglob("*-pretrain.pth")
     assert " is done: " in call_main(*pretrain("killed")).out
+    made = base.read_bytes()
+    base.unlink()
+    assert f"wrote {base}" in call_main(*pretrain("killed")).out  # from the checkpoint
+    assert base.read_bytes() == made
     shutil.rmtree(base.parent / "pretrain-trial-1")
     result = call_main(*pretrain("killed"))
     assert result.code == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from main import COMMANDS
+from utils.checkpoint import load_tensors
 from utils.manifest import MANIFEST, read_manifest, train_arguments
 from utils.options import build_parser, parse_training
 
@@ -127,3 +128,35 @@ def test_a_tables_script_goes_on_when_a_run_fails(tmp_path, tiny_set):
     assert failed[0].startswith("failed: main.py train -m ResNet20 -d NPZ:absent.npz")
     (record,) = (tmp_path / "R").rglob("run.json")
     assert json.loads(record.read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "word"),
+    [
+        ("table1_resnet20", ["--dryrun"], {}, "--dry-run"),
+        ("table1_resnet20", ["--dry-run"], {"TRIALS": "1 2"}, "'1 2'"),
+        ("table1_resnet20", ["--dry-run"], {"METAQUANT_PRETRAINED": "/nowhere"}, "/nowhere"),
+        ("quickstart", ["--help"], {}, "no arguments"),
+        ("quickstart", [], {"VENV": "/nowhere/venv", "PYTHON3": "false"}, "Python 3.11"),
+    ],
+)
+def test_a_script_typed_wrongly_is_one_clear_line(script, arguments, variables, word):
+    command = ["bash", PROJECT / "scripts" / f"{script}.sh", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
+    assert (process.returncode, process.stdout) == (2, "")
+    (line,) = process.stderr.splitlines()
+    assert word in line
+
+
+def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "own.py").write_text(example)
+    flags = ["-q", "ternary", "-meta", "Gain", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none"]
+    command = [sys.executable, tmp_path / "own.py", "train", "-m", "ResNet20", "-d", tiny_set, *flags]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    process = subprocess.run([*command, "--results-root", tmp_path / "R"], capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    (record,) = (tmp_path / "R").rglob("run.json")
+    assert record.parent.name == "Meta-Gain-Nonlinear-None-ternary-SGD-1bits-lr-30-trial-1"
+    state = load_tensors(record.parent / "checkpoint.pth", "test")["loop"]
+    assert state["meta_net"]["a"] != 0

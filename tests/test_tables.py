@@ -18,7 +18,7 @@ from main import COMMANDS
 from utils.engines import local_slots
 from utils.miscellaneous import BadInput
 from utils.options import build_parser, parse_training
-from utils.run import run_path
+from utils.run_record import run_path
 from utils.tables import State, select_runs
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")

@@ -80,10 +80,10 @@ class Loader:
 
     def take(self, count: int) -> tuple[Tensor, Tensor]:
         """The next batch, of the size that `begin` said."""
-        raise TypeError(f"{type(self).__name__} does not define take()")
+        raise NotImplementedError(f"{type(self).__name__} does not define take()")
 
     def _start(self, epoch: int, skip: int) -> None:
-        raise TypeError(f"{type(self).__name__} does not define _start()")
+        raise NotImplementedError(f"{type(self).__name__} does not define _start()")
 
 
 class Crops(NamedTuple):
@@ -169,9 +169,9 @@ class _Transformed(Dataset):
 class _Epoch:
     """The batch sampler of a DataLoader: lists of (index, seed) of the epoch that its loader is at."""
 
-    def __init__(self, count: int, batch_size: int):
+    def __init__(self, batch_size: int):
         self.batch_size = batch_size
-        self.pairs = [(index, 0) for index in range(count)]
+        self.pairs: list[tuple[int, int]] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for start in range(0, len(self.pairs), self.batch_size):
@@ -185,7 +185,7 @@ class TorchvisionLoader(Loader):
 
     def __init__(self, image_set: ImageSet, split: str, batch_size: int, workers: int = 0, **options: Any):
         super().__init__(image_set, split, batch_size, **options)
-        self._sampler = _Epoch(len(image_set.images), batch_size)
+        self._sampler = _Epoch(batch_size)
         self._loader = DataLoader(
             _Transformed(image_set, self.training),
             batch_sampler=self._sampler,
@@ -197,11 +197,12 @@ class TorchvisionLoader(Loader):
 
     def _start(self, epoch: int, skip: int) -> None:
         count = len(self.image_set.images)
+        order = seeds = torch.arange(count)
         if self.training:
             generator = epoch_generator(self.seed, epoch)
             order, seeds = torch.randperm(count, generator=generator), torch.randint(2**62, (count,), generator=generator)
-            pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
-            self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
+        pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)
 
     def take(self, count: int) -> tuple[Tensor, Tensor]:

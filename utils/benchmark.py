@@ -15,16 +15,12 @@ import torch.nn.functional as F
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from meta_utils.adam import Adam
 from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
-from meta_utils.meta_network import META_NETWORKS
-from meta_utils.registry import OPTIMIZEES
-from meta_utils.training import TrainingLoop
 from models_CIFAR import resnet
-from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import ImageSet, Loader, ResidentLoader
+from utils.build import build_loop
 from utils.environment import describe, git_state, peak_memory, versions
-from utils.quantize import get_quantizer
+from utils.options import parse_training
 from utils.scale import Cost
 from utils.scale import count as count_cost
 from utils.tabular import markdown_table
@@ -95,16 +91,9 @@ def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], 
 def _quantized(
     method: Method, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
 ) -> Callable[[int], None]:
-    net = MODELS[model]().to(device, memory_format=torch.channels_last)
-    choice = OPTIMIZEES[optimizer]
-    learned = method.name != BASELINE
-    optimizee = choice.build(net.parameters(), lr=1e-3, weight_decay=choice.decay_learned if learned else choice.decay_ste)
-    meta_net = meta_optimizer = None
-    if learned:
-        options = {"nonlinear": method.nonlinear} if method.nonlinear else {}
-        meta_net = META_NETWORKS[method.network](**options).to(device)
-        meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
-    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method.network, meta_net, meta_optimizer)
+    nonlinear = ["-nonlinear", method.nonlinear] if method.nonlinear else []
+    flags = ["-m", model, "-d", "CIFAR10", "-q", quantizer, "-o", optimizer, "-meta", method.network, *nonlinear]
+    loop = build_loop(parse_training(flags, "benchmark"), loader, device)
     work = Iterations(loop, loader, graphs)
     sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
 

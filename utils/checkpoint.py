@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils.miscellaneous import BadInput
+from utils.miscellaneous import BadInput, first_line
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
 DIGEST_SIZE = 32
@@ -104,8 +104,7 @@ def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever foreign bytes lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({reason})") from None
+        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({first_line(error)})") from None
 
 
 class Checkpoints:

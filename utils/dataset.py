@@ -46,12 +46,13 @@ def _download(cls: type, root: Path) -> None:
     advice = f"unpack {cls.filename} into {root}, so that {target} exists"
     if target.exists():
         raise BadInput(f"--data-root {root}: {target} fails its MD5 check; move it away, and download again or {advice}")
-    nearest = next(folder for folder in root.absolute().parents if folder.is_dir())
+    nearest = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".download-") as folder:
             cls(folder, download=True)
             root.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / cls.base_folder).rename(target)
+            if not target.exists():  # nor has another process brought it in the meantime
+                (Path(folder) / cls.base_folder).rename(target)
     except (RuntimeError, URLError, OSError) as error:
         raise BadInput(
             f"--data-root {root}: {cls.__name__} is not there and could not be downloaded ({error}); {advice}"

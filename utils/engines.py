@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 
 from utils import child
-from utils.environment import PROJECT
-from utils.miscellaneous import BadInput
+from utils.environment import PROJECT, cpu_cores
+from utils.miscellaneous import BadInput, first_line
 from utils.tables import TableRun
 
 ENGINES = ("local", "ray", "slurm")
@@ -94,12 +94,12 @@ class RayEngine:
         except ImportError:
             raise BadInput("--engine ray: Ray is not installed: pip install -r requirements-ray.txt") from None
         self._ray, self._jobs = ray, jobs
-        cores = jobs * cpus if jobs else len(os.sched_getaffinity(0))
+        cores = jobs * cpus if jobs else cpu_cores()
         try:
             own = {} if address else {"num_cpus": cores, "include_dashboard": False}
             ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise BadInput(f"--engine ray, --address {address}: {str(error).splitlines()[0]}") from None
+            raise BadInput(f"--engine ray, --address {address}: {first_line(error)}") from None
         ray.cloudpickle.register_pickle_by_value(child)
         gpus = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(child.run_child)
@@ -127,7 +127,8 @@ class RayEngine:
         try:
             return Ended(run, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            return Ended(run, 1, f"Ray gave up: {type(error).__name__}: {str(error).splitlines()[-1]}")
+            last = " ".join(str(error).splitlines()[-1:])
+            return Ended(run, 1, f"Ray gave up: {type(error).__name__}: {last}")
 
     def close(self) -> None:
         for reference in self._active:
@@ -159,7 +160,7 @@ def local_slots(args: Namespace, gpus: list[str]) -> list[dict[str, str]]:
         slots = slots[: args.jobs]
     else:
         slots = [{} for _ in range(args.jobs or args.trials_per_device)]
-    threads = args.cpus_per_run or max(1, len(os.sched_getaffinity(0)) // len(slots))
+    threads = args.cpus_per_run or max(1, cpu_cores() // len(slots))
     if args.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
         slots = [slot | {"OMP_NUM_THREADS": str(threads)} for slot in slots]
     return slots

@@ -77,13 +77,16 @@ def choose_device(name: str, deterministic: bool = False, tf32: bool = False) ->
         torch.cuda.set_device(device.index or 0)  # streams, generators and clocks are the current device's
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = not deterministic
-    elif tf32:
-        print("note: --tf32 has no effect on the CPU", file=sys.stderr)
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         print("note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning")
     return device
+
+
+def cpu_cores() -> int:
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -40,6 +40,11 @@ class Interrupted(Exception):
         self.exit_code = 128 + which
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or else its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class AverageMeter:
     """The last value of a series and its running mean, weighted by n."""
 

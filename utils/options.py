@@ -1,12 +1,13 @@
-"""The command line's flags: types that name the accepted values, and the parser of main.py's subcommands."""
+"""The command line's flags: the parser of main.py's subcommands, the settings that flags stand for, and flags without effect."""
 
 import argparse
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, STARTS
 from meta_utils.registry import OPTIMIZEES
@@ -32,7 +33,7 @@ from utils.flag_types import (
 from utils.manifest import MANIFEST, PROTOCOLS
 from utils.miscellaneous import BadInput
 from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
-from utils.run import base_model_path
+from utils.run_record import base_model_path
 
 META_OPTIONS = {  # flag -> the meta networks' constructor option
     "hidden_size": "hidden_size",
@@ -49,7 +50,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names a default where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default else action.help
+        named = action.default is not False and action.default not in (None, [])
+        return super()._get_help_string(action) if named else action.help
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +71,7 @@ def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
             name, help=help_line, description=help_line, allow_abbrev=False, formatter_class=HelpFormatter
         )
         FLAGS[name](sub)
-        sub.set_defaults(function=function)
+        sub.set_defaults(command=name, function=function)
     return parser
 
 
@@ -81,21 +83,16 @@ def pretraining_settings(args: argparse.Namespace) -> dict[str, Any]:
 def training_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Every setting of `train`, resolved: defaults filled in, None for what the chosen method has no use for.
 
-    A flag that was given and has no effect is named on standard error. Raises BadInput for bits that the quantizer does not take.
+    Raises BadInput for bits that the quantizer does not take.
     """
     settings = _settings(args)
     try:
         get_quantizer(args.quantizer, args.bits)
     except ValueError as error:
         raise BadInput(f"-bw/--bits {args.bits}: {error}") from None
-    learned = args.backward != "STE"
-    taken = signature(META_NETWORKS[args.backward]).parameters if learned else {}
-    defaults = {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken}
-    defaults |= LEARNED_DEFAULTS if learned else {}
+    learned, defaults = args.backward != "STE", _method_defaults(args.backward)
     for flag in (*META_OPTIONS, *LEARNED_DEFAULTS):
         if flag not in defaults:
-            if settings[flag]:
-                print(f"note: --{flag.replace('_', '-')} has no effect with --backward {args.backward}", file=sys.stderr)
             settings[flag] = None
         elif settings[flag] is None:
             settings[flag] = defaults[flag]
@@ -121,6 +118,53 @@ def parse_training(argv: list[str], what: str) -> dict[str, Any]:
     return training_settings(parser.parse_args(argv))
 
 
+def flags_without_effect(args: argparse.Namespace) -> list[str]:
+    """A line for each flag that was given and does nothing beside the others."""
+    parser = Parser()
+    FLAGS[args.command](parser)
+    found = []
+    for names, why in _without_effect(args):
+        given = [name for name in names if getattr(args, name) != parser.get_default(name)]
+        found += [f"--{name.replace('_', '-')} has no effect {why}" for name in given]
+    return found
+
+
+def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], str]]:
+    """Flags that do nothing beside the others, and why."""
+    if args.command == "train":
+        used = _method_defaults(args.backward)
+        yield [flag for flag in (*META_OPTIONS, *LEARNED_DEFAULTS) if flag not in used], f"with --backward {args.backward}"
+    if args.command in ("pretrain", "train"):
+        if args.loader != "torchvision":
+            yield ["workers"], f"with --loader {args.loader}"
+        if _on_cpu(args.device):
+            yield ["deterministic", "tf32", "eager"], "on the CPU"
+    if args.command == "benchmark":
+        if args.scale:
+            yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
+        elif _on_cpu(args.device):
+            yield ["tf32", "eager"], "on the CPU"
+    if args.command == "evaluate" and Path(args.path).is_dir():
+        yield ["model", "dataset"], "with a run's folder, which knows its own"
+    if args.command == "tables":
+        if args.action == "status":
+            yield ["engine", "jobs", "trials_per_device", "cpus_per_run", "retries", "address", "dry_run"], "on status"
+        elif args.engine != "ray":
+            yield ["address"], f"with --engine {args.engine}"
+
+
+def _on_cpu(device: str) -> bool:
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
+def _method_defaults(backward: str) -> dict[str, Any]:
+    """The flags that a method heeds, with their defaults."""
+    if backward == "STE":
+        return {}
+    taken = signature(META_NETWORKS[backward]).parameters
+    return {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken} | LEARNED_DEFAULTS
+
+
 def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
     """The options for the constructor of the chosen meta network, from resolved settings."""
     taken = signature(META_NETWORKS[settings["backward"]]).parameters
@@ -128,9 +172,7 @@ def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(args).items() if name not in ("function", "overwrite")}
-    if args.workers and args.loader != "torchvision":
-        print(f"note: --workers has no effect with --loader {args.loader}", file=sys.stderr)
+    settings = {name: value for name, value in vars(args).items() if name not in ("command", "function", "overwrite")}
     if args.dataset.startswith("NPZ:"):
         settings["dataset"] = f"NPZ:{Path(args.dataset[4:]).absolute()}"
     return settings
@@ -267,7 +309,7 @@ def _tables(parser: Parser) -> None:
     setting = parser.add_argument_group("settings of the runs")
     setting.add_argument("-n", "--epochs", type=whole(1), help="epochs (default: the manifest's)")
     setting.add_argument(
-        "--set", nargs="+", type=assignment, default=[], metavar="NAME=VALUE", help="other flags of train, such as workers=2"
+        "--set", nargs="+", type=assignment, default=[], metavar="NAME=VALUE", help="other flags of train, such as batch-size=64"
     )
     _paths(setting)
     setting.add_argument(

@@ -53,7 +53,7 @@ class Recorder:
         self._logs = {name: open(self.path / f"{name}.txt", "a") for name in LOGS}
         if state is not None:
             self._restore(state)
-        self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state else None)
+        self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name, log in self._logs.items():
@@ -147,7 +147,8 @@ class Recorder:
         if now - self._drawn < (REDRAW_SECONDS if terminal else PLAIN_LINE_SECONDS) and not last:
             return
         self._drawn = now
-        message = f"epoch {self.epoch + 1}: loss {self.loss.avg:.4f}, train accuracy {self.top1.avg:.2f} %"
+        known = f": loss {self.loss.avg:.4f}, train accuracy {self.top1.avg:.2f} %" if self.loss.count else ""
+        message = f"epoch {self.epoch + 1}{known}"
         progress_bar(batch_idx, n_batch, message, now - self._started)
 
     def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):

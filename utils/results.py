@@ -14,14 +14,15 @@ from meta_utils.meta_network import META_NETWORKS
 from meta_utils.registry import OPTIMIZEES
 from models_CIFAR.resnet import MODELS
 from utils.cells import Cell
-from utils.miscellaneous import BadInput
+from utils.miscellaneous import BadInput, first_line
 from utils.quantize import QUANTIZERS
-from utils.run import MAY_DIFFER, REPLACED, dataset_label, read_record
+from utils.run_record import MAY_DIFFER, REPLACED, dataset_label, read_record
 from utils.trials import FULL_PRECISION, Trial
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
 CURVES = ("test_acc", "train_loss", "train_acc")
-COLUMNS = ("model", "dataset", "quantizer", "backward", "optimizer", "trial", "epoch", *CURVES, "seconds", "settings", "made_by")
+FIRST_ROW = ("settings", "made_by", "state")  # columns that only a trial's first row fills
+COLUMNS = ("model", "dataset", "quantizer", "backward", "optimizer", "trial", "epoch", *CURVES, "seconds", *FIRST_ROW)
 
 
 def _any_of(names: Iterable[str]) -> str:
@@ -126,6 +127,12 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
 
 
 def _made_by(record: dict[str, Any]) -> str:
+    """What made it: one device and version after the other, where it was gone on with on others."""
+    makers = [_maker(session) for session in record.get("sessions", ()) if isinstance(session, dict)]
+    return "; then ".join(dict.fromkeys(makers or [_maker(record)]))
+
+
+def _maker(record: dict[str, Any]) -> str:
     torch, git = record.get("versions", {}).get("torch", "?"), record.get("git") or {}
     changed = " with changes" if git.get("dirty") else ""
     return f"{record.get('device', '?')}, torch {torch}, commit {str(git.get('commit', '?'))[:10]}{changed}"
@@ -180,14 +187,15 @@ def _column(path: Path) -> np.ndarray:
             return np.empty(0)
         return np.loadtxt(path, delimiter=",", ndmin=2)[:, -1]
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def read_csv(path: Path) -> list[Trial]:
     """The trials of a .csv or .csv.xz file, a row per epoch.
 
     Columns: model, dataset, quantizer (or forward), backward, optimizer, trial, epoch (from 1), test_acc, train_loss, train_acc;
-    where known also seconds, and on a trial's first row settings (JSON) and made_by. Raises BadInput, naming file and reason.
+    where known also seconds, and on a trial's first row settings (JSON), made_by and state (else: done). Raises BadInput with
+    file and reason.
     """
     found: list[tuple[Cell, int, list[dict[str, str]]]] = []
     current: dict[tuple[Cell, int], list[dict[str, str]]] = {}
@@ -220,21 +228,20 @@ def _csv_trial(path: Path, cell: Cell, number: int, rows: list[dict[str, str]]) 
     known = json.loads(rows[0].get("settings") or "null") or {"folder": path.name}
     if not isinstance(known, dict):
         raise ValueError(f"the settings of {cell} trial {number} are not an object")
-    return Trial(cell, number, *curves, source=path, settings=known, seconds=seconds, made_by=rows[0].get("made_by") or "")
+    made_by, state = rows[0].get("made_by") or "", rows[0].get("state") or "done"
+    return Trial(cell, number, *curves, source=path, state=state, settings=known, seconds=seconds, made_by=made_by)
 
 
 def write_csv(trials: Iterable[Trial], path: Path) -> None:
-    """The finished trials as a .csv.xz that `read_csv` reads. Where files lay is not written."""
+    """The trials' finished epochs as a .csv.xz that `read_csv` reads. Where files lay is not written."""
     with lzma.open(path, "wt", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for trial in trials:
-            if trial.state != "done" or not trial.epochs:
-                continue
             kept = {name: value for name, value in trial.settings.items() if name not in MAY_DIFFER}
             if kept.get("pretrained"):
                 kept["pretrained"] = Path(kept["pretrained"]).name
-            first = (json.dumps(kept) if trial.recorded else "", trial.made_by)
+            first = (json.dumps(kept) if trial.recorded else "", trial.made_by, trial.state)
             seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
             for k, values in enumerate(zip(trial.test_acc, trial.train_loss, trial.train_acc, seconds, strict=True)):
-                writer.writerow([*trial.cell, trial.number, k + 1, *values, *(first if k == 0 else ("", ""))])
+                writer.writerow([*trial.cell, trial.number, k + 1, *values, *(first if k == 0 else [""] * len(first))])

@@ -4,12 +4,12 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from types import TracebackType
 
 from tqdm import tqdm
 
 from utils.engines import OUTPUT, Ended, Engine
 from utils.miscellaneous import Interrupted, InUse
+from utils.signals import Signals
 from utils.tables import State, TableRun
 
 TICK = 0.2  # seconds between looks at the engine
@@ -38,7 +38,8 @@ class Scheduler:
         with Signals() as signals:
             try:
                 while self._waiting or self._elsewhere or self._engine.active:
-                    signals.give_way()
+                    if signals.noted is not None:
+                        raise Interrupted(signals.noted)
                     self._step()
                     time.sleep(TICK)
             finally:
@@ -72,7 +73,7 @@ class Scheduler:
         run, code = end.run, end.code
         killed = code < 0 or code in STOPPED_BY_SIGNAL
         if code == 0:
-            self._progress.conclude(run, "done:")
+            self._progress.conclude(run, f"{run.state()[0]}:")  # with --set stop-after it is not done
         elif code == InUse.exit_code:
             self._elsewhere.append(run)
         elif killed and self._kills[run] < self._retries:
@@ -133,27 +134,6 @@ class Progress:
     def close(self) -> None:
         self.refresh()
         self._bar.close()
-
-
-class Signals:
-    """Notes SIGINT and SIGTERM instead of dying of them."""
-
-    def __enter__(self) -> "Signals":
-        self._noted: signal.Signals | None = None
-        self._handlers = {which: signal.signal(which, self._note) for which in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for which, handler in self._handlers.items():
-            signal.signal(which, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        self._noted = signal.Signals(number)
-
-    def give_way(self) -> None:
-        """Once a signal has come: raises Interrupted."""
-        if self._noted is not None:
-            raise Interrupted(self._noted)
 
 
 def last_line(run: TableRun) -> str:

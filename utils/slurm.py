@@ -53,6 +53,8 @@ def slurm_script(args: Namespace, runs: int) -> str:
     if args.slice:
         raise BadInput("--slice is what the script's tasks use: leave it out with --engine slurm")
     share = args.trials_per_device
+    if args.jobs and args.jobs > share:
+        raise BadInput(f"--jobs {args.jobs}: a task has one GPU, which takes --trials-per-device {share}")
     slices = math.ceil(runs / share)
     command = shlex.join([sys.executable, str(PROJECT / "main.py"), *_task_arguments(args)])
     cpus = (args.cpus_per_run or 1) * share

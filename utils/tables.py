@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.cells import Cell
+from utils.dataset import load_images
+from utils.lock import is_locked
 from utils.manifest import NOT_SETTINGS, Row, read_manifest, train_arguments
 from utils.miscellaneous import BadInput, Finished
-from utils.run import base_model_path, check_record, is_locked, read_record, run_path
+from utils.run_record import base_model_path, check_record, read_record, run_path
 from utils.tabular import markdown_table
 
 Settings = dict[str, Any]
@@ -109,8 +111,10 @@ def status_table(runs: list[TableRun]) -> str:
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
-def check_base_models(runs: Iterable[TableRun]) -> None:
-    """Raises BadInput where a run that is to start lacks its base model."""
+def check_inputs(runs: Iterable[TableRun]) -> None:
+    """Downloads what data sets are missing. Raises BadInput where a run that is to start lacks its base model or data set."""
+    for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
+        load_images(dataset, "test", root)
     for run in runs:
         path, cell = run.settings["pretrained"], run.row.cell
         if path != "none" and not Path(path).is_file():
@@ -129,7 +133,8 @@ def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str
     if args.pretrained_root:
         settings["pretrained"] = _base_model(args.pretrained_root, row.cell, args.results_root)
     argv = train_arguments(row.cell, settings)
-    resolved = parse(argv, f"--manifest {args.manifest}, {row.cell}")
+    origin = f"--set {' '.join(f'{name}={value}' for name, value in chosen.items())}" if chosen else f"--manifest {args.manifest}"
+    resolved = parse(argv, f"{origin}, {row.cell}")
     return TableRun(row, trial, ["train", *argv], resolved, run_path(resolved))
 
 
@@ -137,6 +142,8 @@ def _base_model(root: str, cell: Cell, results_root: str) -> str:
     """The base model: below `root`, as `pretrain` names it, in a folder of its own or not; else where `pretrain` wrote it."""
     if root == "none":
         return root
+    if not Path(root).is_dir():
+        raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder")
     nested = base_model_path(root, cell.model, cell.dataset)
     own = base_model_path(results_root, cell.model, cell.dataset)
     return str(next((path for path in (nested, Path(root) / nested.name) if path.is_file()), own))

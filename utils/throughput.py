@@ -1,7 +1,6 @@
 """How much several runs at once get done on one device, each in a process of its own, as `main.py tables` runs them."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from multiprocessing.synchronize import Barrier
 import torch
 
 from utils.benchmark import WARM_UP, trainer
-from utils.environment import choose_device, keep_freed_memory
+from utils.environment import choose_device, cpu_cores, keep_freed_memory
 from utils.miscellaneous import RunFailed
 from utils.tabular import markdown_table
 
@@ -73,7 +72,7 @@ def _together(count: int, work: Work) -> float:
     """Iterations per second, the sum over `count` processes that begin together, each with its share of the cores."""
     context = multiprocessing.get_context("spawn")
     barrier, rates = context.Barrier(count), context.SimpleQueue()
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, cpu_cores() // count)
     processes = [context.Process(target=_run, args=(work, threads, barrier, rates)) for _ in range(count)]
     for process in processes:
         process.start()

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.cells import Cell
-from utils.run import MAY_DIFFER
+from utils.run_record import MAY_DIFFER, switched_on
 
 LAST = 10  # the epochs that the paper's statistic pools
 FULL_PRECISION = "full precision"  # stands for the backward of a run without a quantizer
-NO_VARIANT = {*MAY_DIFFER, "trial", "seed", "epochs", "device", "deterministic", "loader"}  # may differ among trials of one mean
+NO_VARIANT = {*MAY_DIFFER, "trial", "seed", "epochs", "deterministic", "loader"}  # may differ among trials of one mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,8 @@ class Trial:
 
     @property
     def variant(self) -> str:
-        """Its settings as one text, without those that may differ among the trials of one mean."""
-        kept = {name: value for name, value in self.settings.items() if name not in NO_VARIANT}
+        """Its settings as one text, without those that are off, or may differ among the trials of one mean."""
+        kept = {name: value for name, value in switched_on(self.settings).items() if name not in NO_VARIANT}
         if kept.get("pretrained"):
             kept["pretrained"] = Path(kept["pretrained"]).name  # the same base model lies elsewhere on another machine
         return json.dumps(kept, sort_keys=True)
@@ -183,17 +183,20 @@ def _labels(variants: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]
     """
     settings = {variant: json.loads(variant) for variant in variants}
     recorded = [values for values in settings.values() if "folder" not in values]
+    named = {*NO_VARIANT, "pretrained", "exp_spec"}  # the last two name a file and the run
+    expected = {name: value for name, value in switched_on(usual).items() if name not in named}
     differing = []
-    for name in sorted({name for values in recorded for name in values}):
+    switches = [name for name, value in expected.items() if value is True]
+    for name in sorted({*switches, *(name for values in recorded for name in values)}):
         found = {json.dumps(values.get(name)) for values in recorded}
-        if name in usual and name not in ("pretrained", "exp_spec"):  # these name a file and the run
-            found.add(json.dumps(usual[name]))
+        if name in usual and name not in named:
+            found.add(json.dumps(expected.get(name)))
         if len(found) > 1:
             differing.append(name)
 
     def label(values: dict[str, Any]) -> str:
         if "folder" in values:
             return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
-        return ", ".join(f"{name} {values.get(name)}" for name in differing)
+        return ", ".join(f"{name} {values.get(name, 'off')}" for name in differing)
 
     return {variant: label(values) for variant, values in settings.items()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.options import LEARNED_DEFAULTS, META_OPTIONS
-from utils.run import MAY_DIFFER
+from utils.run_record import MAY_DIFFER, switched_on
 from utils.trials import FULL_PRECISION, Group, Statistics, Trial, trial_means
 
 LEVEL = 0.05  # a p-value from here on: no difference shown
@@ -88,7 +88,7 @@ def unlike(group: Group, baseline: Group) -> list[tuple[str, str, str]]:
 
 
 def _values(trials: Iterable[Trial], name: str) -> str:
-    return ", ".join(sorted({_text(trial.settings.get(name)) for trial in trials}))
+    return ", ".join(sorted({_text(switched_on(trial.settings).get(name, "off")) for trial in trials}))
 
 
 def _text(value: Any) -> str:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from meta_utils.adam import Adam
-from meta_utils.helpers import update_parameters
+from meta_utils.helpers import meta_gradient_generation, update_parameters
 from meta_utils.meta_network import META_NETWORKS, MetaDesignedMultiFC, MetaFC, MetaNetwork
 from meta_utils.SGD import SGD
-from meta_utils.training import TrainingLoop
+from meta_utils.training import NotFinite, TrainingLoop
 from utils.quantize import get_quantizer
 
 QUANTIZED = ["dorefa", "BWN", "BWN-F"]
@@ -260,3 +260,34 @@ def test_update_parameters_steps_every_parameter_with_a_gradient(tiny_net):
     update_parameters(tiny_net, 0.5)
     for name, p in tiny_net.named_parameters():
         np.testing.assert_array_equal(p.detach(), before[name] - (0.0 if name == "fc.bias" else 0.5))
+
+
+@pytest.mark.parametrize(("method", "order"), [("STE", "notebook"), ("FC-Grad", "notebook"), ("FC-Grad", "paper")])
+@pytest.mark.parametrize("place", ["conv1", "layer2.0.bn1", "layer3.0.conv2"])
+def test_a_loss_that_is_not_finite_names_the_layer_and_updates_nothing(place, method, order, tiny_net, batches):
+    loop = make_loop(tiny_net, method, order=order)
+    first, second, third = batches(3)
+    loop.step(*first)
+    loop.step(*second)
+    with torch.no_grad():
+        tiny_net.get_submodule(place).weight[0] = float("nan")
+    before = {name: p.clone() for name, p in tiny_net.named_parameters()}
+    with pytest.raises(NotFinite) as stopped:
+        loop.step(*third)
+    assert stopped.value.args == ("nan", f"first in layer {place}")
+    assert loop.iteration == 2
+    for name, p in tiny_net.named_parameters():
+        assert torch.equal(p.nan_to_num(7), before[name].nan_to_num(7)), name
+
+
+def test_a_folded_gradient_is_used_for_its_own_forward_only(tiny_net, batches):
+    """What was folded for one dict of meta gradients does not reach a forward with another."""
+    images, targets = batches(1)[0]
+    F.cross_entropy(tiny_net(images, "dorefa"), targets).backward()
+    meta_net = MetaFC(hidden_size=10).double()
+    grads, _ = meta_gradient_generation(meta_net, tiny_net, "FC-Grad", {})
+    doubled = {name: (path, 2 * g, bias) for name, (path, g, bias) in grads.items()}
+    tiny_net.meta.fold(get_quantizer("dorefa"), grads)
+    tiny_net(images, "dorefa", doubled, 0.1)
+    for name, (_, g, _) in doubled.items():
+        torch.testing.assert_close(tiny_net.get_submodule(name).pre_quantized_grads, g.detach())

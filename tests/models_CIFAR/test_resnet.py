@@ -6,10 +6,10 @@ from torch import nn
 
 from models_CIFAR import quantized_meta_resnet, resnet
 from models_CIFAR.quantized_meta_resnet import MODELS, QuantizedMetaResNet
+from utils.build import load_base_model
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
 from utils.quantize import evaluate
-from utils.run import load_base_model
 
 
 @pytest.mark.parametrize("depth", resnet.DEPTHS)

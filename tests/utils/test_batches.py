@@ -131,3 +131,13 @@ def test_an_epoch_without_a_batch_is_refused():
 
 def test_only_the_resident_loader_can_be_captured():
     assert (ResidentLoader.capturable, TorchvisionLoader.capturable) == (True, False)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_test_set_can_be_entered_in_the_middle(kind):
+    targets = torch.arange(10)
+    images = torch.zeros(10, 32, 32, 3, dtype=torch.uint8)
+    loader = LOADERS[kind](ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "test", 4)
+    loader.skip = 1
+    assert [batch.tolist() for _, batch in loader] == [[4, 5, 6, 7], [8, 9]]
+    assert [batch.tolist() for _, batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

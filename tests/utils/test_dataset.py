@@ -1,11 +1,13 @@
 """Data sets: what comes out, its augmentation's distribution, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from utils.dataset import get_dataloader, load_images
+from utils.dataset import _cifar, get_dataloader, load_images
 from utils.miscellaneous import BadInput
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -125,3 +127,41 @@ def test_cifar(name, classes, mean, std, data_root):
     expected = torch.stack([transform(image.numpy()) for image in test.image_set.images[:128]])
     torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(targets, test.image_set.targets[:128])
+
+
+class Downloaded:
+    """Stands for torchvision's class where there is no network: "downloads" a file, while another process may be done first."""
+
+    base_folder, filename = "set", "set.tar.gz"
+    in_the_meantime = None
+
+    def __init__(self, root, train=True, download=False):
+        target = Path(root) / self.base_folder
+        if download:
+            target.mkdir()
+            (target / "batch").write_text("images")
+            if self.in_the_meantime:
+                self.in_the_meantime()
+        elif not (target / "batch").exists():
+            raise RuntimeError("Dataset not found or corrupted.")
+        self.data, self.targets = np.zeros((2, 32, 32, 3), np.uint8), [0, 1]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_download_goes_into_the_root_and_nowhere_else(there, tmp_path):
+    root = tmp_path / "root"
+    if there:
+        root.mkdir()
+    images = _cifar(Downloaded, 2, MEAN, STD)("train", root)
+    assert len(images.images) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", "set", "batch"]
+
+
+def test_two_downloads_at_once_both_succeed(tmp_path, monkeypatch):
+    def other():
+        monkeypatch.setattr(Downloaded, "in_the_meantime", None)
+        _cifar(Downloaded, 2, MEAN, STD)("train", tmp_path)
+
+    monkeypatch.setattr(Downloaded, "in_the_meantime", staticmethod(other))
+    assert len(_cifar(Downloaded, 2, MEAN, STD)("train", tmp_path).images) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["batch", "set"]

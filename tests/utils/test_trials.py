@@ -104,3 +104,17 @@ def test_logs_without_a_record_are_a_group_of_their_own():
     assert [(group.label, len(group.trials)) for group in groups] == [("", 1), ("no record", 2)]
     groups, _ = groups_of(*old, make_trial([60, 61], settings={"folder": "x.csv"}))
     assert [group.label for group in groups] == ["no record: Baseline", "no record: x.csv"]
+
+
+def test_a_switch_that_came_later_and_is_off_makes_no_other_group():
+    old = settings_of(CELL, 1, 3)
+    new = settings_of(CELL, 2, 3) | {"newer": False}
+    on = settings_of(CELL, 3, 3) | {"newer": True}
+    trials = [make_trial([1, 2, 3], number=k, settings=s) for k, s in enumerate((old, new, on), start=1)]
+    groups, _ = group_trials(trials, lambda cell: None)
+    assert [(group.label, [trial.number for trial in group.trials]) for group in groups] == [
+        ("newer off", [1, 2]),
+        ("newer True", [3]),
+    ]
+    (group,), _ = group_trials(trials[:2], lambda cell: {"epochs": 3, "newer": True})
+    assert group.label == "newer off"

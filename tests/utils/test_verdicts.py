@@ -85,6 +85,6 @@ def test_every_unlike_setting_is_listed_and_only_those():
 
 def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
     ste = Group(CELL, "", trials(80))
-    assert unlike(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "null")]
+    assert unlike(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
     bare = Group(LEARNED, "", (make_trial([80], LEARNED, settings={"folder": "x"}),))
     assert unlike(bare, ste) == [("all settings", "not recorded", "recorded")]

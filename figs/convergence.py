@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Our long runs beside the published runs', epoch by epoch.
+
+    python figs/convergence.py [ROOT]
+
+ROOT: the folder with the runs of scripts/evidence_convergence.sh, also unfinished ones; their epochs go into
+figs/convergence/ as CSV. Prints the README's table and draws figs/convergence.png and .svg from what lies there.
+"""
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from figs.ranges import CURVES, marked, span  # noqa: E402
+from utils.plots import ACCURACY, LOSS, draw_curves, series_of  # noqa: E402
+from utils.published import logged  # noqa: E402
+from utils.report_tables import method  # noqa: E402
+from utils.results import find_trials, read_csv, write_csv  # noqa: E402
+from utils.tabular import markdown_table  # noqa: E402
+from utils.trials import Group, Trial  # noqa: E402
+
+EPOCHS = FOLDER / "convergence" / "epochs.csv.xz"
+BLOCK = 10  # epochs whose mean a row of the table shows
+
+
+def collect(root: Path) -> None:
+    """Writes the finished epochs of the runs below the root as CSV."""
+    trials, problems = find_trials([root])
+    if problems:
+        sys.exit("\n".join(problems))
+    EPOCHS.parent.mkdir(exist_ok=True)
+    write_csv(sorted(trials, key=lambda trial: (trial.cell, trial.number)), EPOCHS)
+
+
+def table() -> str:
+    """Means over ten epochs at a time: the range of the published trials, and ours."""
+    head = ("net", "method", "trial", "epochs", *(f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")))
+    rows = []
+    for trial in read_csv(EPOCHS):
+        theirs = logged().get(trial.cell, ())
+        for start in range(0, trial.epochs - BLOCK + 1, BLOCK):
+            columns = []
+            for name, _, digits in CURVES:
+                band, ours = ([getattr(one, name)[start : start + BLOCK].mean() for one in side] for side in (theirs, [trial]))
+                columns += [span(band, digits) if band else "", marked(ours, band, digits)]
+            net, epochs = f"{trial.cell.model} {trial.cell.dataset}", f"{start + 1} - {start + BLOCK}"
+            rows.append((net, method(trial.cell), str(trial.number), epochs, *columns))
+    return markdown_table(head, *rows)
+
+
+def draw(path: Path) -> None:
+    """Training loss and test accuracy per epoch: lines are ours, bands and dotted lines the published trials."""
+    trials: list[Trial] = read_csv(EPOCHS)
+    groups = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in trials]
+    series = series_of(groups, list(dict.fromkeys(trial.cell for trial in trials)), name=method)
+    draw_curves([("", series, LOSS), ("", series, ACCURACY)], path)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        collect(Path(sys.argv[1]))
+    print(table())
+    draw(FOLDER / "convergence")

@@ -1,0 +1,101 @@
+"""A run's folder by name, and its record run.json: read, and compared with the settings of a command."""
+
+import filecmp
+import json
+from pathlib import Path
+from typing import Any
+
+from utils.miscellaneous import BadInput, Finished
+
+REPLACED = "replaced"
+MAY_DIFFER = ("data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after")  # where, how; not what
+
+
+def dataset_label(dataset_name: str) -> str:
+    """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""
+    return f"NPZ-{Path(dataset_name[4:]).stem}" if dataset_name.startswith("NPZ:") else dataset_name
+
+
+def experiment_folder(results_root: str | Path, model: str, dataset: str) -> Path:
+    """<results_root>/<Model>-<Dataset>, which holds the base model and the runs."""
+    return Path(results_root) / f"{model}-{dataset_label(dataset)}"
+
+
+def base_model_path(results_root: str | Path, model: str, dataset: str) -> Path:
+    """Where `pretrain` writes and `train` looks for the full-precision base model."""
+    folder = experiment_folder(results_root, model, dataset)
+    return folder / f"{folder.name}-pretrain.pth"
+
+
+def run_name(settings: dict[str, Any]) -> str:
+    """The folder name of a training run, from its resolved settings."""
+    s = settings
+    quantized = f"{s['quantizer']}-{{}}{s['optimizer']}-{s['bits']}bits-lr-{s['lr_adjust']}"
+    if s["backward"] == "STE":
+        name = "Baseline-" + quantized.format("optimizer-")
+    else:
+        sizes = (("hidden-size", "hidden_size"), ("nfc", "num_fc"), ("nlstm", "num_lstm"))
+        size = "".join(f"-{tag}-{s[key]}" for tag, key in sizes if s[key] is not None)
+        name = f"Meta-{s['backward']}-Nonlinear-{s['meta_nonlinear'] or 'None'}{size}-{quantized.format('')}"
+    spec = f"-{s['exp_spec']}" if s["exp_spec"] else ""
+    return f"{name}{spec}-trial-{s['trial']}"
+
+
+def run_path(settings: dict[str, Any]) -> Path:
+    """The folder of a training run."""
+    folder = experiment_folder(settings["results_root"], settings["model"], settings["dataset"])
+    return folder / "runs-Quant" / run_name(settings)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's run.json. Raises BadInput where there is none, or not a whole one."""
+    try:
+        record = json.loads((path / "run.json").read_text())
+    except OSError:
+        raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
+    except ValueError as error:
+        raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or not isinstance(record.get("state"), str):
+        raise BadInput(f"{path / 'run.json'} is not a run's record")
+    return record
+
+
+def switched_on(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that are off or None: one that came later, and is off, makes no difference."""
+    return {name: value for name, value in settings.items() if value is not None and value is not False}
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The settings in which two runs are not the same run."""
+    there, here = (switched_on(json.loads(json.dumps(settings))) for settings in (old, new))
+    names = sorted(name for name in there.keys() | here.keys() if name not in MAY_DIFFER and there.get(name) != here.get(name))
+    if "pretrained" in names and _same_base_model(there.get("pretrained", ""), here.get("pretrained", "")):
+        names.remove("pretrained")
+    return names
+
+
+def _same_base_model(there: str, here: str) -> bool:
+    """Whether two paths are of one base model: of equal name, and equal bytes where both are still there."""
+    if Path(there).name != Path(here).name:
+        return False
+    return not (Path(there).is_file() and Path(here).is_file()) or filecmp.cmp(there, here, shallow=False)
+
+
+def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that is to be gone on with; None where it has not begun.
+
+    Raises Finished for one that is done, BadInput where its settings are others, each difference named.
+    """
+    if not (path / "run.json").exists():
+        return None
+    record = read_record(path)
+    old = record["settings"]
+    if names := _differing(old, settings):
+        listed = ", ".join(f"{name} {old.get(name)} there and {settings.get(name)} here" for name in names)
+        another = "choose another --exp-spec, or " if "backward" in settings else ""
+        raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
+    if record.get("state") == "done":
+        result = record.get("result") or {}
+        found = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
+        raise Finished(f"{path} is done{found}")
+    return record
