@@ -24,13 +24,7 @@ from utils.dataset import get_dataloader
 from utils.engines import make_engine, train_command
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
-from utils.options import (
-    build_parser,
-    flags_without_effect,
-    parse_training,
-    pretraining_settings,
-    training_settings,
-)
+from utils.options import build_parser, flags_without_effect, parse_training
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
 from utils.report import make_report
@@ -39,6 +33,7 @@ from utils.run_record import base_model_path, check_record, read_record, run_pat
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
+from utils.settings import pretraining_settings, training_settings
 from utils.slurm import slurm_script
 from utils.tables import State, check_inputs, select_runs, status_table
 from utils.throughput import measure_throughput

@@ -4,7 +4,7 @@
     python figs/convergence.py [ROOT]
 
 ROOT: the folder with the runs of scripts/evidence_convergence.sh, also unfinished ones; their epochs go into
-figs/convergence/ as CSV. Prints the README's table and draws figs/convergence.png and .svg from what lies there.
+figs/convergence/ as CSV. Prints the README's table and draws figs/convergence.png from what lies there.
 """
 
 import sys
@@ -55,7 +55,7 @@ def draw(path: Path) -> None:
     trials: list[Trial] = read_csv(EPOCHS)
     groups = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in trials]
     series = series_of(groups, list(dict.fromkeys(trial.cell for trial in trials)), name=method)
-    draw_curves([("", series, LOSS), ("", series, ACCURACY)], path)
+    draw_curves([("", series, LOSS), ("", series, ACCURACY)], path, (".png",))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python figs/first_epoch.py [ROOT]
 
 ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh; their logs go into
-figs/first_epoch/ as CSV. Prints the README's tables and draws figs/first_epoch.png from what lies there.
+figs/first_epoch/ as CSV, those of runs with an epoch's 391st batch into a file of their own. Prints the README's tables and
+draws figs/first_epoch.png from what lies there.
 """
 
 import csv
@@ -32,7 +33,7 @@ from utils.tabular import markdown_table, mean_variance  # noqa: E402
 from utils.trials import Trial, statistics  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
-EPOCHS, ITERATIONS = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz"
+EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz", DATA / "epochs_of_391.csv.xz"
 COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
 SHOWN = (10, 20, 60, 100)
 WHOLE = 100  # epochs of a published run
@@ -55,7 +56,12 @@ def collect(root: Path) -> None:
         sys.exit("\n".join(problems))
     DATA.mkdir(exist_ok=True)
     trials = [trial for trial in trials if (trial.source / "loss.txt").stat().st_size]
-    ordered = sorted(trials, key=lambda trial: (trial.cell, trial.number))
+    every = sorted(trials, key=lambda trial: (trial.cell, trial.number))
+    ordered = [trial for trial in every if trial.settings.get("drop_last")]
+    if whole := [trial for trial in every if trial.state == "done" and trial not in ordered]:
+        write_csv(whole, ALL_BATCHES)
+    if not ordered:
+        return
     write_csv((trial for trial in ordered if trial.state == "done"), EPOCHS)
     with lzma.open(ITERATIONS, "wt", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -154,6 +160,20 @@ def epochs_table() -> str:
     return markdown_table(head, *rows)
 
 
+def last_batch_table() -> str:
+    """Test accuracy after epoch 1: published, ours without and ours with the 391st batch of 80 images."""
+    rows, digits = [], next(digits for name, _, digits in CURVES if name == "test_acc")
+    sides: list[dict[Cell, list[float]]] = [defaultdict(list), defaultdict(list)]
+    for side, path in zip(sides, (EPOCHS, ALL_BATCHES), strict=True):
+        for trial in read_csv(path):
+            side[trial.cell].append(trial.test_acc[0])
+    for cell, with_last in sides[1].items():
+        band = [trial.test_acc[0] for trial in logged().get(cell, ())]
+        ours = [marked(side, band, digits) for side in (sides[0][cell], with_last)]
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), span(band, digits) if band else "", *ours))
+    return markdown_table(("net", "method", "logs", "ours, 390 batches", "ours, 391 batches"), *rows)
+
+
 def _last_epochs(trials: Sequence[Trial]) -> str:
     if not trials:
         return "none"
@@ -198,7 +218,7 @@ def main() -> None:
     """Collects if there is a root; prints and draws."""
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}")
+    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}\n\n{last_batch_table()}")
     draw(FOLDER / "first_epoch.png")
 
 

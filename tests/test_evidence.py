@@ -85,6 +85,7 @@ def test_the_readme_shows_what_was_run():
     assert first_epoch.iterations_table() in readme
     assert first_epoch.epochs_table() in readme
     assert first_epoch.summary() in readme
+    assert first_epoch.last_batch_table() in readme
     assert convergence.table() in readme
 
 

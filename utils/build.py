@@ -1,5 +1,6 @@
 """What a run's settings stand for: its loaders, its net with the start that it takes, and its training loop."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from utils.batches import Loader
 from utils.checkpoint import load_tensors
 from utils.dataset import get_dataloader
 from utils.miscellaneous import BadInput
-from utils.options import meta_network_options
 from utils.quantize import get_quantizer
+from utils.run_record import read_record
+from utils.settings import meta_network_options
 
 TEST_BATCH_SIZE = 100
 
@@ -66,6 +68,9 @@ def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
         how = f"main.py pretrain -m {model} -d {dataset}"
         raise BadInput(f"--pretrained: there is no base model {path}; make it with '{how}', name another, or none for scratch")
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
+    made_from = {read_record(record.parent)["settings"]["dataset"] for record in Path(path).parent.glob("pretrain-*/run.json")}
+    if made_from and dataset not in made_from:  # two sets of one name share the folder
+        print(f"note: --pretrained {path} was trained on {', '.join(sorted(made_from))}, not on {dataset}", file=sys.stderr)
 
 
 def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:

@@ -112,6 +112,11 @@ DATASETS: dict[str, Callable[[str, Path], ImageSet]] = {
 }
 
 
+def npz_path(dataset_name: str) -> Path | None:
+    """The file of NPZ:path; None for another name."""
+    return Path(dataset_name.removeprefix("NPZ:")) if dataset_name.startswith("NPZ:") else None
+
+
 def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | None = None) -> ImageSet:
     """One split ("train" or "test") of a registered data set or of NPZ:path.
 
@@ -120,8 +125,8 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
     """
     if split not in SPLITS:
         raise ValueError(f"split must be train or test, not {split!r}")
-    if dataset_name.startswith("NPZ:"):
-        return _npz(Path(dataset_name[4:]), split)
+    if path := npz_path(dataset_name):
+        return _npz(path, split)
     if dataset_name not in DATASETS:
         raise BadInput(f"--dataset {dataset_name}: choose from {', '.join(sorted(DATASETS))} or NPZ:path")
     return DATASETS[dataset_name](split, Path(data_root or default_data_root()))

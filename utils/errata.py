@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.cells import Cell
 from utils.published import logged, logged_statistics, printed
+from utils.tabular import mean_variance
 from utils.trials import Statistics, Trial, statistics
 
 DIGIT = 0.0005 + 1e-6  # half of the last printed digit
@@ -163,8 +164,8 @@ def errata_table() -> list[tuple[str, ...]]:
         first, values = members[0], ("", "")
         if kind in ("mean", "label"):
             values = (
-                f"{first.printed_mean:.3f} ({first.printed_variance:.3f})",
-                f"{first.logs_mean:.3f} ({first.logs_variance:.3f})",
+                mean_variance(first.printed_mean, first.printed_variance),
+                mean_variance(first.logs_mean, first.logs_variance),
             )
         else:
             net = " ".join(part for part in first.cell[:2] if part != "all")

@@ -1,15 +1,14 @@
-"""The command line's flags: the parser of main.py's subcommands, the settings that flags stand for, and flags without effect."""
+"""The command line's flags: the parser of main.py's subcommands, and flags without effect."""
 
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from meta_utils.meta_network import LSTM_STATES, META_NETWORKS, STARTS
+from meta_utils.meta_network import LSTM_STATES, STARTS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import UPDATE_ORDERS
 from models_CIFAR.quantized_meta_resnet import MODELS
@@ -32,18 +31,8 @@ from utils.flag_types import (
 )
 from utils.manifest import MANIFEST, PROTOCOLS
 from utils.miscellaneous import BadInput
-from utils.quantize import MAX_BITS, QUANTIZERS, get_quantizer
-from utils.run_record import base_model_path
-
-META_OPTIONS = {  # flag -> the meta networks' constructor option
-    "hidden_size": "hidden_size",
-    "num_fc": "num_fc",
-    "num_lstm": "num_lstm",
-    "meta_nonlinear": "nonlinear",
-    "meta_init": "init",
-    "lstm_state": "lstm_state",
-}
-LEARNED_DEFAULTS = {"meta_lr": 1e-3, "meta_lr_adjust": False, "meta_weight_decay": 0.0, "update_order": "notebook"}
+from utils.quantize import MAX_BITS, QUANTIZERS
+from utils.settings import LEARNED_DEFAULTS, META_OPTIONS, method_defaults, training_settings
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -75,34 +64,6 @@ def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
     return parser
 
 
-def pretraining_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Every setting of `pretrain`, resolved."""
-    return _settings(args) | {"optimizer": "SGD-M", "momentum": 0.9}
-
-
-def training_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Every setting of `train`, resolved: defaults filled in, None for what the chosen method has no use for.
-
-    Raises BadInput for bits that the quantizer does not take.
-    """
-    settings = _settings(args)
-    try:
-        get_quantizer(args.quantizer, args.bits)
-    except ValueError as error:
-        raise BadInput(f"-bw/--bits {args.bits}: {error}") from None
-    learned, defaults = args.backward != "STE", _method_defaults(args.backward)
-    for flag in (*META_OPTIONS, *LEARNED_DEFAULTS):
-        if flag not in defaults:
-            settings[flag] = None
-        elif settings[flag] is None:
-            settings[flag] = defaults[flag]
-    settings["pretrained"] = str(Path(args.pretrained or base_model_path(args.results_root, args.model, args.dataset)))
-    if settings["weight_decay"] is None:
-        choice = OPTIMIZEES[args.optimizer]
-        settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
-    return settings
-
-
 def parse_training(argv: list[str], what: str) -> dict[str, Any]:
     """The resolved settings of `main.py train` with these arguments.
 
@@ -132,7 +93,7 @@ def flags_without_effect(args: argparse.Namespace) -> list[str]:
 def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], str]]:
     """Flags that do nothing beside the others, and why."""
     if args.command == "train":
-        used = _method_defaults(args.backward)
+        used = method_defaults(args.backward)
         yield [flag for flag in (*META_OPTIONS, *LEARNED_DEFAULTS) if flag not in used], f"with --backward {args.backward}"
     if args.command in ("pretrain", "train"):
         if args.loader != "torchvision":
@@ -155,27 +116,6 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
 
 def _on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-
-
-def _method_defaults(backward: str) -> dict[str, Any]:
-    """The flags that a method heeds, with their defaults."""
-    if backward == "STE":
-        return {}
-    taken = signature(META_NETWORKS[backward]).parameters
-    return {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken} | LEARNED_DEFAULTS
-
-
-def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options for the constructor of the chosen meta network, from resolved settings."""
-    taken = signature(META_NETWORKS[settings["backward"]]).parameters
-    return {option: settings[flag] for flag, option in META_OPTIONS.items() if option in taken}
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(args).items() if name not in ("command", "function", "overwrite")}
-    if args.dataset.startswith("NPZ:"):
-        settings["dataset"] = f"NPZ:{Path(args.dataset[4:]).absolute()}"
-    return settings
 
 
 def _common(parser: Parser, **defaults: object) -> None:

@@ -18,6 +18,7 @@ from utils.trials import LAST, Group, Trial
 from utils.verdicts import STANDARD_ERRORS
 
 COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC": "#2e8b57", "full precision": "#6a3fa0"}
+SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS, ACCURACY = ("train_loss", "training loss"), ("test_acc", "test accuracy (%)")
 
@@ -56,8 +57,10 @@ def _colour(cell: Cell) -> str:
     return COLOURS.get(cell.backward, "#b23a2e")
 
 
-def draw_curves(panels: Sequence[tuple[str, Sequence[Series], tuple[str, str]]], path: Path) -> None:
-    """Panels side by side: (title, series, LOSS or ACCURACY) per epoch; <path>.png and <path>.svg.
+def draw_curves(
+    panels: Sequence[tuple[str, Sequence[Series], tuple[str, str]]], path: Path, suffixes: Sequence[str] = SUFFIXES
+) -> None:
+    """Panels side by side: (title, series, LOSS or ACCURACY) per epoch; <path> with each suffix.
 
     A line is the mean over trials, its band reaches from the lowest to the highest trial; the published logs are a paler band
     with a dotted mean.
@@ -75,7 +78,7 @@ def draw_curves(panels: Sequence[tuple[str, Sequence[Series], tuple[str, str]]],
     else:
         for axes in figure.axes:
             axes.legend(fontsize="small")
-    _save(figure, path)
+    _save(figure, path, suffixes)
 
 
 def _draw(axes: Axes, series: Series, curve: str) -> None:
@@ -139,8 +142,8 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    for suffix in (".png", ".svg"):
+def _save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    for suffix in suffixes:
         metadata = {"Date": None} if suffix == ".svg" else {}  # the same picture is the same file
         with rc_context({"svg.hashsalt": "report"}):
             figure.savefig(path.with_name(path.name + suffix), dpi=130, metadata=metadata)

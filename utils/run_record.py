@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from utils.dataset import npz_path
 from utils.miscellaneous import BadInput, Finished
 
 REPLACED = "replaced"
@@ -13,7 +14,8 @@ MAY_DIFFER = ("data_root", "results_root", "device", "workers", "checkpoint_ever
 
 def dataset_label(dataset_name: str) -> str:
     """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""
-    return f"NPZ-{Path(dataset_name[4:]).stem}" if dataset_name.startswith("NPZ:") else dataset_name
+    path = npz_path(dataset_name)
+    return f"NPZ-{path.stem}" if path else dataset_name
 
 
 def experiment_folder(results_root: str | Path, model: str, dataset: str) -> Path:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.options import LEARNED_DEFAULTS, META_OPTIONS
 from utils.run_record import MAY_DIFFER, switched_on
+from utils.settings import LEARNED_DEFAULTS, META_OPTIONS
 from utils.trials import FULL_PRECISION, Group, Statistics, Trial, trial_means
 
 LEVEL = 0.05  # a p-value from here on: no difference shown
