@@ -74,5 +74,5 @@ class Adam(Optimizee):
 
     @staticmethod
     def _scalars(values: Tensor, params: list[Tensor]) -> list[Tensor]:
-        """A scalar tensor for each parameter, of its dtype."""
-        return [value.to(p.dtype) for value, p in zip(values.unbind(), params, strict=True)]
+        """A scalar tensor for each parameter, of the parameters' dtype."""
+        return list(values.to(params[0].dtype).unbind())

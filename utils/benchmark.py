@@ -65,10 +65,10 @@ class Measurement:
     cuda_bytes: int | None
 
 
-def _loader(batch_size: int, device: torch.device, batches: int = 8) -> Loader:
-    """Random images in CIFAR's form, augmented by the loader that training uses."""
+def _loader(batch_size: int, device: torch.device) -> Loader:
+    """Random images in CIFAR's form, augmented by the loader that training uses; on a GPU about as many."""
     generator = torch.Generator().manual_seed(0)
-    total = batches * batch_size
+    total = batch_size * max(8, 50_000 // batch_size if device.type == "cuda" else 0)
     images = torch.randint(256, (total, 32, 32, 3), dtype=torch.uint8, generator=generator)
     targets = torch.randint(10, (total,), generator=generator)
     return ResidentLoader(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "train", batch_size, device=device)
@@ -174,32 +174,39 @@ def measure(
         for _ in range(repeats):
             rounds.append({name: clock.time(partial(trainers[name], iterations)) / iterations for name in methods})
         for name in methods:
+            phases, cuda_bytes = _look_inside(name, cell, optimizer, device, iterations)
             seconds = [each[name] for each in rounds]
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-                others = torch.cuda.memory_allocated(device)
-            eagerly = trainer(name, cell, optimizer, device, eager=True)
-            eagerly(2)
-            phases = {} if name == PLAIN else _phase_shares(eagerly, iterations, device)
             median = statistics.median(seconds)
             found.append(
                 Measurement(
-                    model,
-                    batch_size,
-                    quantizer,
-                    name,
-                    median,
-                    min(seconds),
-                    max(seconds),
-                    1 / median,
-                    batch_size / median,
-                    _ratio(rounds, name, BASELINE),
-                    _ratio(rounds, name, PLAIN),
-                    phases,
-                    torch.cuda.max_memory_allocated(device) - others if device.type == "cuda" else None,
+                    *cell,
+                    method=name,
+                    seconds=median,
+                    fastest=min(seconds),
+                    slowest=max(seconds),
+                    iterations_per_second=1 / median,
+                    images_per_second=batch_size / median,
+                    ratio_to_ste=_ratio(rounds, name, BASELINE),
+                    ratio_to_plain=_ratio(rounds, name, PLAIN),
+                    phases=phases,
+                    cuda_bytes=cuda_bytes,
                 )
             )
     return found
+
+
+def _look_inside(
+    name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
+) -> tuple[dict[str, float], int | None]:
+    """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU beside what is there."""
+    before = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    run = trainer(name, cell, optimizer, device, eager=True)
+    run(2)
+    phases = {} if name == PLAIN else _phase_shares(run, iterations, device)
+    return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
 
 
 def count_costs(
