@@ -83,8 +83,9 @@ def train(args: Namespace) -> None:
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     loop = build_loop(settings, train_loader, device)
-    load_start(loop.net, settings)
+    base_model = load_start(loop.net, settings)
     with Run(path, settings, device, args.overwrite) as run:
+        run.write(base_model=base_model)
         fit(loop, train_loader, test_loader, run)
 
 

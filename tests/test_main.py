@@ -12,6 +12,8 @@ import torch
 from main import COMMANDS
 from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.options import FLAGS, build_parser, flags_without_effect
+from utils.results import find_trials
+from utils.trials import group_trials
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -273,6 +275,23 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
     for name in ("curves.png", "curves.svg", "claims.csv", "claims.tex", "runs.csv.xz"):
         assert (tmp_path / "report" / name).stat().st_size > 100
+
+
+def test_runs_from_different_base_models_of_one_name_are_told_apart(call_main, tmp_path, tiny_set, base_model):
+    other = tmp_path / "other" / base_model.name
+    other.parent.mkdir()
+    torch.save(weights_of("ResNet20", 2), other)
+    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "-bs", 4, "-meta", "STE"]
+    for trial, base in enumerate((base_model, other), start=1):
+        outcome = call_main(*command, "--trial", trial, "--pretrained", base, "--results-root", tmp_path / "R")
+        assert outcome.code == 0, outcome.err
+    (group, another), _ = group_trials(find_trials([tmp_path / "R"])[0], lambda cell: None)
+    assert group.label.startswith("base_model ")
+    assert another.label.startswith("base_model ")
+    assert group.label != another.label
+    outcome = call_main(*command, "--pretrained", other, "--results-root", tmp_path / "R")
+    assert outcome.code == 2
+    assert f"pretrained {base_model} there and {other} here" in outcome.err
 
 
 def test_main_alone_prints_help(call_main):

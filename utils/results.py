@@ -119,7 +119,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         train_acc,
         source=path,
         state=record["state"],
-        settings=settings,
+        settings=settings | ({"base_model": record["base_model"][:12]} if record.get("base_model") else {}),
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
         error=record.get("error") or "",
         made_by=_made_by(record),
