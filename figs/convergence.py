@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, marked, span  # noqa: E402
+from utils.cells import Cell  # noqa: E402
 from utils.plots import ACCURACY, LOSS, draw_curves, series_of  # noqa: E402
 from utils.published import logged  # noqa: E402
 from utils.report_tables import method  # noqa: E402
@@ -50,6 +51,13 @@ def table() -> str:
     return markdown_table(head, *rows)
 
 
+def spread() -> str:
+    """How far published trials of one cell are apart, for comparison: ResNet20 has one with MultiFC and SGD, ResNet32 five."""
+    cell = Cell("ResNet32", "CIFAR10", "dorefa", "MultiFC", "SGD")
+    losses = [trial.train_loss[:BLOCK].mean() for trial in logged()[cell]]
+    return f"{span(losses, 3)} over the {len(losses)} published trials of {cell.model}'s {method(cell)}"
+
+
 def draw(path: Path) -> None:
     """Training loss and test accuracy per epoch: lines are ours, bands and dotted lines the published trials."""
     trials: list[Trial] = read_csv(EPOCHS)
@@ -61,5 +69,5 @@ def draw(path: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    print(table())
+    print(f"{table()}\n\nMean training loss of epochs 1 - {BLOCK}: {spread()}")
     draw(FOLDER / "convergence")

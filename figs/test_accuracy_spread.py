@@ -19,6 +19,7 @@ from utils.build import build_loop, load_data
 from utils.checkpoint import Checkpoints
 from utils.dataset import default_data_root
 from utils.environment import keep_freed_memory, seed_everything
+from utils.miscellaneous import BadInput
 from utils.quantize import evaluate
 from utils.run_record import read_record
 
@@ -44,9 +45,14 @@ def accuracies(folder: Path) -> list[float]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python figs/test_accuracy_spread.py RUN [RUN ...]")
     keep_freed_memory()
     for path in map(Path, sys.argv[1:]):
-        first, *later = accuracies(path)
+        try:
+            first, *later = accuracies(path)
+        except BadInput as error:
+            sys.exit(str(error))
         spread = (
             f"{min(later):.2f} - {max(later):.2f}, mean {statistics.fmean(later):.2f}, deviation {statistics.stdev(later):.2f}"
         )
