@@ -29,7 +29,7 @@ from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
 from utils.report import make_report
 from utils.run import Run
-from utils.run_record import base_model_path, check_record, read_record, run_path
+from utils.run_record import base_model_path, check_record, digest_of, read_record, run_path
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
@@ -55,7 +55,11 @@ def pretrain(args: Namespace) -> None:
             check_record(path, settings)
         except Finished:
             if not target.exists():
-                write_base_model(Checkpoints(path).load()["loop"]["net"], target)
+                state = Checkpoints(path).load()
+                if state is None:
+                    gone = f"{path} is done, but its checkpoint and {target} are gone"
+                    raise BadInput(f"{gone}; --overwrite starts over") from None
+                write_base_model(state["loop"]["net"], target)
             raise
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
@@ -68,9 +72,12 @@ def pretrain(args: Namespace) -> None:
 
 
 def write_base_model(state: dict[str, Tensor], target: Path) -> None:
-    """The file that `train` starts from; an older one is kept beside it."""
+    """The file that `train` starts from; an older one is kept beside it. Raises RunFailed where it cannot be written."""
     weights = {name: value.cpu().contiguous() for name, value in state.items()}
-    save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
+    try:
+        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
+    except OSError as error:
+        raise RunFailed(f"{target} cannot be written: {error}") from None
     print(f"wrote {target}")
 
 
@@ -83,9 +90,9 @@ def train(args: Namespace) -> None:
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     loop = build_loop(settings, train_loader, device)
-    base_model = load_start(loop.net, settings)
+    load_start(loop.net, settings)
     with Run(path, settings, device, args.overwrite) as run:
-        run.write(base_model=base_model)
+        run.write(base_model=run.record.get("base_model") or digest_of(settings["pretrained"]))
         fit(loop, train_loader, test_loader, run)
 
 
@@ -138,8 +145,8 @@ def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
     loop, first = iterations.loop, recorder.iteration
     for loss, top1, count in iterations.read():
         if not math.isfinite(loss):
-            where = "and from there on the same command with --device cpu names the layer"
-            raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}, {where}")
+            advice = "the same command with --device cpu goes on from there, and names the layer if it happens again"
+            raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
         recorder.update(loss=loss, acc=top1, batch_size=count, cur_lr=loop.lr)
     if loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
         recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
@@ -163,7 +170,10 @@ def evaluate_files(args: Namespace) -> None:
         if not (model in MODELS and dataset):
             raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
         if "quantizer" in settings:
-            quantizer = get_quantizer(settings["quantizer"], settings["bits"])
+            try:
+                quantizer = get_quantizer(settings["quantizer"], settings.get("bits", 1))
+            except ValueError as error:
+                raise BadInput(f"{path / 'run.json'}: {error}") from None
     else:
         model, dataset = args.model, args.dataset
         if not (model and dataset):

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -25,6 +27,7 @@ sys.path.insert(0, str(FOLDER.parent))
 from figs.convergence import EPOCHS as LONG_RUNS  # noqa: E402
 from figs.ranges import CURVES, beyond, marked, span  # noqa: E402
 from utils.cells import Cell  # noqa: E402
+from utils.plots import COLOURS  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
 from utils.report_tables import method  # noqa: E402
@@ -55,7 +58,7 @@ def collect(root: Path) -> None:
     if problems:
         sys.exit("\n".join(problems))
     DATA.mkdir(exist_ok=True)
-    trials = [trial for trial in trials if (trial.source / "loss.txt").stat().st_size]
+    trials = [trial for trial in trials if (log := trial.source / "loss.txt").is_file() and log.stat().st_size]
     every = sorted(trials, key=lambda trial: (trial.cell, trial.number))
     ordered = [trial for trial in every if trial.settings.get("drop_last")]
     if whole := [trial for trial in every if trial.state == "done" and trial not in ordered]:
@@ -68,7 +71,9 @@ def collect(root: Path) -> None:
         writer.writerow(COLUMNS)
         for trial in ordered:
             per_epoch = json.loads((trial.source / "run.json").read_text())["iterations_per_epoch"]
-            curves = [np.loadtxt(trial.source / f"{name}.txt", delimiter=",")[:per_epoch, 1] for name in ("loss", "train-acc")]
+            curves = [
+                np.loadtxt(trial.source / f"{name}.txt", delimiter=",", ndmin=2)[:per_epoch, 1] for name in ("loss", "train-acc")
+            ]
             for k, values in enumerate(zip(*curves, strict=True)):
                 writer.writerow([*trial.cell, trial.number, k + 1, *values, trial.made_by if k == 0 else ""])
 
@@ -174,6 +179,13 @@ def last_batch_table() -> str:
     return markdown_table(("net", "method", "logs", "ours, 390 batches", "ours, 391 batches"), *rows)
 
 
+def last_batch_difference() -> str:
+    """What the 391st batch changes, over the runs that were made with and without it."""
+    without = {(trial.cell, trial.number): trial.test_acc[0] for trial in read_csv(EPOCHS)}
+    found = [trial.test_acc[0] - without[trial.cell, trial.number] for trial in read_csv(ALL_BATCHES)]
+    return f"by {min(found):.1f} to {max(found):+.1f} points over {len(found)} pairs of runs, mean {np.mean(found):.1f}"
+
+
 def _last_epochs(trials: Sequence[Trial]) -> str:
     if not trials:
         return "none"
@@ -183,11 +195,6 @@ def _last_epochs(trials: Sequence[Trial]) -> str:
 
 def draw(path: Path) -> None:
     """A panel per quantizer and optimizer of ResNet20: our running means as lines; bars: the published ranges."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from utils.plots import COLOURS
-
     runs = [run for run in beginnings() if run.cell.model == "ResNet20"]
     panels = list(dict.fromkeys((run.cell.quantizer, run.cell.optimizer) for run in runs))
     figure = Figure(figsize=(10, 8), layout="constrained")
@@ -218,7 +225,7 @@ def main() -> None:
     """Collects if there is a root; prints and draws."""
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}\n\n{last_batch_table()}")
+    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}\n\n{last_batch_difference()}\n\n{last_batch_table()}")
     draw(FOLDER / "first_epoch.png")
 
 

@@ -28,7 +28,8 @@ ITERATIONS = 20
 
 def accuracies(folder: Path) -> list[float]:
     """Top-1 in percent: as the checkpoint is, and after each of the iterations that come next."""
-    settings, device = read_record(folder)["settings"] | {"data_root": default_data_root()}, torch.device("cpu")
+    settings = {"drop_last": False} | read_record(folder)["settings"] | {"data_root": default_data_root()}
+    device = torch.device("cpu")
     data_seed = seed_everything(settings["seed"], settings["trial"])
     train_loader, test_loader = load_data(settings, data_seed, device)
     loop = build_loop(settings, train_loader, device)
@@ -51,7 +52,7 @@ if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
         try:
             first, *later = accuracies(path)
-        except BadInput as error:
+        except (BadInput, ValueError) as error:
             sys.exit(str(error))
         spread = (
             f"{min(later):.2f} - {max(later):.2f}, mean {statistics.fmean(later):.2f}, deviation {statistics.stdev(later):.2f}"

@@ -57,8 +57,9 @@ class Measured(NamedTuple):
 class Iterations:
     """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until `read`.
 
-    graphs: None, or what captures iterations (CudaGraphs). Each size of a batch is captured after it has run eagerly, and
-    again when a learning rate has changed; between iterations the state then lies in the same tensors.
+    graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait.
+    Each size of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the
+    state then lies in the same tensors.
     """
 
     def __init__(self, loop: TrainingLoop, loader: Loader, graphs: CudaGraphs | None = None):

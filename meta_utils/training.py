@@ -38,7 +38,7 @@ UPDATE_ORDERS = ("notebook", "paper")
 
 
 class NotFinite(Exception):
-    """The loss of an iteration is not finite: its value, and where in the net that begins. Nothing was updated."""
+    """The loss of an iteration is not finite: its value, and where in the net that begins. No parameter was updated."""
 
 
 class TrainingLoop:

@@ -1,4 +1,4 @@
-# Sourced by the scripts of the paper's tables. With --dry-run they print the commands and run nothing. From the environment:
+# Sourced by the scripts of the paper's tables and of the evidence. With --dry-run they print the commands and run nothing. From the environment:
 #   TRIALS                trials of a row (5)
 #   EPOCHS                epochs of a run (100)
 #   BASE_EPOCHS           epochs of a base model that has to be made (200)
@@ -65,9 +65,13 @@ part() {
   if [ "$code" -ne 0 ]; then FAILED+=("$1"); fi
 }
 
-# Prints the results beside the published ones, and lists what failed, if anything did.
+# finish [PROGRAM...]: prints the results beside the published ones, or has python run the program; lists what failed, if anything did.
 finish() {
-  if [ -z "${PART:-}" ]; then main report "$RESULTS"; fi
+  if [ $# -gt 0 ]; then
+    if [ -n "$DRY_RUN" ]; then echo "python $*"; else "$PYTHON" "$@"; fi
+  elif [ -z "${PART:-}" ]; then
+    main report "$RESULTS"
+  fi
   if [ "${#FAILED[@]}" -eq 0 ]; then return; fi
   printf 'failed: %s\n' "${FAILED[@]}" >&2
   exit 1

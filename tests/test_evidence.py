@@ -9,73 +9,71 @@ import pytest
 from conftest import PROJECT
 
 from figs import convergence, first_epoch, ranges
-from main import COMMANDS
 from utils.cells import Cell
-from utils.options import build_parser, parse_training
+from utils.options import parse_training
 from utils.published import logged, published_settings
 from utils.results import read_csv
 
 
 def commands(script, tmp_path, **environment):
-    """The arguments that a script gives python, recorded by one that does nothing else."""
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/usr/bin/env bash\nprintf "%q " "$@" >> {tmp_path}/calls\necho >> {tmp_path}/calls\n')
-    python.chmod(0o755)
-    variables = {**os.environ, "VENV": str(tmp_path), "METAQUANT_PRETRAINED": "/base models", **environment}
-    subprocess.run(["bash", f"scripts/{script}.sh"], cwd=PROJECT, env=variables, check=True)
-    calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    return [call for call in calls if call[0] == "main.py"], calls[-1]
-
-
-def parsed(calls):
-    parser = build_parser(COMMANDS)
-    return [parser.parse_args(call[1:]) for call in calls]
+    """The settings that a script's commands of main.py train come to, and its last command."""
+    base = tmp_path / "ResNet20-CIFAR10-pretrain.pth"
+    base.touch()
+    variables = {**os.environ, "METAQUANT_PRETRAINED": str(tmp_path), **environment}
+    printed = subprocess.run(
+        ["bash", f"scripts/{script}.sh", "--dry-run"], cwd=PROJECT, env=variables, check=True, capture_output=True, text=True
+    )
+    *runs, last = (shlex.split(line) for line in printed.stdout.splitlines())
+    assert all(run[:3] == ["python", "main.py", "train"] for run in runs)
+    settings = [parse_training(run[3:], script) for run in runs]
+    assert {run["pretrained"] for run in settings} == {str(base)}
+    return settings, last[1:]
 
 
 def cells(runs):
-    return {Cell(run.model, run.dataset, run.quantizer, run.backward, run.optimizer) for run in runs}
+    return {Cell(*(run[name] for name in Cell._fields)) for run in runs}
+
+
+def without(settings, *names):
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def test_the_first_iterations_are_of_every_published_cell_of_resnet20(tmp_path):
-    calls, last = commands("evidence_first_iterations", tmp_path, RESULTS="there", ITERATIONS="7", TRIALS="3")
-    runs = parsed(calls)
+    runs, last = commands("evidence_first_iterations", tmp_path, RESULTS="there", ITERATIONS="7", TRIALS="3")
     assert len(runs) == 3 * 14
-    assert {run.trial for run in runs} == {1, 2, 3}
+    assert {run["trial"] for run in runs} == {1, 2, 3}
     assert cells(runs) >= {cell for cell in logged() if cell.model == "ResNet20"}
-    assert {run.stop_after for run in runs} == {7}
-    assert {(run.epochs, run.results_root, run.pretrained) for run in runs} == {
-        (1, "there", "/base models/ResNet20-CIFAR10-pretrain.pth")
-    }
-    assert {run.meta_init for run in runs if run.backward == "FC-Grad"} == {"identity"}
-    assert {run.meta_init for run in runs if run.backward in ("MultiFC", "LSTMFC")} == {"random"}
+    assert {(run["stop_after"], run["epochs"], run["results_root"]) for run in runs} == {(7, 1, "there")}
+    assert {run["meta_init"] for run in runs if run["backward"] == "FC-Grad"} == {"identity"}
+    assert {run["meta_init"] for run in runs if run["backward"] in ("MultiFC", "LSTMFC")} == {"random"}
     assert last == ["figs/first_epoch.py", "there"]
 
 
 def test_the_first_epochs_go_on_where_the_first_iterations_stopped(tmp_path):
     """The same settings but for --stop-after, so that the same folders are meant."""
-    short, _ = commands("evidence_first_iterations", tmp_path / "a", RESULTS="there", TRIALS="1")
-    whole, _ = commands("evidence_first_epochs", tmp_path / "b", RESULTS="there")
-    runs = parsed(whole)
-    assert {run.stop_after for run in runs} == {None}
-    assert len(cells(runs)) == len(runs) == 9
-    known = {
-        tuple(sorted((k, str(v)) for k, v in vars(run).items() if k not in ("stop_after", "meta_init"))) for run in parsed(short)
-    }
-    for run in runs:
-        settings = {k: v for k, v in vars(run).items() if k not in ("stop_after", "meta_init")}
-        assert (tuple(sorted((k, str(v)) for k, v in settings.items())) in known) == (
-            (run.quantizer, run.backward) != ("BWN", "MultiFC")
-        )
+    short, _ = commands("evidence_first_iterations", tmp_path, TRIALS="1")
+    whole, last = commands("evidence_first_epochs", tmp_path)
+    assert {run["stop_after"] for run in whole} == {None}
+    assert len(cells(whole)) == len(whole) == 9
+    known = [without(run, "stop_after") for run in short]
+    new = [run for run in whole if without(run, "stop_after") not in known]
+    assert [(run["quantizer"], run["backward"]) for run in new] == [("BWN", "MultiFC")]
+    assert last == ["figs/first_epoch.py", "Results-first-epoch"]
+
+
+def test_the_first_epochs_with_all_batches_differ_in_nothing_else(tmp_path):
+    runs, _ = commands("evidence_first_epochs", tmp_path, BATCHES="", RESULTS="there")
+    usual, _ = commands("evidence_first_epochs", tmp_path, RESULTS="there")
+    assert [run | {"drop_last": True} for run in runs] == usual
+    assert {run["drop_last"] for run in runs} == {False}
 
 
 def test_the_long_runs_are_as_the_published_ones(tmp_path):
-    calls, last = commands("evidence_convergence", tmp_path, RESULTS="there", TRIALS="2")
-    runs = [parse_training(call[2:], "the script") for call in calls]
-    assert [(run["backward"], run["trial"]) for run in runs] == [("MultiFC", 1), ("STE", 1), ("MultiFC", 2), ("STE", 2)]
-    assert {run["results_root"] for run in runs} == {"there"}
+    runs, last = commands("evidence_convergence", tmp_path, RESULTS="there", TRIALS="2", METHODS="MultiFC STE FC-Grad")
+    assert [(run["backward"], run["trial"]) for run in runs] == [(m, t) for m in ("MultiFC", "STE", "FC-Grad") for t in (1, 2)]
     for run in runs:
-        usual = published_settings(Cell(*(run[name] for name in ("model", "dataset", "quantizer", "backward", "optimizer"))))
+        (cell,) = cells([run])
+        usual = published_settings(cell)
         assert {name for name in run if run[name] != usual[name]} <= {"trial", "pretrained", "results_root"}
     assert last == ["figs/convergence.py", "there"]
 
@@ -86,7 +84,9 @@ def test_the_readme_shows_what_was_run():
     assert first_epoch.epochs_table() in readme
     assert first_epoch.summary() in readme
     assert first_epoch.last_batch_table() in readme
+    assert first_epoch.last_batch_difference() in readme
     assert convergence.table() in readme
+    assert convergence.spread() in readme
 
 
 def test_the_stored_logs_say_what_made_them():
@@ -98,6 +98,9 @@ def test_the_stored_logs_say_what_made_them():
         assert len(run.loss) == 390
         assert run.loss[-1] == pytest.approx(trial.train_loss[0])
     assert all("torch" in run.made_by and "commit" in run.made_by for run in begun)
+    others = read_csv(first_epoch.ALL_BATCHES)
+    assert others
+    assert not any(trial.settings.get("drop_last") or "with changes" in trial.made_by for trial in others)
     assert all(np.isfinite(run.loss).all() and (run.train_acc >= 0).all() and (run.train_acc <= 100).all() for run in begun)
 
 

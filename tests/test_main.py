@@ -173,7 +173,8 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
         ("train -m ResNet20 -d Digits -meta STE -hidden 5 --meta-lr 1", ["--hidden-size", "--meta-lr"]),
         ("train -m ResNet20 -d Digits -meta MultiFC -nlstm 2 --lstm-state reset", ["--num-lstm", "--lstm-state"]),
         ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager --tf32", ["--workers", "--tf32", "--eager"]),
-        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --eager", []),
+        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --tf32", []),
+        ("train -m ResNet20 -d Digits --loader torchvision --device cuda --eager", ["--eager"]),
         ("pretrain -m ResNet20 -d Digits --device cpu --deterministic", ["--deterministic"]),
         ("benchmark --scale --repeats 3 --device cpu", ["--repeats", "--device"]),
         ("benchmark --repeats 3 --device cpu", []),
@@ -289,9 +290,13 @@ def test_runs_from_different_base_models_of_one_name_are_told_apart(call_main, t
     assert group.label.startswith("base_model ")
     assert another.label.startswith("base_model ")
     assert group.label != another.label
-    outcome = call_main(*command, "--pretrained", other, "--results-root", tmp_path / "R")
-    assert outcome.code == 2
-    assert f"pretrained {base_model} there and {other} here" in outcome.err
+    for base in (other, base_model):
+        outcome = call_main(*command, "--pretrained", base, "--results-root", tmp_path / "R")
+        if base == other:
+            assert outcome.code == 2
+            assert f"began from another base model than {other} is now" in outcome.err
+        else:
+            assert "is done" in outcome.out
 
 
 def test_main_alone_prints_help(call_main):

@@ -319,11 +319,15 @@ def test_lost_checkpoints_are_an_error(half, command, call_main, tally):
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
-    half("begun")
+    run = half("begun")
+    record = json.loads((run / "run.json").read_text())
+    begun_on = {"device": "cuda:0: a GPU", "settings": record["settings"] | {"device": "cuda"}}
+    (run / "run.json").write_text(json.dumps(record | begun_on))
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "begun").rename(tmp_path / "elsewhere" / "moved")
     result = call_main(*command("elsewhere/moved", "--device", "cpu"))
     assert result.code == 0, result.err
+    assert "was on cuda:0: a GPU before; now cpu: " in result.err
     record = json.loads((only_run(moved) / "run.json").read_text())
     assert record["state"] == "done"
     assert len(record["sessions"]) == 2

@@ -1,7 +1,7 @@
 """What a run's settings stand for: its loaders, its net with the start that it takes, and its training loop."""
 
-import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,28 @@ def _build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple
     return meta_net, Adam(meta_net.parameters(), lr=settings["meta_lr"], weight_decay=decay, bias_corrected_eps=True)
 
 
-def load_start(net: nn.Module, settings: dict[str, Any]) -> str | None:
-    """Loads the base model that --pretrained names and returns its file's SHA-256; "none" keeps the random start: None."""
+def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
+    """Loads the base model that --pretrained names; "none" keeps the random start."""
     path, model, dataset = settings["pretrained"], settings["model"], settings["dataset"]
     if path == "none":
-        return None
+        return
     if not Path(path).is_file():
         how = f"main.py pretrain -m {model} -d {dataset}"
         raise BadInput(f"--pretrained: there is no base model {path}; make it with '{how}', name another, or none for scratch")
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
-    made_from = {read_record(record.parent)["settings"]["dataset"] for record in Path(path).parent.glob("pretrain-*/run.json")}
-    if made_from and dataset not in made_from:  # two sets of one name share the folder
-        print(f"note: --pretrained {path} was trained on {', '.join(sorted(made_from))}, not on {dataset}", file=sys.stderr)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    made_from = _trained_on(Path(path).parent)
+    if made_from not in (None, dataset):  # two sets of one name share the folder
+        print(f"note: --pretrained {path} was trained on {made_from}, not on {dataset}", file=sys.stderr)
+
+
+def _trained_on(folder: Path) -> str | None:
+    """The data set of the last finished `pretrain` in a folder; None where none is known."""
+    records = []
+    for file in folder.glob("pretrain-trial-*/run.json"):
+        with suppress(BadInput):
+            records.append(read_record(file.parent))
+    last = max((record for record in records if record["state"] == "done"), key=lambda r: r.get("ended", ""), default={})
+    return last.get("settings", {}).get("dataset")
 
 
 def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:

@@ -33,30 +33,34 @@ def _cifar(cls: type, num_classes: int, mean: tuple, std: tuple) -> Callable[[st
         try:
             data = cls(root, train=train, download=False)  # checks every file's MD5
         except RuntimeError:
-            _download(cls, root)
-            data = cls(root, train=train, download=False)
+            problem = _download(cls, root)
+            try:
+                data = cls(root, train=train, download=False)  # another process may have brought it in the meantime
+            except RuntimeError as error:
+                raise BadInput(problem or f"--data-root {root}: {error}") from None
         return ImageSet(torch.from_numpy(data.data), torch.tensor(data.targets), num_classes, mean, std)
 
     return load
 
 
-def _download(cls: type, root: Path) -> None:
-    """Downloads into a temporary folder and moves the finished set in, so that a broken download leaves nothing."""
+def _download(cls: type, root: Path) -> str | None:
+    """Downloads into a temporary folder and moves the finished set in, so that a broken download leaves no half of it.
+
+    Returns what went wrong, or None.
+    """
     target = root / cls.base_folder
     advice = f"unpack {cls.filename} into {root}, so that {target} exists"
     if target.exists():
-        raise BadInput(f"--data-root {root}: {target} fails its MD5 check; move it away, and download again or {advice}")
+        return f"--data-root {root}: {target} fails its MD5 check; move it away, and download again or {advice}"
     nearest = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".download-") as folder:
             cls(folder, download=True)
             root.mkdir(parents=True, exist_ok=True)
-            if not target.exists():  # nor has another process brought it in the meantime
-                (Path(folder) / cls.base_folder).rename(target)
+            (Path(folder) / cls.base_folder).rename(target)
     except (RuntimeError, URLError, OSError) as error:
-        raise BadInput(
-            f"--data-root {root}: {cls.__name__} is not there and could not be downloaded ({error}); {advice}"
-        ) from None
+        return f"--data-root {root}: {cls.__name__} is not there and could not be downloaded ({error}); {advice}"
+    return None
 
 
 def _digits(split: str, root: Path) -> ImageSet:

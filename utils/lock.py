@@ -48,19 +48,33 @@ class Lock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise BadInput(f"{folder} cannot be worked on: {error}") from None
-        self.left_behind = os.read(self._descriptor, 200).decode(errors="replace").strip()
+        try:
+            self._take(folder)
+            self.left_behind = self._read()
+            self._write(f"process {os.getpid()} on {platform.node()}\n")
+        except BaseException as error:
+            os.close(self._descriptor)
+            if isinstance(error, OSError):
+                raise BadInput(f"{folder} cannot be locked: {error}") from None
+            raise
+
+    def _take(self, folder: Path) -> None:
+        path = folder / FILE
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            moved = not path.exists() or not os.path.samestat(os.fstat(self._descriptor), path.stat())
         except OSError as error:
-            os.close(self._descriptor)
-            if error.errno in HELD:
-                raise InUse(f"{folder} is in use by {self.left_behind or 'another process'} ({path})") from None
-            raise BadInput(f"{folder} cannot be locked: {error}") from None
-        if moved:
-            os.close(self._descriptor)
-            raise InUse(f"{folder} was moved by another process just now")
-        self._write(f"process {os.getpid()} on {platform.node()}\n")
+            if error.errno not in HELD:
+                raise
+            raise InUse(f"{folder} is in use by {self._read() or 'another process'} ({path})") from None
+        try:
+            if os.path.samestat(os.fstat(self._descriptor), path.stat()):
+                return
+        except FileNotFoundError:
+            pass
+        raise InUse(f"{folder} was moved by another process just now")
+
+    def _read(self) -> str:
+        return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._descriptor, 0)

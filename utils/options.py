@@ -100,6 +100,8 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             yield ["workers"], f"with --loader {args.loader}"
         if _on_cpu(args.device):
             yield ["deterministic", "tf32", "eager"], "on the CPU"
+        elif args.loader == "torchvision":
+            yield ["eager"], "with --loader torchvision"
     if args.command == "benchmark":
         if args.scale:
             yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"

@@ -17,7 +17,7 @@ from utils.cells import Cell
 from utils.miscellaneous import BadInput, first_line
 from utils.quantize import QUANTIZERS
 from utils.run_record import MAY_DIFFER, REPLACED, dataset_label, read_record
-from utils.trials import FULL_PRECISION, Trial
+from utils.trials import BASE_MODEL, FULL_PRECISION, Trial
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
 CURVES = ("test_acc", "train_loss", "train_acc")
@@ -119,7 +119,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         train_acc,
         source=path,
         state=record["state"],
-        settings=settings | ({"base_model": record["base_model"][:12]} if record.get("base_model") else {}),
+        settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
         error=record.get("error") or "",
         made_by=_made_by(record),

@@ -15,7 +15,7 @@ from meta_utils.training import TrainingLoop
 from utils.checkpoint import Checkpoints
 from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
 from utils.lock import Lock
-from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
+from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed, first_line
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run_record import REPLACED, check_record
@@ -40,9 +40,9 @@ class Run:
         self._every, self._in_iterations = int(every.removesuffix("it")), every.endswith("it")
 
     def __enter__(self) -> "Run":
-        if self._overwrite and self.path.exists():
-            self._move_aside()
         try:
+            if self._overwrite and self.path.exists():
+                self._move_aside()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"--results-root: cannot make the run's folder: {error}") from None
@@ -50,7 +50,7 @@ class Run:
         if self._lock.left_behind:
             print(f"note: {self._lock.left_behind} worked on {self.path} and is gone; taking over", file=sys.stderr)
         try:
-            record = check_record(self.path, self.settings) or {"started": _now(), "seconds": 0.0, "sessions": []}
+            record = check_record(self.path, self.settings) or {"started": _now()}
             session = {
                 "began": _now(),
                 "command": sys.argv,
@@ -61,12 +61,14 @@ class Run:
             }
             if record.get("device", session["device"]) != session["device"]:
                 print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
-            self._began, self._seconds_before = time.time(), record["seconds"]
+            self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
             self.record = {**record, "state": "running", "settings": self.settings, **session}
-            self.record["sessions"] = [*record["sessions"], session]
+            self.record["sessions"] = [*record.get("sessions", []), session]
             self.write()
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError):
+                raise BadInput(f"{self.path} cannot be worked on: {error}") from None
             raise
         self._signals.__enter__()
         return self
@@ -79,7 +81,7 @@ class Run:
             elif isinstance(error, (Interrupted, Finished)):
                 self.write(error=str(error))
             else:
-                self.write(state="failed", ended=_now(), error=str(error) or kind.__name__)
+                self.write(state="failed", ended=_now(), error=first_line(error))
         except OSError:
             if error is None:
                 raise

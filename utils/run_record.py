@@ -1,7 +1,8 @@
 """A run's folder by name, and its record run.json: read, and compared with the settings of a command."""
 
-import filecmp
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,20 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings in which two runs are not the same run."""
     there, here = (switched_on(json.loads(json.dumps(settings))) for settings in (old, new))
     names = sorted(name for name in there.keys() | here.keys() if name not in MAY_DIFFER and there.get(name) != here.get(name))
-    if "pretrained" in names and _same_base_model(there.get("pretrained", ""), here.get("pretrained", "")):
-        names.remove("pretrained")
+    if "pretrained" in names and Path(there.get("pretrained", "")).name == Path(here.get("pretrained", "")).name:
+        names.remove("pretrained")  # another path; check_record looks at the bytes
     return names
 
 
-def _same_base_model(there: str, here: str) -> bool:
-    """Whether two paths are of one base model: of equal name, and equal bytes where both are still there."""
-    if Path(there).name != Path(here).name:
-        return False
-    return not (Path(there).is_file() and Path(here).is_file()) or filecmp.cmp(there, here, shallow=False)
+def digest_of(path: str) -> str | None:
+    """A file's SHA-256; None where there is none."""
+    return _digest(path, Path(path).stat().st_mtime_ns) if Path(path).is_file() else None
+
+
+@cache
+def _digest(path: str, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,6 +101,9 @@ def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         listed = ", ".join(f"{name} {old.get(name)} there and {settings.get(name)} here" for name in names)
         another = "choose another --exp-spec, or " if "backward" in settings else ""
         raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
+    began_from, base_model = record.get("base_model"), digest_of(settings.get("pretrained", ""))
+    if began_from and base_model and began_from != base_model:
+        raise BadInput(f"{path} began from another base model than {settings['pretrained']} is now; --overwrite starts over")
     if record.get("state") == "done":
         result = record.get("result") or {}
         found = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""

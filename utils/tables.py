@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -111,15 +111,15 @@ def status_table(runs: list[TableRun]) -> str:
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
-def check_inputs(runs: Iterable[TableRun]) -> None:
+def check_inputs(runs: Sequence[TableRun]) -> None:
     """Downloads what data sets are missing. Raises BadInput where a run that is to start lacks its base model or data set."""
-    for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
-        load_images(dataset, "test", root)
     for run in runs:
         path, cell = run.settings["pretrained"], run.row.cell
         if path != "none" and not Path(path).is_file():
             how = f"make it with 'main.py pretrain -m {cell.model} -d {cell.dataset}', or name a folder with --pretrained-root"
             raise BadInput(f"{cell}: there is no base model {path}; {how}")
+    for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
+        load_images(dataset, "test", root)
 
 
 def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str], Settings]) -> TableRun:

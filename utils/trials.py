@@ -14,7 +14,16 @@ from utils.run_record import MAY_DIFFER, switched_on
 
 LAST = 10  # the epochs that the paper's statistic pools
 FULL_PRECISION = "full precision"  # stands for the backward of a run without a quantizer
-NO_VARIANT = {*MAY_DIFFER, "trial", "seed", "epochs", "deterministic", "loader"}  # may differ among trials of one mean
+BASE_MODEL = "base_model"  # beside the settings: the SHA-256 of the file that the run began from
+NO_VARIANT = {
+    *MAY_DIFFER,
+    BASE_MODEL,
+    "trial",
+    "seed",
+    "epochs",
+    "deterministic",
+    "loader",
+}  # may differ among trials of one mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +147,13 @@ def group_trials(
     expected: a cell's usual settings, epochs among them, from which a group's label names the deviations; None: there are none,
     and trials must have as many epochs as most of the cell's finished ones (the larger number of two equally frequent ones).
     """
-    variants = defaultdict(lambda: defaultdict(list))
+    trials, variants = list(trials), defaultdict(lambda: defaultdict(list))
+    base_models = defaultdict(set)
     for trial in trials:
-        variants[trial.cell][trial.variant].append(trial)
+        base_models[trial.cell].add(trial.settings.get(BASE_MODEL))
+    for trial in trials:
+        several = len(base_models[trial.cell] - {None}) > 1
+        variants[trial.cell][_with_base_model(trial) if several else trial.variant].append(trial)
     groups, left_out = [], []
     for cell, by_variant in variants.items():
         usual = expected(cell) or {}
@@ -151,6 +164,10 @@ def group_trials(
             if counted:
                 groups.append(Group(cell, labels[variant], tuple(counted)))
     return groups, left_out
+
+
+def _with_base_model(trial: Trial) -> str:
+    return json.dumps({**json.loads(trial.variant), BASE_MODEL: trial.settings.get(BASE_MODEL, "not recorded")}, sort_keys=True)
 
 
 def _select(members: list[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:
@@ -197,6 +214,6 @@ def _labels(variants: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]
     def label(values: dict[str, Any]) -> str:
         if "folder" in values:
             return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
-        return ", ".join(f"{name} {values.get(name, 'off')}" for name in differing)
+        return ", ".join(f"{name} {'on' if values.get(name) is True else values.get(name, 'off')}" for name in differing)
 
     return {variant: label(values) for variant, values in settings.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.run_record import MAY_DIFFER, switched_on
 from utils.settings import LEARNED_DEFAULTS, META_OPTIONS
-from utils.trials import FULL_PRECISION, Group, Statistics, Trial, trial_means
+from utils.trials import BASE_MODEL, FULL_PRECISION, Group, Statistics, Trial, trial_means
 
 LEVEL = 0.05  # a p-value from here on: no difference shown
 STANDARD_ERRORS = 2
@@ -84,7 +84,8 @@ def unlike(group: Group, baseline: Group) -> list[tuple[str, str, str]]:
         return [("all settings", *("recorded" if all(trial.recorded for trial in side) else "not recorded" for side in sides))]
     names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - NAMES_THE_RUN
     values = [(name, *(_values(side, name) for side in sides)) for name in sorted(names)]
-    return [(name, theirs, its) for name, theirs, its in values if theirs != its]
+    unknown = {name for name, *sides in values if name == BASE_MODEL and "off" in sides}  # not recorded
+    return [(name, theirs, its) for name, theirs, its in values if theirs != its and name not in unknown]
 
 
 def _values(trials: Iterable[Trial], name: str) -> str:

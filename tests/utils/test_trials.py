@@ -114,7 +114,22 @@ def test_a_switch_that_came_later_and_is_off_makes_no_other_group():
     groups, _ = group_trials(trials, lambda cell: None)
     assert [(group.label, [trial.number for trial in group.trials]) for group in groups] == [
         ("newer off", [1, 2]),
-        ("newer True", [3]),
+        ("newer on", [3]),
     ]
     (group,), _ = group_trials(trials[:2], lambda cell: {"epochs": 3, "newer": True})
     assert group.label == "newer off"
+
+
+def test_base_models_tell_trials_apart_where_several_are_known():
+    records = [
+        settings_of(CELL, k, 3) | ({"base_model": base} if base else {}) for k, base in enumerate(("a", "a", None, "b"), 1)
+    ]
+    trials = [make_trial([1, 2, 3], number=k, settings=record) for k, record in enumerate(records, 1)]
+    (group,), _ = group_trials(trials[:3], lambda cell: None)
+    assert (group.label, len(group.trials)) == ("", 3)
+    groups, _ = group_trials(trials, lambda cell: None)
+    assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
+        "base_model a": [1, 2],
+        "base_model not recorded": [3],
+        "base_model b": [4],
+    }
