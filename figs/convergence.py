@@ -36,17 +36,18 @@ def collect(root: Path) -> None:
 
 
 def table() -> str:
-    """Means over ten epochs at a time: the range of the published trials, and ours."""
+    """Means over ten epochs at a time, the last ones fewer: the range of the published trials, and ours."""
     head = ("net", "method", "trial", "epochs", *(f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")))
     rows = []
     for trial in read_csv(EPOCHS):
         theirs = logged().get(trial.cell, ())
-        for start in range(0, trial.epochs - BLOCK + 1, BLOCK):
+        for start in range(0, trial.epochs, BLOCK):
+            stop = min(start + BLOCK, trial.epochs)
             columns = []
             for name, _, digits in CURVES:
-                band, ours = ([getattr(one, name)[start : start + BLOCK].mean() for one in side] for side in (theirs, [trial]))
+                band, ours = ([getattr(one, name)[start:stop].mean() for one in side] for side in (theirs, [trial]))
                 columns += [span(band, digits) if band else "", marked(ours, band, digits)]
-            net, epochs = f"{trial.cell.model} {trial.cell.dataset}", f"{start + 1} - {start + BLOCK}"
+            net, epochs = f"{trial.cell.model} {trial.cell.dataset}", f"{start + 1} - {stop}"
             rows.append((net, method(trial.cell), str(trial.number), epochs, *columns))
     return markdown_table(head, *rows)
 
@@ -56,6 +57,12 @@ def spread() -> str:
     cell = Cell("ResNet32", "CIFAR10", "dorefa", "MultiFC", "SGD")
     losses = [trial.train_loss[:BLOCK].mean() for trial in logged()[cell]]
     return f"{span(losses, 3)} over the {len(losses)} published trials of {cell.model}'s {method(cell)}"
+
+
+def second_peak(trial: Trial) -> str:
+    """The highest training loss of epochs 10 to 30."""
+    epoch = 10 + int(trial.train_loss[9:30].argmax())
+    return f"{trial.train_loss[epoch - 1]:.2f} in epoch {epoch}"
 
 
 def draw(path: Path) -> None:
@@ -70,4 +77,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
     print(f"{table()}\n\nMean training loss of epochs 1 - {BLOCK}: {spread()}")
+    for trial in read_csv(EPOCHS):
+        found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
+        print(f"Second peak of {method(trial.cell)}'s training loss, logs and ours: {', '.join(found)}")
     draw(FOLDER / "convergence")

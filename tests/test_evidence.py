@@ -87,6 +87,9 @@ def test_the_readme_shows_what_was_run():
     assert first_epoch.last_batch_difference() in readme
     assert convergence.table() in readme
     assert convergence.spread() in readme
+    (ours,) = read_csv(convergence.EPOCHS)
+    (theirs,) = logged()[ours.cell]
+    assert f"published run's {convergence.second_peak(theirs)}, ours {convergence.second_peak(ours)}" in readme.replace("\n", " ")
 
 
 def test_the_stored_logs_say_what_made_them():
