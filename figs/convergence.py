@@ -26,13 +26,19 @@ EPOCHS = FOLDER / "convergence" / "epochs.csv.xz"
 BLOCK = 10  # epochs whose mean a row of the table shows
 
 
-def collect(root: Path) -> None:
-    """Writes the finished epochs of the runs below the root as CSV."""
+def trials_below(root: Path) -> list[Trial]:
+    """The runs below the root, by cell and trial; exits where one cannot be read."""
     trials, problems = find_trials([root])
     if problems:
         sys.exit("\n".join(problems))
+    return sorted(trials, key=lambda trial: (trial.cell, trial.number))
+
+
+def collect(root: Path) -> None:
+    """Writes the finished epochs of the runs below the root as CSV."""
+    trials = trials_below(root)
     EPOCHS.parent.mkdir(exist_ok=True)
-    write_csv(sorted(trials, key=lambda trial: (trial.cell, trial.number)), EPOCHS)
+    write_csv(trials, EPOCHS)
 
 
 def table() -> str:
@@ -46,7 +52,7 @@ def table() -> str:
             columns = []
             for name, _, digits in CURVES:
                 band, ours = ([getattr(one, name)[start:stop].mean() for one in side] for side in (theirs, [trial]))
-                columns += [span(band, digits) if band else "", marked(ours, band, digits)]
+                columns += [span(band, digits), marked(ours, band, digits)]
             net, epochs = f"{trial.cell.model} {trial.cell.dataset}", f"{start + 1} - {stop}"
             rows.append((net, method(trial.cell), str(trial.number), epochs, *columns))
     return markdown_table(head, *rows)

@@ -25,13 +25,14 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import EPOCHS as LONG_RUNS  # noqa: E402
+from figs.convergence import trials_below  # noqa: E402
 from figs.ranges import CURVES, beyond, marked, span  # noqa: E402
 from utils.cells import Cell  # noqa: E402
 from utils.plots import COLOURS  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
 from utils.report_tables import method  # noqa: E402
-from utils.results import find_trials, read_csv, write_csv  # noqa: E402
+from utils.results import read_csv, write_csv  # noqa: E402
 from utils.tabular import markdown_table, mean_variance  # noqa: E402
 from utils.trials import Trial, statistics  # noqa: E402
 
@@ -54,12 +55,8 @@ class Beginning(NamedTuple):
 
 def collect(root: Path) -> None:
     """Writes the runs below the root as CSV: a row per iteration of the first epoch, and a row per finished epoch."""
-    trials, problems = find_trials([root])
-    if problems:
-        sys.exit("\n".join(problems))
     DATA.mkdir(exist_ok=True)
-    trials = [trial for trial in trials if (log := trial.source / "loss.txt").is_file() and log.stat().st_size]
-    every = sorted(trials, key=lambda trial: (trial.cell, trial.number))
+    every = [trial for trial in trials_below(root) if (log := trial.source / "loss.txt").is_file() and log.stat().st_size]
     ordered = [trial for trial in every if trial.settings.get("drop_last")]
     if whole := [trial for trial in every if trial.state == "done" and trial not in ordered]:
         write_csv(whole, ALL_BATCHES)
@@ -137,9 +134,9 @@ def iterations_table() -> str:
     for cell, trials in runs.items():
         columns = []
         for n in SHOWN:
-            band = bands.get((cell, n))
+            band = bands.get((cell, n), ())
             reached = [run.loss[n - 1] for run in trials if len(run.loss) >= n]
-            columns += [span(band, 2) if band else "", marked(reached, band, 2)]
+            columns += [span(band, 2), marked(reached, band, 2)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns))
     return markdown_table(head, *rows)
 
@@ -160,7 +157,7 @@ def epochs_table() -> str:
         columns = [paper, _last_epochs(theirs), _last_epochs(whole)]
         for name, _, digits in CURVES:
             band, found = ([getattr(trial, name)[0] for trial in side] for side in (theirs, trials))
-            columns += [span(band, digits) if band else "", marked(found, band, digits)]
+            columns += [span(band, digits), marked(found, band, digits)]
         rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(trials)}"))
     return markdown_table(head, *rows)
 
@@ -175,7 +172,7 @@ def last_batch_table() -> str:
     for cell, with_last in sides[1].items():
         band = [trial.test_acc[0] for trial in logged().get(cell, ())]
         ours = [marked(side, band, digits) for side in (sides[0][cell], with_last)]
-        rows.append((f"{cell.model} {cell.dataset}", method(cell), span(band, digits) if band else "", *ours))
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), span(band, digits), *ours))
     return markdown_table(("net", "method", "logs", "ours, 390 batches", "ours, 391 batches"), *rows)
 
 

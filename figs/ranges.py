@@ -7,8 +7,10 @@ CURVES = (("train_loss", "training loss", 3), ("train_acc", "training accuracy",
 
 
 def span(values: Iterable[float], digits: int) -> str:
-    """1.23, or 1.23 - 1.45 for several."""
-    low, high = min(values := list(values)), max(values)
+    """1.23, or 1.23 - 1.45 for several; "" for none."""
+    if not (values := list(values)):
+        return ""
+    low, high = min(values), max(values)
     return f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} - {high:.{digits}f}"
 
 

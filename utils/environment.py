@@ -62,17 +62,22 @@ def keep_freed_memory() -> bool:
     return all([mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(top_pad, 64 << 20)])
 
 
+def resolve_device(name: str) -> torch.device:
+    """The device that a flag means, whether it is there or not: auto is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def choose_device(name: str, deterministic: bool = False, tf32: bool = False) -> torch.device:
     """The device by its flag; auto is CUDA where there is one, else the CPU. Raises BadInput for a device that is not there.
 
     deterministic: only algorithms that give the same bits every time; the CPU's are so anyway. tf32: CUDA rounds the factors of
     float32 products to 10 bits of mantissa, which is faster.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = resolve_device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise BadInput(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # streams, generators and clocks are the current device's
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32

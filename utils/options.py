@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from meta_utils.meta_network import LSTM_STATES, STARTS
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import UPDATE_ORDERS
@@ -15,6 +13,7 @@ from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import LOADERS
 from utils.dataset import DATASETS, default_data_root
 from utils.engines import ENGINES
+from utils.environment import resolve_device
 from utils.flag_types import (
     METHODS,
     assignment,
@@ -98,14 +97,14 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
     if args.command in ("pretrain", "train"):
         if args.loader != "torchvision":
             yield ["workers"], f"with --loader {args.loader}"
-        if _on_cpu(args.device):
+        if resolve_device(args.device).type == "cpu":
             yield ["deterministic", "tf32", "eager"], "on the CPU"
         elif args.loader == "torchvision":
             yield ["eager"], "with --loader torchvision"
     if args.command == "benchmark":
         if args.scale:
             yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
-        elif _on_cpu(args.device):
+        elif resolve_device(args.device).type == "cpu":
             yield ["tf32", "eager"], "on the CPU"
     if args.command == "evaluate" and Path(args.path).is_dir():
         yield ["model", "dataset"], "with a run's folder, which knows its own"
@@ -114,10 +113,6 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             yield ["engine", "jobs", "trials_per_device", "cpus_per_run", "retries", "address", "dry_run"], "on status"
         elif args.engine != "ray":
             yield ["address"], f"with --engine {args.engine}"
-
-
-def _on_cpu(device: str) -> bool:
-    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def _common(parser: Parser, **defaults: object) -> None:
