@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from meta_utils import meta_network
 from meta_utils.helpers import compare_with_ste, meta_gradient_generation
 from meta_utils.meta_network import (
     META_NETWORKS,
@@ -14,6 +15,7 @@ from meta_utils.meta_network import (
     MetaDesignedMultiFC,
     MetaFC,
     MetaLSTMFC,
+    Tanh,
 )
 from utils.quantize import DoReFa, get_quantizer, ste_gradient
 
@@ -97,10 +99,12 @@ def test_lstmfc_equals_torch_lstm_over_the_sequence(num_lstm):
         assert not state["h"].requires_grad
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 100])
-def test_lstmfc_gradients_do_not_depend_on_the_chunks(chunk_size):
+@pytest.mark.parametrize("num_lstm", [1, 2, 3])
+@pytest.mark.parametrize(("chunk_size", "slice_size"), [(1, 1), (4, 2), (4, 4), (11, 5), (100, 3)])
+def test_lstmfc_gradients_do_not_depend_on_chunks_and_slices(num_lstm, chunk_size, slice_size, monkeypatch):
+    monkeypatch.setattr(meta_network, "SLICE", slice_size)
     torch.manual_seed(0)
-    meta = MetaLSTMFC(6).double()
+    meta = MetaLSTMFC(6, num_lstm).double()
     W_tilde, g = torch.rand(2, 11, dtype=torch.float64)
     _, state = meta(g, W_tilde, {})
     factor = meta.fc(meta.lstm(W_tilde[None, :, None], (state["h"], state["c"]))[0]).flatten()
@@ -109,6 +113,18 @@ def test_lstmfc_gradients_do_not_depend_on_the_chunks(chunk_size):
     out, _ = meta(g, W_tilde, state)
     got = torch.autograd.grad(out.square().sum(), list(meta.parameters()))
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tanh_is_torch_tanh_up_to_the_rounding_of_one(dtype):
+    torch.manual_seed(0)
+    x = (10 * torch.randn(1000, dtype=dtype)).requires_grad_()
+    coefficients = torch.randn(1000, dtype=dtype)
+    results = []
+    for tanh in (Tanh(), torch.tanh):
+        y = tanh(1 * x)
+        results.append((y.detach(), *torch.autograd.grad(y.dot(coefficients), x)))
+    torch.testing.assert_close(*results, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
 def test_lstm_state_reset_forgets():
