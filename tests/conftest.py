@@ -146,6 +146,16 @@ def tiny_set(tmp_path_factory):
     return write_npz(tmp_path_factory.mktemp("set") / "tiny.npz")
 
 
+class Malicious:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
 class Outcome:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_utils import meta_network
+from meta_utils import coordinate_lstm
 from meta_utils.helpers import compare_with_ste, meta_gradient_generation
 from meta_utils.meta_network import (
     META_NETWORKS,
@@ -102,7 +102,7 @@ def test_lstmfc_equals_torch_lstm_over_the_sequence(num_lstm):
 @pytest.mark.parametrize("num_lstm", [1, 2, 3])
 @pytest.mark.parametrize(("chunk_size", "slice_size"), [(1, 1), (4, 2), (4, 4), (11, 5), (100, 3)])
 def test_lstmfc_gradients_do_not_depend_on_chunks_and_slices(num_lstm, chunk_size, slice_size, monkeypatch):
-    monkeypatch.setattr(meta_network, "SLICE", slice_size)
+    monkeypatch.setattr(coordinate_lstm, "SLICE", slice_size)
     torch.manual_seed(0)
     meta = MetaLSTMFC(6, num_lstm).double()
     W_tilde, g = torch.rand(2, 11, dtype=torch.float64)

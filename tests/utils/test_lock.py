@@ -1,4 +1,4 @@
-"""What can be wrong with a lock, apart from being held (tests/test_resume.py: by real processes)."""
+"""What can be wrong with a lock, apart from being held (tests/resume: by real processes)."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, damaged or out of disk go on to the very bytes of the run that was not."""
+"""Runs that are killed or stopped go on to the very bytes of the run that was not; what may differ when a run goes on."""
 
 import json
 import random
@@ -8,48 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import until, write_npz
+from resumed import assert_same, only_run, outcome
 
-from utils.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
-from utils.miscellaneous import BadInput
-
-LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
-
-
-@pytest.fixture
-def command(tmp_path, tiny_set):
-    """command(root, *flags): a training command of 6 epochs of 2 iterations that drops alpha after every second epoch."""
-
-    def build(root, *flags):
-        where = ["--results-root", str(tmp_path / root), "--pretrained", "none"]
-        return ["train", "-m", "ResNet20", "-d", tiny_set, "-bs", "4", "-n", "6", "-ad", "2", "-lr", "0.05", *where, *flags]
-
-    return build
-
-
-def only_run(root):
-    (record,) = root.rglob("run.json")
-    return record.parent
-
-
-def outcome(root):
-    """What must not depend on interruptions: the logs' bytes, the final weights, phi."""
-    run = only_run(root)
-    state = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)
-    weights = {f"{part} {name}": value for part in ("net", "meta_net") for name, value in state["loop"][part].items()}
-    return {name: (run / name).read_bytes() for name in LOGS}, weights
-
-
-def assert_same(root, reference):
-    logs, weights = outcome(root)
-    expected_logs, expected_weights = outcome(reference)
-    assert logs == expected_logs
-    assert len(logs["loss.txt"].splitlines()) == 12
-    assert weights.keys() == expected_weights.keys()
-    for name, value in expected_weights.items():
-        assert torch.equal(weights[name], value), name
-
+from utils.checkpoint import checksum_holds
 
 CASES = [
     ["-meta", "MultiFC", "-o", "SGD-M"],
@@ -173,103 +135,6 @@ def test_a_signal_during_evaluation_keeps_the_epochs_training(server, tmp_path, 
     tally("SIGTERM during evaluation, then resumed")
 
 
-@pytest.fixture
-def half(server, command, tmp_path):
-    """half(root): a run of a command like MultiFC's that was stopped in the middle with two checkpoints; returns its folder."""
-
-    def make(root):
-        server.start(command(root, "--checkpoint-every", "1it"), tmp_path / "log")
-        until(lambda: list((tmp_path / root).rglob("checkpoint-previous.pth")))
-        assert server.kill() == -signal.SIGKILL
-        run = only_run(tmp_path / root)
-        until(lambda: (run / "checkpoint.pth").exists(), 1)
-        return run
-
-    return make
-
-
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "empty", "pickled code"])
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage, half, server, command, call_main, tmp_path, tally):
-    server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
-    assert server.wait() == 0
-    run = half("damaged")
-    newest = run / "checkpoint.pth"
-    spoil(newest, damage, tmp_path)
-    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
-    assert result.code == 0, result.err
-    assert f"warning: checkpoint: {newest} is " in result.err
-    assert f"going on from {run / 'checkpoint-previous.pth'}" in result.err
-    assert not (tmp_path / "trace").exists()
-    assert_same(tmp_path / "damaged", tmp_path / "whole")
-    tally("newest checkpoint damaged or hostile, then resumed from the previous one")
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (self.path, "w"))
-
-
-def spoil(path, damage, tmp_path):
-    data = bytearray(path.read_bytes())
-    if damage == "truncated":
-        del data[len(data) // 2 :]
-    elif damage == "bit flipped":
-        data[len(data) // 3] ^= 1
-    elif damage == "empty":
-        data.clear()
-    if damage == "pickled code":
-        save_tensors({"loop": Malicious(str(tmp_path / "trace"))}, path)
-    else:
-        path.write_bytes(data)
-
-
-def test_two_damaged_checkpoints_are_an_error_and_stay(half, command, call_main, tmp_path, tally):
-    run = half("damaged")
-    for name in ("checkpoint.pth", "checkpoint-previous.pth"):
-        spoil(run / name, "bit flipped", tmp_path)
-    before = {path.name: path.read_bytes() for path in run.iterdir() if path.name.startswith("checkpoint") or path.name in LOGS}
-    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
-    assert result.code == 2
-    line = result.err.splitlines()[-1]
-    assert "no checkpoint is whole" in line
-    assert "--overwrite" in line
-    assert {name: (run / name).read_bytes() for name in before} == before
-    tally("both checkpoints damaged: refused, nothing deleted")
-
-
-def test_lost_log_rows_are_an_error(half, command, call_main, tally):
-    run = half("damaged")
-    (run / "loss.txt").write_text("")
-    result = call_main(*command("damaged", "--checkpoint-every", "1it"))
-    assert result.code == 2
-    assert "loss.txt has lost rows" in result.err.splitlines()[-1]
-    tally("log file shorter than the checkpoint says: refused")
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_path, tally):
-    """RLIMIT_FSIZE: every write past 1 MB fails, so no checkpoint can be written."""
-    server.start(command("whole", "--checkpoint-every", "1it"), tmp_path / "log")
-    assert server.wait() == 0
-    run = half("full")
-    done = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)["loop"]["iteration"]
-    log = tmp_path / "full-log"
-    server.start(command("full", "--checkpoint-every", "1it"), log, file_size=1_000_000)
-    assert server.wait() == 1
-    (line,) = [line for line in log.read_text().splitlines() if "error" in line]
-    assert "File too large" in line
-    assert f"the last good checkpoint is {run / 'checkpoint.pth'}, after {done} iterations" in line
-    assert load_tensors(run / "checkpoint.pth", "test", checksum_required=True)["loop"]["iteration"] == done
-    assert json.loads((run / "run.json").read_text())["state"] == "failed"
-    assert not list(run.glob("*.tmp"))
-    server.start(command("full", "--checkpoint-every", "1it"), tmp_path / "log")
-    assert server.wait() == 0
-    assert_same(tmp_path / "full", tmp_path / "whole")
-    tally("disk full while a checkpoint is written, then resumed")
-
-
 def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, tally):
     server.start(command("shared"), tmp_path / "log")
     until(lambda: list((tmp_path / "shared").rglob("loss.txt")))
@@ -303,19 +168,6 @@ def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, t
     elsewhere = call_main(*command("again", "--workers", "1", "--data-root", str(tmp_path), "--checkpoint-every", "5it"))
     assert elsewhere.code == 0  # where and how often, not what
     assert elsewhere.out == second.out
-
-
-def test_lost_checkpoints_are_an_error(half, command, call_main, tally):
-    run = half("lost")
-    assert call_main(*command("lost", "--stop-after", "4")).code == 0  # so that run.json counts iterations
-    rows = (run / "loss.txt").read_bytes()
-    for path in run.glob("checkpoint*.pth"):
-        path.unlink()
-    result = call_main(*command("lost"))
-    assert result.code == 2
-    assert "has no checkpoint, but" in result.err
-    assert (run / "loss.txt").read_bytes() == rows
-    tally("lost checkpoints: refused, nothing touched")
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
@@ -379,34 +231,3 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
     assert result.code == 2
     assert f"{base} exists already: --overwrite" in result.err
     assert call_main(*pretrain("killed", "--overwrite")).code == 0
-
-
-def test_every_flip_and_cut_of_a_file_is_noticed(tmp_path, tally):
-    path = tmp_path / "state.pth"
-    state = {"a": torch.arange(1000), "b": [1, (2.5, "three"), None]}
-    save_tensors(state, path)
-    assert checksum_holds(path)
-    whole = path.read_bytes()
-    assert torch.equal(torch.load(path, weights_only=True)["a"], state["a"])  # plain torch reads it too
-    moments = random.Random(0)
-    for trial in range(200):
-        data = bytearray(whole)
-        if trial % 2:
-            data[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
-        else:
-            del data[moments.randrange(len(data)) :]
-        path.write_bytes(data)
-        with pytest.raises(BadInput, match="damaged"):
-            load_tensors(path, "test", checksum_required=True)
-        tally("bit flipped in a file of tensors: refused" if trial % 2 else "file of tensors cut short: refused")
-
-
-def test_the_previous_checkpoint_is_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.load() is None
-    for i in range(3):
-        checkpoints.save({"i": i})
-    assert checkpoints.load() == {"i": 2}
-    checkpoints.newest.unlink()
-    assert checkpoints.load() == {"i": 1}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-previous.pth"]

@@ -1,0 +1,51 @@
+"""A base model, and training runs of two epochs."""
+
+import json
+
+import pytest
+import torch
+
+from models_CIFAR.quantized_meta_resnet import MODELS
+
+
+class Result:
+    """What a finished training run left behind."""
+
+    def __init__(self, path):
+        self.path = path
+        self.record = json.loads((path / "run.json").read_text())
+        self.logs = {name: (path / f"{name}.txt").read_text() for name in ("loss", "train-acc", "test-acc", "lr")}
+        self.state = torch.load(path / "checkpoint.pth", weights_only=True)
+
+    def behaviour(self, what):
+        if what in ("net", "meta_net"):
+            return [(name, tuple(value.shape), value.tolist()) for name, value in self.state["loop"][what].items()]
+        return self.logs[what]
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory, tiny_set):
+    """A base model of ResNet20 for the tiny set, at random."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("base") / "base.pth"
+    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def train(call_main, tmp_path, tiny_set, base_model):
+    """train(*flags): two epochs of two iterations into a folder of its own; returns its Result."""
+    counter = iter(range(100))
+
+    def run(*flags):
+        root = tmp_path / str(next(counter))
+        arguments = ["-m", "ResNet20", "-d", tiny_set, "-bs", 4, "-n", 2, "-lr", 0.05, "--meta-lr", 0.1]
+        if "STE" in flags:
+            arguments = arguments[:-2]
+        arguments += ["--pretrained", base_model, "--results-root", root, *flags]
+        outcome = call_main("train", *arguments)
+        assert outcome.code == 0, outcome.err
+        (record,) = root.rglob("run.json") if "--results-root" not in flags else (tmp_path / "elsewhere").rglob("run.json")
+        return Result(record.parent)
+
+    return run

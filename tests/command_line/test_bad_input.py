@@ -1,0 +1,133 @@
+"""What is wrong is one clear line: flags, files, base models, a loss that is not finite."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import PROJECT, Malicious
+
+from models_CIFAR.quantized_meta_resnet import MODELS
+
+TRAIN = ["train", "-m", "ResNet20", "-d", "{set}", "--pretrained", "none", "-n", "1"]
+
+BAD_INPUT = [  # arguments, words that the one line must hold
+    (["fly"], ["fly", "train"]),
+    (["train", "-m", "ResNet20"], ["-d/--dataset"]),
+    ([*TRAIN, "-m", "ResNet21"], ["-m/--model", "ResNet21", "ResNet110"]),
+    ([*TRAIN, "-d", "MNIST"], ["-d/--dataset", "MNIST", "CIFAR10", "NPZ:path"]),
+    ([*TRAIN, "-q", "TWN"], ["-q/--quantizer", "TWN", "BWN-F"]),
+    ([*TRAIN, "-o", "Lion"], ["-o/--optimizer", "Lion", "SGD-M"]),
+    ([*TRAIN, "-meta", "RNN"], ["-meta/--backward", "RNN", "LSTMFC"]),
+    ([*TRAIN, "-nonlinear", "gelu"], ["-nonlinear/--meta-nonlinear", "gelu", "tanh"]),
+    ([*TRAIN, "--meta-init", "zero"], ["--meta-init", "zero", "identity"]),
+    ([*TRAIN, "--lstm-state", "keep"], ["--lstm-state", "keep", "reset"]),
+    ([*TRAIN, "--update-order", "mine"], ["--update-order", "mine", "paper"]),
+    ([*TRAIN, "-bw", "0"], ["-bw/--bits", "from 1 to 8", "'0'"]),
+    ([*TRAIN, "-bw", "9"], ["-bw/--bits", "from 1 to 8", "'9'"]),
+    ([*TRAIN, "-bw", "2", "-q", "BWN"], ["-bw/--bits 2", "1 bit"]),
+    ([*TRAIN, "-lr", "-1"], ["-lr/--init-lr", "above 0", "'-1'"]),
+    ([*TRAIN, "-lr", "nan"], ["-lr/--init-lr", "above 0", "'nan'"]),
+    ([*TRAIN, "-lr", "fast"], ["-lr/--init-lr", "above 0", "'fast'"]),
+    ([*TRAIN, "-n", "0"], ["-n/--epochs", "at least 1", "'0'"]),
+    ([*TRAIN, "-n", "1.5"], ["-n/--epochs", "at least 1", "'1.5'"]),
+    ([*TRAIN, "-bs", "0"], ["-bs/--batch-size", "at least 1"]),
+    ([*TRAIN, "-ad", "0"], ["-ad/--lr-adjust", "adaptive", "'0'"]),
+    ([*TRAIN, "-hidden", "0"], ["-hidden/--hidden-size", "at least 1"]),
+    ([*TRAIN, "-nfc", "-3"], ["-nfc/--num-fc", "at least 1"]),
+    ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "at least 1", "'x'"]),
+    ([*TRAIN, "-decay", "-1"], ["-decay/--meta-weight-decay", "at least 0"]),
+    ([*TRAIN, "--meta-lr", "0"], ["--meta-lr", "above 0"]),
+    ([*TRAIN, "--weight-decay", "inf"], ["--weight-decay", "at least 0"]),
+    ([*TRAIN, "--trial", "0"], ["--trial", "at least 1"]),
+    ([*TRAIN, "--seed", "-1"], ["--seed", "at least 0"]),
+    ([*TRAIN, "--workers", "-1"], ["--workers", "at least 0"]),
+    ([*TRAIN, "--checkpoint-every", "0"], ["--checkpoint-every", "100it", "'0'"]),
+    ([*TRAIN, "--device", "tpu"], ["--device", "cuda:N", "'tpu'"]),
+    ([*TRAIN, "--device", "cuda:99"], ["--device cuda:99", "CUDA devices"]),
+    ([*TRAIN, "-e", "../up"], ["-e/--exp-spec", "'../up'"]),
+    ([*TRAIN, "-e", "a/b"], ["-e/--exp-spec", "'a/b'"]),
+    ([*TRAIN, "--unheard-of"], ["--unheard-of"]),
+    ([*TRAIN, "--pretrained", "{root}/absent.pth"], ["--pretrained", "absent.pth", "main.py pretrain -m ResNet20 -d"]),
+    (
+        [*TRAIN, "-meta", "FC-Grad", "-hidden", "1", "-nonlinear", "relu", "--meta-init", "identity"],
+        ["--backward FC-Grad", "hidden_size"],
+    ),
+    ([*TRAIN, "-d", "NPZ:{root}/absent.npz"], ["--dataset NPZ:", "absent.npz", "no such file"]),
+    ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}/nothing"], ["--data-root", "CIFAR10", "cifar-10-python.tar.gz"]),
+    ([*TRAIN, "--results-root", "{file}"], ["--results-root", "cannot make"]),
+    (["benchmark", "--out", "{root}/nowhere/found.json"], ["--out", "nowhere"]),
+    (["tables", "run", "all", "--pretrained-root", "{root}/nowhere"], ["--pretrained-root", "nowhere", "no such folder"]),
+    (["tables", "run", "all", "--engine", "slurm", "--dry-run", "--jobs", "2"], ["--jobs 2", "--trials-per-device 1"]),
+    (["tables", "run", "all", "--set", "foo=1"], ["--set foo=1", "--foo"]),
+    (["evaluate", "{root}/nowhere"], ["nowhere", "no such folder or file"]),
+    (["evaluate", "{file}"], ["test_bad_input.py", "-m/--model"]),
+    (["evaluate", "{file}", "-m", "ResNet20", "-d", "{set}"], ["-m ResNet20", "test_bad_input.py"]),
+    (["evaluate", "{root}"], ["run.json"]),
+    (["report", "{root}"], ["no runs"]),
+    (["pretrain", "-m", "ResNet20", "-d", "{set}", "-n", "0"], ["-n/--epochs"]),
+]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=lambda x: " ".join(x)[-60:])
+def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, tiny_set, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refuses([argument.format(set=tiny_set, root=tmp_path, file=__file__) for argument in arguments], words)
+
+
+def weights_of(model, classes, **changes):
+    state = MODELS[model](num_classes=classes).state_dict() | changes
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda: weights_of("ResNet32", 2), ["layer1.3.conv1.weight is unexpected", "and"]),
+        (lambda: weights_of("ResNet20", 10), ["fc.weight has shape (10, 64), not (2, 64)"]),
+        (lambda: weights_of("ResNet20", 2, **{"bn1.weight": None}), ["bn1.weight is missing"]),
+        (lambda: {"net": weights_of("ResNet20", 2)}, ["not a plain state dict"]),
+        (lambda: [1, 2], ["not a plain state dict"]),
+        (lambda: b"", ["not a readable file"]),
+        (lambda: b"\x80\x02garbage", ["not a readable file"]),
+    ],
+)
+def test_a_base_model_for_another_net_is_refused(content, words, call_main, tmp_path, tiny_set, tally):
+    content, path = content(), tmp_path / "base.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert "--pretrained (-m ResNet20" in line
+    for word in words:
+        assert word in line
+    assert [p.name for p in tmp_path.iterdir()] == ["base.pth"]
+    tally("base model of another net, damaged or no state dict: refused")
+
+
+def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set, tally):
+    path, trace = tmp_path / "base.pth", tmp_path / "trace"
+    torch.save({"conv1.weight": Malicious(str(trace))}, path)
+    outcome = call_main("train", "-m", "ResNet20", "-d", tiny_set, "--pretrained", path, "--results-root", tmp_path / "R")
+    assert outcome.code == 2
+    assert "not a readable file of plain tensors" in outcome.err
+    assert not trace.exists()
+    tally("pickled code in a base model: refused, not run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
+    """As a user meets it: a process of its own."""
+    arguments = ["-m", "ResNet20", "-d", tiny_set, "-n", "3", "-lr", "1e38", "-bs", "4", "--pretrained", "none"]
+    process = subprocess.run(
+        [sys.executable, PROJECT / "main.py", "train", *arguments, "--results-root", tmp_path], capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("main.py: error: the training loss is ")
+    assert "at iteration" in process.stderr
+    assert " in layer " in process.stderr
+    assert "the last good checkpoint is " in process.stderr
+    (record,) = tmp_path.rglob("run.json")
+    assert json.loads(record.read_text())["state"] == "failed"

@@ -1,0 +1,236 @@
+"""Every flag does what it says, or says that it does nothing; what a run's folder holds."""
+
+import json
+
+import pytest
+import torch
+
+from main import COMMANDS
+from utils.options import build_parser, flags_without_effect
+
+FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
+    (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
+    (["-q", "BWN-F"], ["-q", "BWN"], "quantizer", "BWN-F", "loss"),
+    (["-bw", "2"], [], "bits", 2, "loss"),
+    (["-o", "SGD-M"], [], "optimizer", "SGD-M", "loss"),
+    (["-o", "Nesterov"], ["-o", "SGD-M"], "optimizer", "Nesterov", "loss"),
+    (["-o", "Adam"], [], "optimizer", "Adam", "loss"),
+    (["-o", "AMSGrad"], ["-o", "Adam"], "optimizer", "AMSGrad", "net"),
+    (["-meta", "STE"], ["-meta", "FC-Grad"], "backward", "STE", "loss"),
+    (["-meta", "FC-Grad"], [], "backward", "FC-Grad", "net"),
+    (["-meta", "LSTMFC", "-hidden", "4"], ["-hidden", "4"], "backward", "LSTMFC", "net"),
+    (["-hidden", "7"], [], "hidden_size", 7, "meta_net"),
+    (["-nfc", "2"], [], "num_fc", 2, "meta_net"),
+    (["-nlstm", "2"], ["-meta", "LSTMFC", "-hidden", "4"], "num_lstm", 2, "meta_net"),
+    (["-nonlinear", "relu"], [], "meta_nonlinear", "relu", "net"),
+    (["-nonlinear", "tanh"], ["-hidden", "4"], "meta_nonlinear", "tanh", "net"),
+    (["-lr", "0.2"], [], "init_lr", 0.2, "lr"),
+    (["-ad", "1"], [], "lr_adjust", 1, "lr"),
+    (["-ad", "adaptive"], [], "lr_adjust", "adaptive", None),
+    (["-n", "1"], [], "epochs", 1, "test-acc"),
+    (["-bs", "8"], [], "batch_size", 8, "loss"),
+    (["--drop-last"], ["-bs", "3"], "drop_last", True, "loss"),
+    (["-e", "mine"], [], "exp_spec", "mine", None),
+    (["-decay", "0.5"], [], "meta_weight_decay", 0.5, "meta_net"),
+    (["--meta-lr", "0.01"], [], "meta_lr", 0.01, "net"),
+    (["--meta-lr-adjust"], ["-ad", "1"], "meta_lr_adjust", True, "meta_net"),
+    (["--weight-decay", "0.5"], [], "weight_decay", 0.5, "net"),
+    (["--meta-init", "identity"], [], "meta_init", "identity", "net"),
+    (["--lstm-state", "reset"], ["-meta", "LSTMFC", "-hidden", "4"], "lstm_state", "reset", "net"),
+    (["--update-order", "paper"], [], "update_order", "paper", "loss"),
+    (["--trial", "2"], [], "trial", 2, "loss"),
+    (["--seed", "1"], [], "seed", 1, "loss"),
+    (["--pretrained", "none"], [], "pretrained", "none", "loss"),
+    (["--loader", "torchvision"], [], "loader", "torchvision", "loss"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "shared", "key", "value", "differs"), FLAG_CASES, ids=lambda x: " ".join(x) if isinstance(x, list) else ""
+)
+def test_every_training_flag_changes_what_it_says(flags, shared, key, value, differs, train):
+    plain, changed = train(*shared), train(*shared, *flags)
+    assert changed.record["settings"][key] == value
+    assert plain.record["settings"][key] != value
+    assert changed.record["state"] == "done"
+    if differs is not None:
+        assert changed.behaviour(differs) != plain.behaviour(differs)
+
+
+def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
+    """Flags that change where or how, not what: the numbers stay."""
+    plain = train()
+    for flags, key in (
+        [["--stop-after", "1000"], "stop_after"],
+        [["--device", "cpu"], "device"],
+        [["--data-root", str(tmp_path)], "data_root"],
+        [["--checkpoint-every", "1it"], "checkpoint_every"],
+    ):
+        other = train(*flags)
+        assert str(other.record["settings"][key]) == flags[1]
+        assert other.logs == plain.logs
+    for flag in ("deterministic", "tf32", "eager"):  # on CUDA they change something
+        other = train(f"--{flag}")
+        assert other.record["settings"][flag] is True
+        assert other.logs == plain.logs
+    by_torchvision, with_workers = train("--loader", "torchvision"), train("--loader", "torchvision", "--workers", "1")
+    assert with_workers.record["settings"]["workers"] == 1
+    assert with_workers.logs == by_torchvision.logs
+    elsewhere = train("--results-root", str(tmp_path / "elsewhere"))
+    assert elsewhere.logs == plain.logs
+
+
+def test_the_same_command_gives_the_same_numbers_and_ste_shares_its_data_order(train):
+    first, second = train(), train()
+    assert first.logs == second.logs
+    assert first.behaviour("net") == second.behaviour("net")
+    ste = train("-meta", "STE")
+    assert ste.logs["loss"].splitlines()[0] == first.logs["loss"].splitlines()[0]  # t = 0: same start, same batch
+
+
+def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny_set):
+    outcome = call_main(
+        "train",
+        "-m",
+        "ResNet20",
+        "-d",
+        tiny_set,
+        "-meta",
+        "STE",
+        "-hidden",
+        "5",
+        "-n",
+        "1",
+        "--pretrained",
+        "none",
+        "--results-root",
+        tmp_path,
+    )
+    assert outcome.code == 0
+    assert "note: --hidden-size has no effect with --backward STE" in outcome.err
+    (record,) = tmp_path.rglob("run.json")
+    settings = json.loads(record.read_text())["settings"]
+    assert [settings[key] for key in ("hidden_size", "num_fc", "meta_lr", "update_order")] == [None] * 4
+    assert record.parent.name == "Baseline-dorefa-optimizer-SGD-1bits-lr-30-trial-1"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("train -m ResNet20 -d Digits -meta STE -hidden 5 --meta-lr 1", ["--hidden-size", "--meta-lr"]),
+        ("train -m ResNet20 -d Digits -meta MultiFC -nlstm 2 --lstm-state reset", ["--num-lstm", "--lstm-state"]),
+        ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager --tf32", ["--workers", "--tf32", "--eager"]),
+        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --tf32", []),
+        ("train -m ResNet20 -d Digits --loader torchvision --device cuda --eager", ["--eager"]),
+        ("pretrain -m ResNet20 -d Digits --device cpu --deterministic", ["--deterministic"]),
+        ("benchmark --scale --repeats 3 --device cpu", ["--repeats", "--device"]),
+        ("benchmark --repeats 3 --device cpu", []),
+        ("tables status all --jobs 2 --address auto --dry-run", ["--jobs", "--address", "--dry-run"]),
+        ("tables run all --jobs 2 --address auto", ["--address"]),
+        ("tables run all --engine ray --address auto", []),
+        ("evaluate . -m ResNet20", ["--model"]),
+        ("evaluate base.pth -m ResNet20", []),
+    ],
+)
+def test_flags_that_do_nothing_are_named(command, named):
+    notes = flags_without_effect(build_parser(COMMANDS).parse_args(command.split()))
+    assert [note.split()[0] for note in notes] == named
+    assert all(" has no effect " in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "decay"),
+    [
+        (["-o", "Adam", "-meta", "STE"], 0.0),
+        (["-o", "Adam"], 5e-4),
+        (["-o", "SGD"], 0.0),
+        (["-o", "SGD-M", "-meta", "STE"], 5e-4),
+        (["-o", "Adam", "-meta", "STE", "--weight-decay", "0.1"], 0.1),
+    ],
+)
+def test_default_weight_decay_is_the_published_one(flags, decay, train):
+    assert train(*flags).record["settings"]["weight_decay"] == decay
+
+
+def test_short_flags_of_the_released_scripts_parse():
+    args = build_parser(COMMANDS).parse_args(
+        [
+            "train",
+            "-m",
+            "ResNet32",
+            "-d",
+            "CIFAR10",
+            "-q",
+            "BWN",
+            "-bw",
+            "1",
+            "-o",
+            "Adam",
+            "-meta",
+            "LSTMFC",
+            "-hidden",
+            "50",
+            "-nlstm",
+            "2",
+            "-nfc",
+            "4",
+            "-nonlinear",
+            "None",
+            "-lr",
+            "1e-2",
+            "-ad",
+            "adaptive",
+            "-n",
+            "7",
+            "-bs",
+            "64",
+            "-e",
+            "spec",
+            "-decay",
+            "1e-4",
+        ]
+    )
+    assert (args.model, args.dataset, args.quantizer, args.bits, args.optimizer) == ("ResNet32", "CIFAR10", "BWN", 1, "Adam")
+    assert (args.backward, args.hidden_size, args.num_lstm, args.num_fc, args.meta_nonlinear) == ("LSTMFC", 50, 2, 4, None)
+    assert (args.init_lr, args.lr_adjust, args.epochs, args.batch_size) == (0.01, "adaptive", 7, 64)
+    assert (args.exp_spec, args.meta_weight_decay) == ("spec", 1e-4)
+
+
+def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tmp_path, tiny_set, base_model):
+    """A base model's path with a doubled slash; a record from before a switch was there. A switch that is on is another run."""
+    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "--results-root", tmp_path / "R", "--pretrained"]
+    assert call_main(*command, base_model).code == 0
+    (record,) = (tmp_path / "R").rglob("run.json")
+    content = json.loads(record.read_text())
+    del content["settings"]["drop_last"]
+    record.write_text(json.dumps(content))
+    again = call_main(*command, f"{base_model.parent}//{base_model.name}")
+    assert again.code == 0
+    assert "is done" in again.out
+    other = call_main(*command, base_model, "--drop-last", "-bs", 4)
+    assert other.code == 2
+    assert "drop_last None there and True here" in other.err
+
+
+def test_run_folders_and_files(train):
+    run = train("-meta", "LSTMFC", "-hidden", "4", "-q", "BWN", "-o", "Adam", "-ad", "1", "-e", "try", "--trial", "3")
+    assert run.path.name == "Meta-LSTMFC-Nonlinear-None-hidden-size-4-nlstm-1-BWN-Adam-1bits-lr-1-try-trial-3"
+    assert run.path.parent.name == "runs-Quant"
+    assert run.path.parent.parent.name == "ResNet20-NPZ-tiny"
+    assert train("-meta", "FC-Grad", "-nonlinear", "relu").path.name == (
+        "Meta-FC-Grad-Nonlinear-relu-hidden-size-100-dorefa-SGD-1bits-lr-30-trial-1"
+    )
+    assert train().path.name == "Meta-MultiFC-Nonlinear-None-hidden-size-100-nfc-3-dorefa-SGD-1bits-lr-30-trial-1"
+    rows = {name: [row.split(", ") for row in log.splitlines()] for name, log in run.logs.items()}
+    assert [row[0] for row in rows["loss"]] == [row[0] for row in rows["lr"]] == ["0", "1", "2", "3"]
+    assert [row[1] for row in rows["lr"]] == ["0.05", "0.05", "0.005", "0.005"]
+    assert [row[0] for row in rows["test-acc"]] == ["1", "2"]
+    assert list(run.path.glob("events.out.tfevents*"))
+    record = run.record
+    assert {"versions", "device", "git", "hostname", "command", "started", "ended", "seconds_per_epoch", "peak_memory"} <= set(
+        record
+    )
+    assert len(record["seconds_per_epoch"]) == 2
+    assert record["peak_memory"]["cpu_rss"] > 1e8
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["result"]["top1"] == pytest.approx(float(rows["test-acc"][-1][1]))

@@ -1,0 +1,30 @@
+"""What must be the same in a run that was interrupted and in one that was not."""
+
+import torch
+
+from utils.checkpoint import load_tensors
+
+LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
+
+
+def only_run(root):
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
+def outcome(root):
+    """What must not depend on interruptions: the logs' bytes, the final weights, phi."""
+    run = only_run(root)
+    state = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)
+    weights = {f"{part} {name}": value for part in ("net", "meta_net") for name, value in state["loop"][part].items()}
+    return {name: (run / name).read_bytes() for name in LOGS}, weights
+
+
+def assert_same(root, reference):
+    logs, weights = outcome(root)
+    expected_logs, expected_weights = outcome(reference)
+    assert logs == expected_logs
+    assert len(logs["loss.txt"].splitlines()) == 12
+    assert weights.keys() == expected_weights.keys()
+    for name, value in expected_weights.items():
+        assert torch.equal(weights[name], value), name

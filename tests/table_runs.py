@@ -1,0 +1,33 @@
+"""The runs of a `main.py tables` command: what they are, and what they left behind."""
+
+import json
+
+from resumed import LOGS
+
+from main import COMMANDS
+from utils.options import build_parser, parse_training
+from utils.tables import select_runs
+
+
+def runs_of(argv):
+    return select_runs(build_parser(COMMANDS).parse_args(argv), parse_training)
+
+
+def by_hand(runs, call_main):
+    """Trains the runs in this process; returns each folder's logs."""
+    for run in runs:
+        outcome = call_main(*run.argv)
+        assert outcome.code == 0, outcome.err
+    return logs_of(runs)
+
+
+def logs_of(runs):
+    return {run.path.name: [(run.path / name).read_bytes() for name in LOGS] for run in runs}
+
+
+def record(run):
+    return json.loads((run.path / "run.json").read_text())
+
+
+def states(runs):
+    return [run.state()[0] for run in runs]
