@@ -2,6 +2,7 @@
 """MetaQuant (Chen, Wang, Pan, NeurIPS 2019): the command line. Each subcommand is a recipe; `main.py COMMAND -h` says more."""
 
 import math
+import os
 import shlex
 import sys
 from argparse import Namespace
@@ -9,17 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from meta_utils.iterations import CudaGraphs, Iterations
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import NotFinite, TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.base_model import check_base_model, check_start, load_base_model, load_start, write_base_model
 from utils.batches import Loader
 from utils.benchmark import count_costs, measure, write_json
 from utils.benchmark import table as benchmark_table
-from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_base_model, load_data, load_start
-from utils.checkpoint import Checkpoints, save_tensors
+from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
+from utils.checkpoint import Checkpoints
 from utils.dataset import get_dataloader
 from utils.engines import make_engine, train_command
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
@@ -35,7 +37,7 @@ from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
 from utils.settings import pretraining_settings, training_settings
 from utils.slurm import slurm_script
-from utils.tables import State, check_inputs, select_runs, status_table
+from utils.tables import State, fetch_data, select_runs, status_table, without_base_model
 from utils.throughput import measure_throughput
 from utils.throughput import table as throughput_table
 
@@ -49,18 +51,7 @@ def pretrain(args: Namespace) -> None:
     target = base_model_path(args.results_root, args.model, args.dataset)
     path = target.parent / f"pretrain-trial-{args.trial}"
     if not args.overwrite:
-        if target.exists() and not path.exists():
-            raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
-        try:
-            check_record(path, settings)
-        except Finished:
-            if not target.exists():
-                state = Checkpoints(path).load()
-                if state is None:
-                    gone = f"{path} is done, but its checkpoint and {target} are gone"
-                    raise BadInput(f"{gone}; --overwrite starts over") from None
-                write_base_model(state["loop"]["net"], target)
-            raise
+        check_base_model(target, path, settings)
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     net = build_net(args.model, train_loader, device)
@@ -71,22 +62,13 @@ def pretrain(args: Namespace) -> None:
         write_base_model(net.state_dict(), target)
 
 
-def write_base_model(state: dict[str, Tensor], target: Path) -> None:
-    """The file that `train` starts from; an older one is kept beside it. Raises RunFailed where it cannot be written."""
-    weights = {name: value.cpu().contiguous() for name, value in state.items()}
-    try:
-        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
-    except OSError as error:
-        raise RunFailed(f"{target} cannot be written: {error}") from None
-    print(f"wrote {target}")
-
-
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     settings = training_settings(args)
     path = run_path(settings)
     if not args.overwrite:
         check_record(path, settings)
+    check_start(settings)
     device = choose_device(args.device, args.deterministic, args.tf32)
     train_loader, test_loader = load_data(settings, seed_everything(args.seed, args.trial), device)
     loop = build_loop(settings, train_loader, device)
@@ -233,8 +215,10 @@ def tables(args: Namespace) -> None:
     elif args.dry_run:
         print("\n".join(shlex.join(train_command(run)) for run in runs))
     else:
-        check_inputs([run for run in runs if run.state()[0] is not State.DONE])
-        failures = Scheduler(runs, make_engine(args), args.retries).carry_out()
+        failures = without_base_model([run for run in runs if run.state()[0] is not State.DONE])
+        runnable = [run for run in runs if run not in failures]
+        fetch_data(runnable)
+        failures |= Scheduler(runnable, make_engine(args), args.retries).carry_out()
         for run, why in failures.items():
             print(f"failed: {run}: {why}")
         if failures:
@@ -275,6 +259,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"note: {note}", file=sys.stderr)
     try:
         args.function(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Finished as finished:
         print(finished)
     except (BadInput, RunFailed) as error:

@@ -83,7 +83,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
     print(f"{table()}\n\nMean training loss of epochs 1 - {BLOCK}: {spread()}")
-    for trial in read_csv(EPOCHS):
+    for trial in (trial for trial in read_csv(EPOCHS) if trial.epochs >= 30):
         found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
         print(f"Second peak of {method(trial.cell)}'s training loss, logs and ours: {', '.join(found)}")
     draw(FOLDER / "convergence")

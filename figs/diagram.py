@@ -48,12 +48,12 @@ class Diagram:
         self.axes.text(x, y + lift, symbol, ha="center", va="center", fontsize=16, zorder=3)
         self.axes.text(x, y - 0.27, caption, ha="center", va="center", fontsize=10, color="#555555", zorder=3)
 
-    def arrow(self, start, end, label, colour, shift=0.0, style="solid", broken=False) -> None:
-        """From box to box; shift raises both ends; broken: dashed, crossed out."""
+    def arrow(self, start, end, label, colour, broken=False) -> None:
+        """From box to box; broken: dashed, crossed out."""
         (x0, y0), (x1, y1) = self.centres[start], self.centres[end]
         patch = FancyArrowPatch(
-            (x0, y0 + shift),
-            (x1, y1 + shift),
+            (x0, y0),
+            (x1, y1),
             patchA=self.boxes[start],
             patchB=self.boxes[end],
             arrowstyle="-|>",
@@ -62,12 +62,12 @@ class Diagram:
             shrinkB=3,
             lw=2,
             color="#aaaaaa" if broken else colour,
-            linestyle="dashed" if broken else style,
+            linestyle="dashed" if broken else "solid",
             zorder=1,
         )
         self.axes.add_patch(patch)
         vertical = abs(x1 - x0) < 0.1
-        at = ((x0 + x1) / 2 + (0.15 if vertical else 0), (y0 + y1) / 2 + shift + (0 if vertical else 0.22))
+        at = ((x0 + x1) / 2 + (0.15 if vertical else 0), (y0 + y1) / 2 + (0 if vertical else 0.22))
         self.axes.text(
             *at, label, ha="left" if vertical else "center", va="center", fontsize=12, color="#777777" if broken else colour
         )

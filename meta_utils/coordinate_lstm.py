@@ -1,14 +1,16 @@
-"""A step of one LSTM and a linear map for every coordinate of all layers, with little to move and little to keep."""
+"""One step of an LSTM and a linear map, the same for every coordinate of all layers, with a derivative that costs one product."""
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-SLICE = 512  # coordinates of a chunk that one of several processors sums over
+SLICE = 512  # rows of each of the products, side by side, that a sum over a chunk's coordinates is split into
 
 
 class CoordinateLSTM(torch.autograd.Function):
     """f(x) = FC(LSTM(x)) for every coordinate: x (N,), the state h and c (L, N, h), FC's weight (1, h) and bias (1,), each
     layer's weights (4h, k), gates in torch's order i, f, g, o -> (f (N,), h', c'), with a graph to FC and the weights alone.
+    k = h + inputs + 1: columns for the layer's h, for its input (x, above the first layer the h' below), and for 1 (the biases).
 
     f is one number a coordinate, so its derivative with respect to the gates does not wait for the loss: forward takes it
     (where `learn`) while a chunk's gates lie in the cache, in place of the gates, and backward is one product per layer.
@@ -23,27 +25,29 @@ class CoordinateLSTM(torch.autograd.Function):
         spare = x.new_empty(2, rows, hidden)
         doubled = [_double_g(W).t() for W in weights]
         scales = _gate_scales(fc_weight, len(weights))
+        to_below = [scale.t() * W[:, hidden:-1] for scale, W in zip(scales, weights, strict=True)]
         for start in range(0, len(x), chunk_size):
             chunk = slice(start, min(start + chunk_size, len(x)))
-            here = slice(0, chunk.stop - start)
-            place = chunk if learn else here
+            in_buffer = slice(0, chunk.stop - start)
+            in_gates = chunk if learn else in_buffer
             below = x[chunk, None]
             for layer, W in enumerate(doubled):
-                row = inputs[layer][here]
-                row[:, :hidden], row[:, hidden:-1] = h[layer, chunk], below
+                joined = inputs[layer][in_buffer]
+                joined[:, :hidden], joined[:, hidden:-1] = h[layer, chunk], below
                 at = (c[layer, chunk], new_c[layer, chunk], new_h[layer, chunk])
-                below = _cell(torch.mm(row, W, out=gates[layer][place]), *at, *spare[:, here], learn)
+                below = _cell(torch.mm(joined, W, out=gates[layer][in_gates]), *at, *spare[:, in_buffer], learn)
             for layer in reversed(range(1, len(weights) if learn else 0)):
-                d_h = gates[layer][place] @ (scales[layer].t() * weights[layer][:, hidden:-1])
-                gates[layer - 1][place].unflatten(1, (4, hidden)).mul_(d_h[:, None])
+                d_h = gates[layer][in_gates] @ to_below[layer]
+                gates[layer - 1][in_gates].unflatten(1, (4, hidden)).mul_(d_h[:, None])
         if learn:
             ctx.save_for_backward(x, h, new_h, *scales, *gates)
             ctx.chunk_size = chunk_size
         ctx.mark_non_differentiable(new_h, new_c)
         ctx.set_materialize_grads(False)  # no zeros in the place of those of h' and c'
-        return torch.addmv(fc_bias, new_h[-1], fc_weight[0]), new_h, new_c
+        return torch.addmv(fc_bias.expand(len(x)), new_h[-1], fc_weight[0]), new_h, new_c
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_f: Tensor, *_) -> tuple[Tensor | None, ...]:
         x, h, new_h, *saved = ctx.saved_tensors
         layers, hidden = len(h), h.shape[2]
@@ -54,11 +58,11 @@ class CoordinateLSTM(torch.autograd.Function):
             for start in range(0, len(x), ctx.chunk_size):
                 chunk = slice(start, start + ctx.chunk_size)
                 d = d_f[chunk, None]
-                row = inputs[: len(d)]
-                torch.mul(h[layer, chunk], d, out=row[:, :hidden])
-                torch.mul(below[chunk], d, out=row[:, hidden:-1])
-                row[:, -1:] = d
-                _add_product(total, row, gates[chunk])
+                joined = inputs[: len(d)]
+                torch.mul(h[layer, chunk], d, out=joined[:, :hidden])
+                torch.mul(below[chunk], d, out=joined[:, hidden:-1])
+                joined[:, -1:] = d
+                _add_product(total, joined, gates[chunk])
             d_weights.append((total.sum(0) * scale).t())
             below = new_h[layer]
         return (None,) * 5 + (torch.mv(new_h[-1].t(), d_f).unsqueeze(0), d_f.sum().unsqueeze(0), *d_weights)

@@ -52,8 +52,7 @@ class MetaConv2d(MetaQuantizedLayer, nn.Conv2d):
     """nn.Conv2d with a quantized weight (C_out, C_in, k, k)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.take_operands()
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self._conv_forward(x, *self.take_operands())
 
 
 class MetaLinear(MetaQuantizedLayer, nn.Linear):
@@ -150,7 +149,8 @@ class MetaLayers:
         W_hat.register_hook(partial(self.kept.__setitem__, "g_W_hat"))
         if not learned:
             self.kept.pop("g_W_tilde", None)
-            W_tilde.register_hook(partial(self.kept.__setitem__, "g_W_tilde"))
+            kept = self.kept
+            W_tilde.register_hook(lambda g: kept.__setitem__("g_W_tilde", g.clone()))  # g may become .grad, refined in place
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""

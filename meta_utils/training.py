@@ -9,7 +9,7 @@ Iteration t, order "notebook" (the default; it made the published curves):
   6. t > 0: weight.grad = stopgrad(calibration(W) g_W_tilde) for every meta layer
   7. refine every gradient in place: p.grad = pi(p.grad)
   8. t > 0: p <- p - alpha p.grad for every parameter
-Order "paper", t > 0: 2; 6 and 7; the forward of 3 with r = pi(g_W), so that W' is the updated weight itself; 4; 8 with that r; 5.
+Order "paper", t > 0: 1, 2; 6, 7; the forward of 3 with r = pi(g_W), so that W' is the updated weight itself; 4; 8 with that r; 5.
 STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
 """
 
@@ -179,15 +179,15 @@ class TrainingLoop:
         return loss, outputs
 
     def _paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        meta_grad_dict = self._meta_gradients()  # 1, 2
+        meta_grad_dict = self._meta_gradients()  # 1, 2: g_W_tilde = M(g_W_hat, W_tilde) of t-1
         self.net.meta.fold(self.quantizer, meta_grad_dict)
-        assign_meta_gradients(self.net)  # 6
-        self.optimizee.get_refine_gradient()  # 7
+        assign_meta_gradients(self.net)  # 6: g_W = calibration(W) g_W_tilde
+        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3
-        self._backward(loss)  # 4
-        apply_gradients(parameters, self.lr, refined)  # 8, after the backward: autograd needs what the forward read
+        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3: at W' = W - alpha pi(g_W), with a graph to phi
+        self._backward(loss)  # 4: g_W_hat of t, and phi's gradient
+        apply_gradients(parameters, self.lr, refined)  # 8: W <- W', after the backward, which needs what the forward read
         self._step_phi()  # 5
         return loss, outputs
 

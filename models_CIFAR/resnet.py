@@ -74,10 +74,4 @@ class ResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
-resnet20_cifar = partial(ResNet, 20)
-resnet32_cifar = partial(ResNet, 32)
-resnet44_cifar = partial(ResNet, 44)
-resnet56_cifar = partial(ResNet, 56)
-resnet110_cifar = partial(ResNet, 110)
-
 MODELS = {f"ResNet{depth}": partial(ResNet, depth) for depth in DEPTHS}

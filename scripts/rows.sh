@@ -1,4 +1,6 @@
-# Sourced by the scripts of the paper's tables and of the evidence. With --dry-run they print the commands and run nothing. From the environment:
+# Sourced by the scripts of the paper's tables and of the evidence. With --dry-run they print the commands and run nothing. From the
+# environment:
+#   VENV                  virtual environment (.venv, made where it is not there)
 #   TRIALS                trials of a row (5)
 #   EPOCHS                epochs of a run (100)
 #   BASE_EPOCHS           epochs of a base model that has to be made (200)

@@ -85,6 +85,7 @@ def choose_device(name: str, deterministic: bool = False, tf32: bool = False) ->
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # the code writes before it reads
         print("note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning")
     return device
 

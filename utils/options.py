@@ -38,8 +38,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names a default where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        named = action.default is not False and action.default not in (None, [])
-        return super()._get_help_string(action) if named else action.help
+        if action.default is False or action.default in (None, []):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -160,25 +163,25 @@ def _train(parser: Parser) -> None:
     add = parser.add_argument
     add("-q", "--quantizer", choices=sorted(QUANTIZERS), default="dorefa", help="quantizer of every layer's weights")
     add("-bw", "--bits", type=whole(1, MAX_BITS), default=1, help="bits per weight (BWN and BWN-F take 1)")
-    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizee")
+    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizer of the net")
     add(
         "--weight-decay",
         type=real(),
-        help="of the optimizee (default: SGD 0; SGD-M 5e-4; Adam 5e-4 with a learned gradient, 0 with STE, as published)",
+        help="(default, as published: SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, 0 with STE)",
     )
     add("-meta", "--backward", choices=METHODS, default="MultiFC", help="gradient through the quantizer: STE, or a meta network")
     add("-hidden", "--hidden-size", type=whole(1), help="M's hidden size (default: 100)")
     add("-nfc", "--num-fc", type=whole(1), help="MultiFC's linear layers (default: 3)")
     add("-nlstm", "--num-lstm", type=whole(1), help="LSTMFC's LSTM layers (default: 1)")
     add("-nonlinear", "--meta-nonlinear", type=nonlinearity, help="between M's linear layers: none, relu or tanh (default: none)")
-    add("--meta-init", choices=STARTS, help="M's start; identity: FC-Grad, LSTMFC as STE, MultiFC as W~ (default: random)")
+    add("--meta-init", choices=STARTS, help="M's start; identity: it passes g_W^ on (MultiFC: times W~) (default: random)")
     add("--lstm-state", choices=LSTM_STATES, help="LSTMFC's (h, c) from iteration to iteration (default: carry)")
     add("--meta-lr", type=real(above=0), help="gamma, the learning rate of M (default: 1e-3)")
     add("--meta-lr-adjust", action="store_true", help="gamma drops together with alpha")
     add("-decay", "--meta-weight-decay", type=real(), help="of M's optimizer (default: 0)")
     add("--update-order", choices=UPDATE_ORDERS, help="order of the loop (default: notebook, which made the published curves)")
     add("-e", "--exp-spec", type=label, help="added to the run's folder name")
-    add("--trial", type=whole(1), default=1, help="number of the trial")
+    add("--trial", type=whole(1), default=1, help="number of the trial; with --seed it fixes everything that is random")
     add("--pretrained", metavar="PATH|none", help="base model (default: the one that pretrain wrote); none: from scratch")
 
 
@@ -209,7 +212,7 @@ def _benchmark(parser: Parser) -> None:
         default=["plain", "STE", "FC-Grad", "MultiFC"],
         help="plain (full precision in torch's default memory format), STE, or meta networks such as MultiFC or MultiFC:tanh",
     )
-    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizee")
+    add("-o", "--optimizer", choices=sorted(OPTIMIZEES), default="SGD", help="optimizer of the quantized nets; plain's is SGD")
     add("--repeats", type=whole(1), default=7, help="rounds in which the methods take turns")
     add("--iterations", type=whole(1), default=5, help="iterations of a method in a round")
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N")
@@ -231,14 +234,14 @@ def _benchmark(parser: Parser) -> None:
 
 def _tables(parser: Parser) -> None:
     add = parser.add_argument
-    add("action", choices=["run", "status"], help="run what is not done yet; or say what is done, running, failed, missing")
+    add("action", choices=["run", "status"], help="run what is not done yet; or say how far it is")
     add("tables", nargs="+", metavar="TABLE", help="tables of the manifest (table1, table2, fig3), or all")
-    add("--manifest", default=str(MANIFEST), metavar="TOML", help="what is run")
+    add("--manifest", default=str(MANIFEST), metavar="TOML", help="file of the tables to run")
     add("--protocol", choices=PROTOCOLS, default="logs", help="settings as the published logs show, or as the paper's text says")
     chosen = parser.add_argument_group("selection of cells")
     chosen.add_argument("-m", "--model", nargs="+", choices=list(MODELS), help="only these networks")
     chosen.add_argument("-q", "--quantizer", nargs="+", choices=sorted(QUANTIZERS), help="only these quantizers")
-    chosen.add_argument("-o", "--optimizer", nargs="+", choices=sorted(OPTIMIZEES), help="only these optimizees")
+    chosen.add_argument("-o", "--optimizer", nargs="+", choices=sorted(OPTIMIZEES), help="only these optimizers")
     chosen.add_argument("-meta", "--backward", nargs="+", choices=METHODS, help="only STE, or these meta networks")
     chosen.add_argument("--trials", type=whole(1), metavar="N", help="trials 1 to N (default: the manifest's)")
     chosen.add_argument("--trial", nargs="+", type=whole(1), metavar="T", help="only these trials")

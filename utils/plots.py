@@ -86,7 +86,7 @@ def _draw(axes: Axes, series: Series, curve: str) -> None:
     epochs = np.arange(1, values.shape[1] + 1)
     lonely = "." if len(epochs) == 1 else None  # a line of one point shows nothing
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)
-    labels = (series.label, None) if series.band_only else (None, series.label)
+    labels = (series.label, None) if series.band_only and len(values) > 1 else (None, series.label)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(epochs, low, high, color=series.colour, alpha=band, linewidth=0, label=labels[0])
     axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=lonely, label=labels[1])

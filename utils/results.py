@@ -60,8 +60,8 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
             found += 1
             trials += new
         if not found:
-            there = "no runs below it" if root.is_dir() else "no such folder or CSV file"
-            problems.append(f"{root}: {there} (no run.json, no folder in the published names)")
+            none = "no runs below it (no run.json, no folder in the published names)"
+            problems.append(f"{root}: {none if root.is_dir() else 'no such folder or CSV file'}")
     return trials, problems
 
 

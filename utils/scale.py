@@ -48,10 +48,15 @@ class _ByteCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         results = func(*args, **(kwargs or {}))
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name not in self._outputs(func)}  # among the results
         moves = not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
         if moves and "empty" not in func._schema.name:
             self.total += sum(x.numel() * x.element_size() for x in tree_leaves((args, kwargs, results)) if torch.is_tensor(x))
         return results
+
+    @staticmethod
+    def _outputs(func) -> set[str]:
+        return {argument.name for argument in func._schema.arguments if argument.is_out}
 
 
 def count(work: Callable[[], None]) -> Cost:

@@ -74,7 +74,7 @@ def select_runs(args: Namespace, parse: Callable[[list[str], str], Settings]) ->
     that leaves nothing, or settings that `train` does not take.
     """
     manifest = read_manifest(args.manifest, args.protocol)
-    names = list(manifest) if args.tables == ["all"] else args.tables
+    names = list(manifest) if "all" in args.tables else args.tables
     for name in names:
         if name not in manifest:
             raise BadInput(f"{name}: no such table in {args.manifest}, which has {', '.join(manifest)} (or all)")
@@ -111,13 +111,22 @@ def status_table(runs: list[TableRun]) -> str:
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
-def check_inputs(runs: Sequence[TableRun]) -> None:
-    """Downloads what data sets are missing. Raises BadInput where a run that is to start lacks its base model or data set."""
+def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
+    """The runs that lack their base model, and how to make it. Raises BadInput where all of them do."""
+    lacking = {}
     for run in runs:
         path, cell = run.settings["pretrained"], run.row.cell
         if path != "none" and not Path(path).is_file():
             how = f"make it with 'main.py pretrain -m {cell.model} -d {cell.dataset}', or name a folder with --pretrained-root"
-            raise BadInput(f"{cell}: there is no base model {path}; {how}")
+            lacking[run] = f"there is no base model {path}; {how}"
+    if lacking and len(lacking) == len(runs):
+        run, why = next(iter(lacking.items()))
+        raise BadInput(f"{run.row.cell}: {why}")
+    return lacking
+
+
+def fetch_data(runs: Iterable[TableRun]) -> None:
+    """Downloads what data sets are missing. Raises BadInput where one is not to be had."""
     for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
         load_images(dataset, "test", root)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from main import COMMANDS
+from meta_utils.meta_network import META_NETWORKS, MetaNetwork
 from utils.options import build_parser, flags_without_effect
 
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
@@ -210,6 +211,21 @@ def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tm
     other = call_main(*command, base_model, "--drop-last", "-bs", 4)
     assert other.code == 2
     assert "drop_last None there and True here" in other.err
+
+
+class Unclipped(MetaNetwork):
+    def forward(self, g_W_hat, W_tilde, state=None):
+        return g_W_hat, {}
+
+
+def test_an_estimator_with_nothing_to_learn_trains(train, monkeypatch):
+    monkeypatch.setitem(META_NETWORKS, "FC-Grad", Unclipped)
+    fixed = train("-meta", "FC-Grad")
+    monkeypatch.undo()
+    assert fixed.record["state"] == "done"
+    assert (
+        fixed.logs["loss"].splitlines()[:2] == train("-meta", "FC-Grad", "--meta-init", "identity").logs["loss"].splitlines()[:2]
+    )
 
 
 def test_run_folders_and_files(train):

@@ -114,6 +114,20 @@ def one_iteration(net, batch, quantizer):
     F.cross_entropy(net(batch[0], quantizer), batch[1]).backward()
 
 
+@pytest.mark.parametrize("quantizer", QUANTIZED)
+def test_ste_shows_the_gradient_at_w_tilde_as_autograd_made_it(quantizer, tiny_net, batches):
+    """Also where W_tilde is W and the optimizee refines W's gradient in place."""
+    (batch,) = batches(1)
+    reference = copy.deepcopy(tiny_net)
+    one_iteration(reference, batch, quantizer)
+    loop = make_loop(tiny_net, quantizer=quantizer, optimizee=SGD(tiny_net.parameters(), lr=0.05, weight_decay=0.5))
+    loop.step(*batch)
+    slope = 0.5 if quantizer == "dorefa" else 1.0  # dW_tilde/dW over the calibration, which absorbs the 2 of Q
+    for layer, other in zip(reference.meta_layers(), tiny_net.meta_layers(), strict=True):
+        expected = layer.weight.grad / (slope * get_quantizer(quantizer).calibration(layer.weight))
+        torch.testing.assert_close(other.pre_quantized_grads, expected)
+
+
 @pytest.mark.parametrize("order", ["notebook", "paper"])
 def test_identity_start_fc_grad_gives_unclipped_ste_at_t1(order, tiny_net, batches):
     """dorefa's W_tilde lies in [0, 1], so that its STE never clips: the learned g_W is the one autograd gives."""

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from meta_utils.meta_quantized_module import MetaConv2d
 from models_CIFAR import quantized_meta_resnet, resnet
 from models_CIFAR.quantized_meta_resnet import MODELS, QuantizedMetaResNet
-from utils.build import load_base_model
+from utils.base_model import load_base_model
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
 from utils.quantize import evaluate
@@ -33,10 +34,19 @@ def test_resnet20_has_22_meta_layers():
     assert sum(len(shape) == 4 and shape[2] == 3 for shape in shapes[1:]) == 18
 
 
+@pytest.mark.parametrize("options", [{}, {"padding_mode": "reflect"}, {"groups": 2}, {"dilation": 2}, {"stride": 2}])
+def test_a_meta_convolution_takes_every_option_of_a_convolution(options):
+    torch.manual_seed(0)
+    meta, plain = (kind(4, 6, 3, padding=1, **options) for kind in (MetaConv2d, torch.nn.Conv2d))
+    meta.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 4, 8, 8)
+    assert torch.equal(meta(images), plain(images))
+
+
 @pytest.mark.parametrize("num_classes", [10, 100])
 def test_a_quantized_net_is_the_plain_net_with_meta_layers(num_classes):
     torch.manual_seed(0)
-    plain = resnet.resnet20_cifar(num_classes=num_classes)
+    plain = resnet.MODELS["ResNet20"](num_classes=num_classes)
     quantized = quantized_meta_resnet.resnet20_cifar(num_classes=num_classes)
     quantized.load_state_dict(plain.state_dict(), strict=True)
     images = torch.randn(2, 3, 32, 32)

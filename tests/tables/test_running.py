@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import PROJECT, until
 from table_runs import by_hand, logs_of, record, runs_of, states
 
+from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.tables import State
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (requirements-ray.txt)")
@@ -44,6 +46,21 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(servers, command, c
     assert logs_of(runs[:2]) == good
     assert "going on after" in (runs[0].path / "output.log").read_text()
     tally("a table's run killed: the table resumes it")
+
+
+def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifest, tmp_path):
+    manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet32", quantizer = "BWN"'))
+    bases = tmp_path / "bases"
+    bases.mkdir()
+    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), bases / "ResNet20-NPZ-tiny-pretrain.pth")
+    flags = ["-n", "1", "--pretrained-root", str(bases)]
+    outcome = call_main(*command("R", *flags))
+    assert outcome.code == 1
+    (listed,) = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
+    assert listed.startswith("failed: ResNet32 NPZ:")
+    assert "there is no base model" in listed
+    assert "main.py pretrain -m ResNet32" in listed
+    assert states(runs_of(command("R", *flags))) == [State.DONE, State.MISSING]
 
 
 def test_a_folder_that_cannot_be_made_is_a_failure(call_main, command, tmp_path):

@@ -19,6 +19,7 @@ def test_views_move_nothing_and_an_update_in_place_reads_and_writes():
     a = torch.empty(10, device="meta")
     assert count(lambda: a.view(2, 5).t()).bytes == 0
     assert count(lambda: a.add_(a)).bytes == 3 * 40
+    assert count(lambda: torch.add(a, a, out=a)).bytes == 3 * 40
 
 
 def test_the_floor_is_the_longer_of_computing_and_moving():
