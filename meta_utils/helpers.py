@@ -34,7 +34,7 @@ def meta_gradient_generation(
 
 
 class GradientComparison(NamedTuple):
-    """scale: M's c where M is a scalar, else |g_W_tilde| / |g_W_hat|; cosine: between M's g_W and STE's, all layers as one."""
+    """scale: M's s where M is a scalar, else |g_W_tilde| / |g_W_hat|; cosine: between M's g_W and STE's, all layers as one."""
 
     scale: float
     cosine: float
@@ -48,8 +48,8 @@ def compare_with_ste(
     g_W_hat, layout, W = net.meta.get("g_W_hat"), net.meta.layout, net.meta.weights()
     g_W_tilde, _ = meta_net(g_W_hat, net.meta.get("W_tilde"), meta_hidden_state_dict)
     g_W = quantizer.calibration(W, layout) * g_W_tilde
-    c = meta_net.scale()
-    scale = g_W_tilde.norm() / g_W_hat.norm() if c is None else c
+    s = meta_net.scale()
+    scale = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
     cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)
     return GradientComparison(scale.item(), cosine.item())
 

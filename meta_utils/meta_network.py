@@ -45,7 +45,7 @@ class MetaNetwork(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def scale(self) -> Tensor | None:
-        """The scalar c that M amounts to, where it is one, else None."""
+        """The scalar s that M amounts to, where it is one, else None."""
         return None
 
 

@@ -1,13 +1,11 @@
 """The published numbers, and where tables and logs disagree."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from utils.cells import Cell
 from utils.errata import KINDS, errata, errata_records, errata_table, first_epoch_after_drop, origin
-from utils.published import logged, logged_statistics, printed, printed_best, published_settings
+from utils.published import FOLDER, logged, logged_statistics, printed, printed_best, published_settings
 from utils.report_tables import errata_markdown
 
 
@@ -125,6 +123,6 @@ def test_the_errata_as_data_and_for_reading():
     rows = errata_table()
     assert ("mean", "ResNet32 CIFAR10 dorefa STE Adam", "printed 1.000 too low", "90.172 (0.077)", "91.172 (0.077)") in rows
     assert ("trials", "ResNet44 CIFAR10: all 14 cells", "trials 1-3 are pooled, 5 are logged", "", "") in rows
-    assert errata_markdown() in (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert errata_markdown() in (FOLDER / "README.md").read_text()
     numbers = [record["logs_mean"] for record in records if record["kind"] in ("mean", "label")]
     assert np.isfinite(numbers).all()
