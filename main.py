@@ -215,9 +215,10 @@ def tables(args: Namespace) -> None:
     elif args.dry_run:
         print("\n".join(shlex.join(train_command(run)) for run in runs))
     else:
-        failures = without_base_model([run for run in runs if run.state()[0] is not State.DONE])
+        to_do = [run for run in runs if run.state()[0] is not State.DONE]
+        failures = without_base_model(to_do)
+        fetch_data(run for run in to_do if run not in failures)
         runnable = [run for run in runs if run not in failures]
-        fetch_data(runnable)
         failures |= Scheduler(runnable, make_engine(args), args.retries).carry_out()
         for run, why in failures.items():
             print(f"failed: {run}: {why}")

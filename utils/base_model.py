@@ -38,12 +38,19 @@ def write_base_model(state: dict[str, Tensor], target: Path) -> None:
     print(f"wrote {target}")
 
 
+def what_is_missing(settings: dict[str, Any]) -> str | None:
+    """That the base model of a run's settings is not there, and how to make it; None where it is, or none is asked for."""
+    path = settings["pretrained"]
+    if path == "none" or Path(path).is_file():
+        return None
+    how = f"main.py pretrain -m {settings['model']} -d {settings['dataset']}"
+    return f"there is no base model {path}; make it with '{how}'"
+
+
 def check_start(settings: dict[str, Any]) -> None:
     """Raises BadInput where the base model that --pretrained names is not there."""
-    path = settings["pretrained"]
-    if path != "none" and not Path(path).is_file():
-        how = f"main.py pretrain -m {settings['model']} -d {settings['dataset']}"
-        raise BadInput(f"--pretrained: there is no base model {path}; make it with '{how}', name another, or none for scratch")
+    if missing := what_is_missing(settings):
+        raise BadInput(f"--pretrained: {missing}, name another, or none for scratch")
 
 
 def load_start(net: nn.Module, settings: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from utils.base_model import what_is_missing
 from utils.cells import Cell
 from utils.dataset import load_images
 from utils.lock import is_locked
@@ -113,12 +114,8 @@ def status_table(runs: list[TableRun]) -> str:
 
 def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
     """The runs that lack their base model, and how to make it. Raises BadInput where all of them do."""
-    lacking = {}
-    for run in runs:
-        path, cell = run.settings["pretrained"], run.row.cell
-        if path != "none" and not Path(path).is_file():
-            how = f"make it with 'main.py pretrain -m {cell.model} -d {cell.dataset}', or name a folder with --pretrained-root"
-            lacking[run] = f"there is no base model {path}; {how}"
+    found = {run: what_is_missing(run.settings) for run in runs}
+    lacking = {run: f"{missing}, or name a folder with --pretrained-root" for run, missing in found.items() if missing}
     if lacking and len(lacking) == len(runs):
         run, why = next(iter(lacking.items()))
         raise BadInput(f"{run.row.cell}: {why}")
