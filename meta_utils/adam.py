@@ -33,23 +33,40 @@ class Adam(Optimizee):
         super().__init__(params, {**defaults, "bias_corrected_eps": bias_corrected_eps})
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's; the step counts go to the parameters' device, too."""
+        """As torch's; the step counts go to the parameters' device, too, where equal ones are one tensor again."""
         super().load_state_dict(state_dict)
+        shared: dict[tuple, Tensor] = {}
         for p, state in self.state.items():
-            state["step"] = torch.as_tensor(state["step"]).to(p)
+            step = torch.as_tensor(state["step"]).to(p)
+            state["step"] = shared.setdefault((step.item(), step.dtype, step.device), step)
 
     def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
-        if not params:
-            return
-        beta1, beta2 = group["betas"]
+        self._start(group, params, states)
+        steps = {id(state["step"]): state["step"] for state in states}
+        for step in steps.values():  # one, unless parameters have gradients at different times
+            members = [index for index, state in enumerate(states) if state["step"] is step]
+            together = ([values[index] for index in members] for values in (params, grads, states))
+            self._refine(group, step.add_(1), *together)
+
+    def _start(self, group: dict, params: list[Tensor], states: list[dict]) -> None:
+        """Makes the state of new parameters. Those that have had all their gradients at the same times share their step count."""
+        steps: dict[tuple, Tensor] = {}
         for p, state in zip(params, states, strict=True):
             if not state:
-                state["step"] = torch.zeros((), dtype=p.dtype, device=p.device)
+                kind = p.dtype, p.device
+                state["step"] = steps.setdefault(kind, torch.zeros((), dtype=p.dtype, device=p.device))
                 for moment in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
                     state[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        counts = [state["step"] for state in states]
-        torch._foreach_add_(counts, 1)
-        t = torch.stack(counts).double()  # on the device: nothing here waits for it
+        for p in group["params"]:
+            if p.grad is None and self.state.get(p):
+                self.state[p]["step"] = self.state[p]["step"].clone()
+
+    @staticmethod
+    def _refine(group: dict, step: Tensor, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
+        """Of parameters that share a step count, now t: it stays on the device, and nothing here waits for it."""
+        beta1, beta2 = group["betas"]
+        t = step.double()
+        mean_correction, root_correction = 1 - beta1**t, (1 - beta2**t).sqrt()
         mean, square = ([state[moment] for state in states] for moment in ("exp_avg", "exp_avg_sq"))
         if group["weight_decay"]:
             torch._foreach_add_(grads, params, alpha=group["weight_decay"])
@@ -60,19 +77,13 @@ class Adam(Optimizee):
             largest = [state["max_exp_avg_sq"] for state in states]
             torch._foreach_maximum_(largest, square)
             square = largest
-        mean_corrections, root_corrections = 1 - beta1**t, (1 - beta2**t).sqrt()
         denominator = torch._foreach_sqrt(square)
         if group["bias_corrected_eps"]:
-            torch._foreach_div_(denominator, self._scalars(root_corrections, params))
+            torch._foreach_div_(denominator, root_correction.to(step.dtype))
             torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_mul_(denominator, self._scalars(mean_corrections, params))
+            torch._foreach_mul_(denominator, mean_correction.to(step.dtype))
         else:
             torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_mul_(denominator, self._scalars(mean_corrections / root_corrections, params))
+            torch._foreach_mul_(denominator, (mean_correction / root_correction).to(step.dtype))
         torch._foreach_copy_(grads, mean)
         torch._foreach_div_(grads, denominator)
-
-    @staticmethod
-    def _scalars(values: Tensor, params: list[Tensor]) -> list[Tensor]:
-        """A scalar tensor for each parameter, of the parameters' dtype."""
-        return list(values.to(params[0].dtype).unbind())

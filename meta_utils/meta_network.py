@@ -88,22 +88,19 @@ class CoordinateFC(nn.Module):
         last.copy_((signs / torch.tensor(reached))[None])
 
     def scale(self) -> Tensor | None:
-        """The product of the matrices, which is all there is without a nonlinearity; None with one."""
-        return self.slopes()[0] if self.nonlinear is None else None
-
-    def slopes(self) -> tuple[Tensor, Tensor]:
-        """(f(1), -f(-1)): what x is multiplied with on either side of zero; scalars with a graph to phi."""
-        one = self.maps[0].weight.new_ones(1, 1)
-        up, down = self._layer_by_layer(torch.cat([one, -one]))
-        return up, -down
+        """f(1), the product of the matrices, all there is without a nonlinearity (None with one); keeps the graph to phi."""
+        return None if self.nonlinear else self._layer_by_layer(self._one())[0]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.nonlinear is None:
-            return self.slopes()[0] * x
+            return self.scale() * x
         if self.nonlinear == "relu":
-            up, down = self.slopes()
-            return up * x.clamp(min=0) + down * x.clamp(max=0)
+            up, down = self._layer_by_layer(torch.cat([self._one(), -self._one()]))
+            return up * x.clamp(min=0) - down * x.clamp(max=0)
         return torch.cat([self._layer_by_layer(chunk) for chunk in x.unsqueeze(1).split(CHUNKS[x.device.type])])
+
+    def _one(self) -> Tensor:
+        return self.maps[0].weight.new_ones(1, 1)
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
         """x (N, 1) -> (N,), as the network is written."""

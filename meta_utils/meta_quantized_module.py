@@ -127,7 +127,7 @@ class MetaLayers:
                 self.fold(quantizer, meta_grad_dict)
             (_, u), self._folded = self._folded, None
             r = layout.flatten(self._refined(layer) for layer in self.layers)
-            W = stored.sub(r, alpha=lr) - lr * (u - u.detach())
+            W = stored.sub(r, alpha=lr).sub(u - u.detach(), alpha=lr)
             bias_grads = [meta_grad_dict[layer.name][2] for layer in self.layers]
             biases = [b if g is None else b.sub(g, alpha=lr) for b, g in zip(biases, bias_grads, strict=True)]
         W_tilde = quantizer.preprocess(W, layout)

@@ -27,17 +27,18 @@ ADAM_GRID = [
 
 def parameters():
     generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in [(3, 4), (5,), (2, 1, 3, 3)]
-    ]
+    shapes = [(3, 4), (5,), (2, 1, 3, 3), (4, 2)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
 def gradients(step, params):
-    """Of very different sizes; the last parameter gets its first gradient at step 3."""
+    """Of very different sizes; the last two parameters get their first at step 3, and one of them has none at step 6."""
     generator = torch.Generator().manual_seed(step + 1)
-    scales = [1.0, 1e-6, 30.0]
+    scales = [1.0, 1e-6, 30.0, 1.0]
     return [
-        None if i == 2 and step < 3 else scale * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        None
+        if (i >= 2 and step < 3) or (i, step) == (2, 6)
+        else scale * torch.randn(p.shape, generator=generator, dtype=torch.float64)
         for i, (p, scale) in enumerate(zip(params, scales[: len(params)], strict=True))
     ]
 
@@ -125,6 +126,20 @@ def test_state_dicts_have_torchs_names(ours, theirs):
         run(optimizer, params)
         states.append(optimizer.state_dict()["state"])
     assert [sorted(s) for s in states[0].values()] == [sorted(s) for s in states[1].values()]
+
+
+def test_parameters_with_one_history_share_their_step_count():
+    """So that a scalar of all of them is one number, by which a list is multiplied at once; also after a resume."""
+    params = parameters()
+    optimizee = Adam(params)
+    counts = [[4, 4, 1, 1], [7, 7, 3, 4]]  # which of them are the same tensor changes at step 6
+    for steps, expected in zip((range(4), range(4, 7)), counts, strict=True):
+        run(optimizee, params, steps=steps)
+        for _ in ("as it is", "loaded"):
+            found = [optimizee.state[p]["step"] for p in params]
+            assert [int(step) for step in found] == expected
+            assert len({id(step) for step in found}) == len(set(expected))
+            optimizee.load_state_dict(optimizee.state_dict())
 
 
 def test_step_takes_a_closure():
