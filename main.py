@@ -18,7 +18,7 @@ from meta_utils.training import NotFinite, TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.base_model import check_base_model, check_start, load_base_model, load_start, write_base_model
 from utils.batches import Loader
-from utils.benchmark import count_costs, measure, write_json
+from utils.benchmark import ITERATIONS, count_costs, measure, write_json
 from utils.benchmark import table as benchmark_table
 from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
 from utils.checkpoint import Checkpoints
@@ -193,6 +193,7 @@ def benchmark(args: Namespace) -> None:
     if args.out and not Path(args.out).absolute().parent.is_dir():
         raise BadInput(f"--out {args.out}: there is no such folder")
     device = choose_device(args.device, tf32=args.tf32)
+    args.iterations = args.iterations or ITERATIONS[device.type]
     if args.at_once:
         work = {"optimizer": args.optimizer, "device": str(device), "iterations": args.repeats * args.iterations}
         found = measure_throughput(*cells, args.at_once, **work, tf32=args.tf32, eager=args.eager)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import record_function
 
-from meta_utils.meta_network import META_NETWORKS
+from meta_utils.meta_network import require_method
 from meta_utils.optimizee import apply_gradients
 from utils.quantize import Quantizer, ste_gradient
 
@@ -22,8 +22,7 @@ def meta_gradient_generation(
     the layer's bias gradient or None). hidden: M's state for the next call, {} at the start and for a network without one.
     Raises ValueError where meta_method does not name meta_net's class, RuntimeError where a layer has no g_W_hat yet.
     """
-    if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
-        raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
+    require_method(meta_method, meta_net)
     g_W_hat, W_tilde = net.meta.get("g_W_hat"), net.meta.get("W_tilde")
     g_W_tilde, hidden = meta_net(g_W_hat, W_tilde, meta_hidden_state_dict)
     pieces = net.meta.layout.split(g_W_tilde)
@@ -63,6 +62,7 @@ def assign_meta_gradients(net: nn.Module) -> None:
         layer.weight.grad = g_W
 
 
+@record_function("update")
 def update_parameters(net: nn.Module, lr: float) -> None:
     """p <- p - lr p.grad for every parameter with a gradient: step 8 of the loop."""
     apply_gradients([p for p in net.parameters() if p.grad is not None], lr)

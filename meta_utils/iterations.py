@@ -4,6 +4,7 @@ On CUDA an iteration (augmentation, meta step, forward, backward, refinement, up
 graph and then replayed: the same kernels on the same numbers, launched all at once.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,7 @@ class CudaGraphs:
 
     def capture(self, body: Body) -> Body:
         """Records the work without doing it; what is returned does it."""
+        gc.collect()  # a graph that the collector meets later, during the capture, would spoil it
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             body()
@@ -121,7 +123,7 @@ class Iterations:
     def _replay(self, count: int, body: Body) -> None:
         rates = (self.loop.lr, self.loop.meta_lr)
         if rates != self._captured_at:
-            self._replays, self._captured_at = {}, rates
+            self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
         if count not in self._replays:
             if self._carried is None:
                 self._carried = {

@@ -190,3 +190,9 @@ class MetaLSTMFC(MetaNetwork):
 
 
 META_NETWORKS: dict[str, type[MetaNetwork]] = {"FC-Grad": MetaFC, "MultiFC": MetaDesignedMultiFC, "LSTMFC": MetaLSTMFC}
+
+
+def require_method(meta_method: str, meta_net: nn.Module) -> None:
+    """Raises ValueError where the method does not name the network's class."""
+    if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
+        raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.profiler import record_function
 
 
 class Optimizee(Optimizer):
@@ -28,7 +27,6 @@ class Optimizee(Optimizer):
         raise NotImplementedError(f"{type(self).__name__} does not define refine()")
 
     @torch.no_grad()
-    @record_function("update")
     def get_refine_gradient(self) -> None:
         """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are."""
         for group in self.param_groups:
@@ -49,7 +47,6 @@ class Optimizee(Optimizer):
 
 
 @torch.no_grad()
-@record_function("update")
 def apply_gradients(params: list[Tensor], lr: float, grads: list[Tensor] | None = None) -> None:
     """p <- p - lr p.grad for a list of parameters; grads: what to take in place of each p.grad."""
     if params:

@@ -30,7 +30,7 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
-from meta_utils.meta_network import META_NETWORKS
+from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Optimizee, apply_gradients
 from utils.quantize import Quantizer
 
@@ -67,8 +67,8 @@ class TrainingLoop:
             raise ValueError(f"a learned gradient takes a meta network and its optimizer, STE neither (method {meta_method})")
         if self.learned and quantizer is None:
             raise ValueError(f"a learned gradient (method {meta_method}) takes a quantizer")
-        if self.learned and not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
-            raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")
+        if self.learned:
+            require_method(meta_method, meta_net)
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
         self.meta_method, self.meta_net, self.meta_optimizer = meta_method, meta_net, meta_optimizer
         self.update_order = update_order
@@ -173,7 +173,7 @@ class TrainingLoop:
             self._step_phi()  # 5
             assign_meta_gradients(self.net)  # 6
         if self.update_order == "notebook" or not self.learned:  # order "paper" refines in the next iteration
-            self.optimizee.get_refine_gradient()  # 7
+            self._refine()  # 7
         if meta_grad_dict or not self.learned:
             update_parameters(self.net, self.lr)  # 8
         return loss, outputs
@@ -182,12 +182,13 @@ class TrainingLoop:
         meta_grad_dict = self._meta_gradients()  # 1, 2: g_W_tilde = M(g_W_hat, W_tilde) of t-1
         self.net.meta.fold(self.quantizer, meta_grad_dict)
         assign_meta_gradients(self.net)  # 6: g_W = calibration(W) g_W_tilde
-        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
+        self._refine()  # 7: pi(g_W)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
         loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3: at W' = W - alpha pi(g_W), with a graph to phi
         self._backward(loss)  # 4: g_W_hat of t, and phi's gradient
-        apply_gradients(parameters, self.lr, refined)  # 8: W <- W', after the backward, which needs what the forward read
+        with record_function("update"):
+            apply_gradients(parameters, self.lr, refined)  # 8: W <- W', after the backward, which needs what the forward read
         self._step_phi()  # 5
         return loss, outputs
 
@@ -197,6 +198,10 @@ class TrainingLoop:
             self.meta_net, self.net, self.meta_method, self.meta_hidden_state_dict
         )
         return meta_grad_dict
+
+    @record_function("update")
+    def _refine(self) -> None:
+        self.optimizee.get_refine_gradient()
 
     @record_function("meta")
     def _step_phi(self) -> None:

@@ -1,5 +1,6 @@
 """What an iteration costs: methods interleaved in one process, medians and spread, ratios to STE, phases, memory."""
 
+import gc
 import json
 import statistics
 import time
@@ -28,6 +29,8 @@ from utils.tabular import markdown_table
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 BASELINE = "STE"
 WHOLE = "iterations"
+ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round
+PROFILED = 5  # iterations at most
 PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
 
 
@@ -164,17 +167,12 @@ def measure(
     Each of `repeats` rounds gives every method `iterations` iterations; a warm-up comes first. On CUDA the methods replay
     captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
-    clock, found = _Clock(device), []
-    for model, batch_size, quantizer in product(models, batch_sizes, quantizers):
-        cell = (model, batch_size, quantizer)
-        trainers = {name: trainer(name, cell, optimizer, device, eager) for name in methods}
-        for run in trainers.values():
-            run(WARM_UP + 2 if device.type == "cuda" else 2)
-        rounds = []
-        for _ in range(repeats):
-            rounds.append({name: clock.time(partial(trainers[name], iterations)) / iterations for name in methods})
+    cells = list(product(models, batch_sizes, quantizers))
+    timed = [_take_turns(cell, methods, optimizer, device, repeats, iterations, eager) for cell in cells]
+    found = []
+    for cell, rounds in zip(cells, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
         for name in methods:
-            phases, cuda_bytes = _look_inside(name, cell, optimizer, device, iterations)
+            phases, cuda_bytes = _look_inside(name, cell, optimizer, device, min(iterations, PROFILED))
             seconds = [each[name] for each in rounds]
             median = statistics.median(seconds)
             found.append(
@@ -185,7 +183,7 @@ def measure(
                     fastest=min(seconds),
                     slowest=max(seconds),
                     iterations_per_second=1 / median,
-                    images_per_second=batch_size / median,
+                    images_per_second=cell[1] / median,
                     ratio_to_ste=_ratio(rounds, name, BASELINE),
                     ratio_to_plain=_ratio(rounds, name, PLAIN),
                     phases=phases,
@@ -195,12 +193,31 @@ def measure(
     return found
 
 
+def _take_turns(
+    cell: tuple[str, int, str],
+    methods: list[str],
+    optimizer: str,
+    device: torch.device,
+    repeats: int,
+    iterations: int,
+    eager: bool,
+) -> list[dict[str, float]]:
+    """Seconds per iteration of every method, round by round."""
+    trainers = {name: trainer(name, cell, optimizer, device, eager) for name in methods}
+    for run in trainers.values():
+        run(WARM_UP + 2 if device.type == "cuda" else 2)
+    clock = _Clock(device)
+    return [{name: clock.time(partial(run, iterations)) / iterations for name, run in trainers.items()} for _ in range(repeats)]
+
+
 def _look_inside(
     name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
 ) -> tuple[dict[str, float], int | None]:
-    """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU beside what is there."""
+    """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
     before = 0
     if device.type == "cuda":
+        trainer(name, cell, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
+        gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     run = trainer(name, cell, optimizer, device, eager=True)

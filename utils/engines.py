@@ -142,7 +142,7 @@ def make_engine(args: Namespace) -> Engine:
     """The engine that the flags ask for."""
     if args.engine == "ray":
         return RayEngine(args.address, args.jobs, args.trials_per_device, args.cpus_per_run or 1, args.retries)
-    return LocalEngine(local_slots(args, visible_gpus() if dict(args.set).get("device") != "cpu" else []))
+    return LocalEngine(local_slots(args, visible_gpus()))
 
 
 def local_slots(args: Namespace, gpus: list[str]) -> list[dict[str, str]]:
@@ -151,7 +151,8 @@ def local_slots(args: Namespace, gpus: list[str]) -> list[dict[str, str]]:
     Processes that all take every core spin against each other, and each is many times slower, so that a slot says how many
     threads its process may use, unless OMP_NUM_THREADS is set. Raises BadInput for more jobs than the GPUs take.
     """
-    if gpus:
+    spread = dict(args.set).get("device", "auto") in ("auto", "cuda")  # cuda:1 is that very GPU, for all runs
+    if gpus and spread:
         slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(args.trials_per_device) for gpu in gpus]
         if args.jobs and args.jobs > len(slots):
             raise BadInput(

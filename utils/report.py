@@ -78,7 +78,7 @@ class Report:
         counted = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
         lines = [f"{counted} trials counted, {len(self.left_out)} left out. Made by:\n"]
-        return "\n".join([*lines, *(f"- {count} runs: {maker}" for maker, count in makers.most_common())])
+        return "\n".join([*lines, *(f"- {count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common())])
 
     def write(self, folder: Path) -> None:
         """report.md, each table as CSV and LaTeX, errata.csv, runs.csv.xz (every epoch of the counted trials) and the pictures.

@@ -149,8 +149,15 @@ def test_slots_spread_over_the_gpus_and_share_the_cores(flags, gpus, slots, monk
     assert {slot["OMP_NUM_THREADS"] for slot in local_slots(args, gpus)} == {"3"}
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("auto", ["0", "1"]), ("cuda", ["0", "1"]), ("cuda:1", [None]), ("cpu", [None])])
+def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus):
+    """A run that saw another GPU alone would look for it in vain."""
+    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", "--set", f"device={device}"])
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in local_slots(args, ["0", "1"])] == gpus
+
+
 def test_more_jobs_than_the_gpus_take_are_refused():
-    args = argparse.Namespace(jobs=3, trials_per_device=1, cpus_per_run=None)
+    args = argparse.Namespace(jobs=3, trials_per_device=1, cpus_per_run=None, set=[])
     with pytest.raises(BadInput, match="--jobs 3: 2 GPUs with --trials-per-device 1 take 2"):
         local_slots(args, ["0", "1"])
 

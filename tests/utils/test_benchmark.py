@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
+from utils.benchmark import PHASES, trainer
 from utils.miscellaneous import RunFailed
 from utils.throughput import measure_throughput
 
@@ -28,6 +31,20 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
         assert min(one["phases"]["forward"], one["phases"]["backward"]) > 0
         assert sum(one["phases"].values()) == pytest.approx(1, abs=0.02)
     assert multi["phases"]["meta"] > 0
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_no_phase_lies_inside_another(optimizer):
+    """Their shares would come to more than the whole."""
+    run = trainer("MultiFC", ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
+    run(2)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run(1)
+    phases = [event for event in profiler.events() if event.name in PHASES]
+    assert {event.name for event in phases} == set(PHASES)
+    for event in phases:
+        while event := event.cpu_parent:
+            assert event.name not in PHASES
 
 
 @pytest.mark.parametrize("method", ["RNN", "STE:relu", "LSTMFC:tanh", "MultiFC:gelu"])
