@@ -154,7 +154,7 @@ def epochs_table() -> str:
     ):
         theirs, whole = logged().get(cell, ()), [trial for trial in longer if trial.cell == cell]
         paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else ""
-        columns = [paper, _last_epochs(theirs), _last_epochs(whole)]
+        columns = [paper, _last_epochs(theirs), _last_epochs(whole) + (f", n = {len(whole)}" if whole else "")]
         for name, _, digits in CURVES:
             band, found = ([getattr(trial, name)[0] for trial in side] for side in (theirs, trials))
             columns += [span(band, digits), marked(found, band, digits)]
