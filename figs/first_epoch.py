@@ -28,7 +28,7 @@ from figs.convergence import EPOCHS as LONG_RUNS  # noqa: E402
 from figs.convergence import trials_below  # noqa: E402
 from figs.ranges import CURVES, beyond, marked, span  # noqa: E402
 from utils.cells import Cell  # noqa: E402
-from utils.plots import COLOURS  # noqa: E402
+from utils.plots import COLOURS, logarithmic  # noqa: E402
 from utils.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.published import logged, printed  # noqa: E402
 from utils.report_tables import method  # noqa: E402
@@ -212,7 +212,7 @@ def draw(path: Path) -> None:
         axes.set(
             title=" ".join(panel), xlabel="iteration", ylabel="training loss, mean since the start", xscale="log", xlim=(5, 500)
         )
-        axes.set_yscale("log")
+        logarithmic(axes)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small", title="lines: ours; bars: published", title_fontsize="small")
     figure.savefig(path, dpi=130)

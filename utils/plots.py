@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from utils.cells import Cell
 from utils.published import Printed, logged, logged_statistics
@@ -71,7 +72,7 @@ def draw_curves(
             _draw(axes, one, curve)
         axes.set(xlabel="epoch", ylabel=label, title=title)
         if curve == LOSS[0]:
-            axes.set_yscale("log")
+            logarithmic(axes)
         axes.grid(alpha=0.3)
     if all(series == panels[0][1] for _, series, _ in panels):
         _legend(figure)
@@ -79,6 +80,14 @@ def draw_curves(
         for axes in figure.axes:
             axes.legend(fontsize="small")
     _save(figure, path, suffixes)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y-axis, with numbers as one says them at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw(axes: Axes, series: Series, curve: str) -> None:
