@@ -33,12 +33,13 @@ class Adam(Optimizee):
         super().__init__(params, {**defaults, "bias_corrected_eps": bias_corrected_eps})
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's; the step counts go to the parameters' device, too, where equal ones are one tensor again."""
+        """As torch's; the step counts go to the parameters' device, too, where a group's equal ones are one tensor again."""
         super().load_state_dict(state_dict)
-        shared: dict[tuple, Tensor] = {}
-        for p, state in self.state.items():
-            step = torch.as_tensor(state["step"]).to(p)
-            state["step"] = shared.setdefault((step.item(), step.dtype, step.device), step)
+        for group in self.param_groups:
+            shared: dict[tuple, Tensor] = {}
+            for p in filter(self.state.get, group["params"]):
+                step = torch.as_tensor(self.state[p]["step"]).to(p)
+                self.state[p]["step"] = shared.setdefault((step.item(), step.dtype, step.device), step)
 
     def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
         self._start(group, params, states)

@@ -142,6 +142,20 @@ def test_parameters_with_one_history_share_their_step_count():
             optimizee.load_state_dict(optimizee.state_dict())
 
 
+def test_groups_do_not_share_step_counts():
+    """Each counts its own refinements; equal counts of two groups stay apart when they are loaded."""
+    ours, theirs = parameters()[:2], parameters()[:2]
+    optimizers = [
+        kind([{"params": [first]}, {"params": [second]}], lr=0.1, **options)
+        for kind, (first, second), options in [(Adam, ours, {"bias_corrected_eps": True}), (torch.optim.Adam, theirs, {})]
+    ]
+    for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
+        run(optimizer, params, steps=range(3))
+        optimizer.load_state_dict(optimizer.state_dict())
+        run(optimizer, params, steps=range(3, 6))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
 def test_step_takes_a_closure():
     p = torch.ones(2, requires_grad=True)
     optimizee = SGD([p], lr=0.5)
