@@ -214,6 +214,13 @@ class Server:
         os.kill(self.pid, which)  # the server keeps an ended process as a zombie, so the pid is its own
         return self.wait()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0  # a server that was not needed may still be importing torch
+
     def _answer(self, word):
         name, value = self.process.stdout.readline().split()
         assert name == word
@@ -222,14 +229,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server():
-    server = Server()
-    yield server
-    server.process.stdin.close()
-    assert server.process.wait(10) == 0
+    with Server() as server:
+        yield server
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=60.0):
+    """Waits until the condition is true, and returns what it is then."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.0005)
+    return found

@@ -1,9 +1,6 @@
 """A run to interrupt, and one that was interrupted in the middle."""
 
-import signal
-
 import pytest
-from conftest import until
 from resumed import only_run
 
 
@@ -19,15 +16,14 @@ def command(tmp_path, tiny_set):
 
 
 @pytest.fixture
-def half(server, command, tmp_path):
+def half(command, call_main, tmp_path):
     """half(root): a run of a command like MultiFC's that was stopped in the middle with two checkpoints; returns its folder."""
 
     def make(root):
-        server.start(command(root, "--checkpoint-every", "1it"), tmp_path / "log")
-        until(lambda: list((tmp_path / root).rglob("checkpoint-previous.pth")))
-        assert server.kill() == -signal.SIGKILL
+        stopped = call_main(*command(root, "--checkpoint-every", "1it", "--stop-after", "5"))
+        assert stopped.code == 0, stopped.err
         run = only_run(tmp_path / root)
-        until(lambda: (run / "checkpoint.pth").exists(), 1)
+        assert sorted(path.name for path in run.glob("checkpoint*.pth")) == ["checkpoint-previous.pth", "checkpoint.pth"]
         return run
 
     return make

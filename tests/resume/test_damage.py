@@ -67,7 +67,6 @@ def test_lost_log_rows_are_an_error(half, command, call_main, tally):
 
 def test_lost_checkpoints_are_an_error(half, command, call_main, tally):
     run = half("lost")
-    assert call_main(*command("lost", "--stop-after", "4")).code == 0  # so that run.json counts iterations
     rows = (run / "loss.txt").read_bytes()
     for path in run.glob("checkpoint*.pth"):
         path.unlink()

@@ -50,8 +50,5 @@ def command(manifest, tmp_path):
 @pytest.fixture(scope="module")
 def servers(one_thread):
     """Two processes from which main.py can be forked at the same time."""
-    found = [Server(), Server()]
-    yield found
-    for server in found:
-        server.process.stdin.close()
-        assert server.process.wait(10) == 0
+    with Server() as first, Server() as second:
+        yield [first, second]

@@ -135,7 +135,7 @@ def test_a_signal_stops_rays_runs_gently(command, tmp_path):
     runs = runs_of(command("R", *flags))
     argv = shlex.join([sys.executable, str(PROJECT / "main.py"), *command("R", *flags)])
     driver = subprocess.Popen(["bash", "-c", f"trap '' INT; exec {argv}"])
-    until(lambda: (runs[0].path / "loss.txt").exists(), 60)
+    until(lambda: (runs[0].path / "loss.txt").exists())
     driver.terminate()
     assert driver.wait(40) == 143
     assert states(runs) == [State.STOPPED, State.MISSING]
@@ -173,13 +173,11 @@ def test_a_ray_worker_and_a_whole_node_are_lost(servers, command, call_main, tmp
 
     try:
         servers[0].start(command("R", *flags, "--engine", "ray", "--address", cluster.address), tmp_path / "log")
-        until(lambda: in_the_middle(first), 60)
-        run, worker = in_the_middle(first)
+        run, worker = until(lambda: in_the_middle(first))
         lost.append(run)
         os.kill(worker, signal.SIGKILL)
         os.kill(process_of(run), signal.SIGKILL)
-        until(lambda: in_the_middle(second), 60)
-        run, _ = in_the_middle(second)
+        run, _ = until(lambda: in_the_middle(second))
         lost.append(run)
         cluster.remove_node(second, allow_graceful=False)
         os.kill(process_of(run), signal.SIGKILL)
