@@ -85,6 +85,7 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
     drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
+        run.write(optimizers=loop.hyperparameters())
         replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
         iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
         while recorder.epoch < settings["epochs"] and not recorder.stop:

@@ -9,8 +9,8 @@ from meta_utils.optimizee import Optimizee
 class Adam(Optimizee):
     """pi(g) = m sqrt(1 - beta2^t) / (1 - beta1^t) / (sqrt(v) + eps), weight decay added to g: Adam as the published runs had it.
 
-    bias_corrected_eps: eps is added to sqrt(v / (1 - beta2^t)) instead, which is torch.optim.Adam; in the first iterations the
-    published form has the larger eps, by up to 1 / sqrt(1 - beta2) = 32.
+    bias_corrected_eps: eps is added to sqrt(v / (1 - beta2^t)) instead, which is torch.optim.Adam (STE's, and phi's); in the
+    first iterations the published form has the larger eps, by up to 1 / sqrt(1 - beta2) = 32.
     amsgrad: v is replaced by the largest v so far.
     Raises ValueError for a negative lr, eps or weight decay and for betas outside [0, 1).
     """

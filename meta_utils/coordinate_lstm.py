@@ -14,6 +14,7 @@ class CoordinateLSTM(torch.autograd.Function):
 
     f is one number a coordinate, so its derivative with respect to the gates does not wait for the loss: forward takes it
     (where `learn`) while a chunk's gates lie in the cache, in place of the gates, and backward is one product per layer.
+    What is kept for it, 4h numbers a coordinate and layer (ResNet110, h = 100: 2.6 GiB), is all that grows with N beside h and c.
     """
 
     @staticmethod

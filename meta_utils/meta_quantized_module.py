@@ -33,7 +33,8 @@ class MetaQuantizedLayer:
     def _shown(self, symbol: str) -> Tensor:
         flat = None if self._owner is None else self._owner.kept.get(symbol)
         if flat is None:
-            raise RuntimeError(f"{self.name}: no {symbol} yet, it needs a quantized training forward and its backward first")
+            kind = "with a learned gradient" if symbol == "calibration" else "and its backward"
+            raise RuntimeError(f"{self.name}: no {symbol} yet, it needs a quantized training forward {kind} first")
         return self._owner.layout.split(flat)[self._index]
 
     pre_quantized_weight = property(lambda self: self._shown("W_tilde"))
@@ -92,10 +93,10 @@ class MetaLayers:
         self.layers[0]._shown(symbol)
         return self.kept[symbol]
 
-    def fold(self, quantizer: Quantizer, meta_grad_dict: Mapping[str, tuple]) -> None:
+    def fold(self, quantizer: Quantizer, meta_grad_dict: Mapping[str, tuple], training: bool = True) -> None:
         """u = calibration(W) * g_W_tilde, with a graph to phi, ready for the coming forward (which folds by itself if need be).
 
-        Keeps `calibration`, `g_W_tilde` and `g_W` = stopgrad(u). Raises ValueError where a layer is not in the dict.
+        training: keep `calibration`, `g_W_tilde` and `g_W` = stopgrad(u). Raises ValueError where a layer is not in the dict.
         """
         missing = [layer.name for layer in self.layers if layer.name not in meta_grad_dict]
         if missing:
@@ -104,7 +105,8 @@ class MetaLayers:
         calibration = quantizer.calibration(self.weights().detach(), self.layout)
         u = calibration * g_W_tilde
         self._folded = meta_grad_dict, u
-        self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": u.detach()}
+        if training:
+            self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": u.detach()}
 
     def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: float, training: bool) -> None:
         """Hands every layer the weight and bias of the coming forward: step 3 of the loop.
@@ -124,7 +126,7 @@ class MetaLayers:
         W, biases = stored, [layer.bias for layer in self.layers]
         if meta_grad_dict:
             if self._folded is None or self._folded[0] is not meta_grad_dict:
-                self.fold(quantizer, meta_grad_dict)
+                self.fold(quantizer, meta_grad_dict, training)
             (_, u), self._folded = self._folded, None
             r = layout.flatten(self._refined(layer) for layer in self.layers)
             W = stored.sub(r, alpha=lr).sub(u - u.detach(), alpha=lr)
@@ -145,12 +147,14 @@ class MetaLayers:
 
     def _keep(self, W_tilde: Tensor, W_hat: Tensor, learned: bool) -> None:
         self.kept |= {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
-        self.kept.pop("g_W_hat", None)
-        W_hat.register_hook(partial(self.kept.__setitem__, "g_W_hat"))
+        for symbol in ("g_W_hat",) if learned else ("g_W_hat", "g_W_tilde", "g_W", "calibration"):
+            self.kept.pop(symbol, None)
+        W_hat.register_hook(partial(self._keep_gradient, "g_W_hat", learned))
         if not learned:
-            self.kept.pop("g_W_tilde", None)
-            kept = self.kept
-            W_tilde.register_hook(lambda g: kept.__setitem__("g_W_tilde", g.clone()))  # g may become .grad, refined in place
+            W_tilde.register_hook(partial(self._keep_gradient, "g_W_tilde", learned))
+
+    def _keep_gradient(self, symbol: str, learned: bool, g: Tensor) -> None:
+        self.kept[symbol] = g if learned else g.clone()  # autograd may make g a weight's .grad, which is refined in place
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""

@@ -31,11 +31,12 @@ class Optimizee(Optimizer):
         """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            self.refine(group, params, [p.grad for p in params], [self.state[p] for p in params])
+            if params:
+                self.refine(group, params, [p.grad for p in params], [self.state[p] for p in params])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Refines every gradient, then p <- p - lr p.grad. closure: computes the loss and its gradients first."""
+        """Refines every gradient in place, then p <- p - lr p.grad. closure: computes the loss and its gradients first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

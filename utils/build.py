@@ -37,7 +37,9 @@ def build_loop(settings: dict[str, Any], loader: Loader, device: torch.device) -
     """The training loop of a run's settings at iteration 0, its net for the loader's classes and at random."""
     s = settings
     net = build_net(s["model"], loader, device, s["bits"])
-    optimizee = OPTIMIZEES[s["optimizer"]].build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"])
+    choice = OPTIMIZEES[s["optimizer"]]
+    options = {name: s[name] for name in (choice.options_ste if s["backward"] == "STE" else ())}
+    optimizee = choice.build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"], **options)
     meta_net, meta_optimizer = _build_meta_network(s, device)
     quantizer = get_quantizer(s["quantizer"], s["bits"])
     return TrainingLoop(net, optimizee, quantizer, s["backward"], meta_net, meta_optimizer, s["update_order"] or "notebook")

@@ -187,7 +187,7 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
     Raises ValueError where there are no batches.
     """
     device = next(net.parameters()).device
-    training = net.training
+    modes = [(module, module.training) for module in net.modules()]  # one may be frozen, in eval mode always
     net.eval()
     sums, count = torch.zeros(3, dtype=torch.float64, device=device), 0
     try:
@@ -198,7 +198,8 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
             sums += len(targets) * torch.stack([loss, *accuracy(outputs, targets, (1, 5))])
             count += len(targets)
     finally:
-        net.train(training)
+        for module, training in modes:
+            module.training = training
     if not count:
         raise ValueError("there is nothing to evaluate: no batches")
     return Evaluation(*(sums / count).tolist())

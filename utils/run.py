@@ -62,6 +62,7 @@ class Run:
             if record.get("device", session["device"]) != session["device"]:
                 print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
+            self._memory_before = record.get("peak_memory", {})
             self.record = {**record, "state": "running", "settings": self.settings, **session}
             self.record["sessions"] = [*record.get("sessions", []), session]
             self.write()
@@ -101,7 +102,8 @@ class Run:
     def write(self, **changes: Any) -> None:
         """Updates the record, its times and memory, and run.json."""
         seconds = self._seconds_before + time.time() - self._began
-        self.record.update(seconds=seconds, peak_memory=peak_memory(self.device), **changes)
+        memory = {kind: max(size, self._memory_before.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
+        self.record.update(seconds=seconds, peak_memory=memory, **changes)
         temporary = self.path / "run.json.tmp"
         try:
             with open(temporary, "w") as file:

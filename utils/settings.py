@@ -45,10 +45,10 @@ def training_settings(args: Namespace) -> dict[str, Any]:
         elif settings[flag] is None:
             settings[flag] = defaults[flag]
     settings["pretrained"] = str(Path(args.pretrained or base_model_path(args.results_root, args.model, args.dataset)))
+    choice = OPTIMIZEES[args.optimizer]
     if settings["weight_decay"] is None:
-        choice = OPTIMIZEES[args.optimizer]
         settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
-    return settings
+    return settings if learned else settings | choice.options_ste
 
 
 def method_defaults(backward: str) -> dict[str, Any]:

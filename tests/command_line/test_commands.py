@@ -65,7 +65,8 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
     assert (outcome.code, outcome.err) == (0, "")
     assert "| ResNet20 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
     assert "| ResNet20 NPZ-tiny | dorefa Adam FC-Grad | 2, 2 |" in outcome.out.split("## Learned gradient minus STE")[1]
-    assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 2  # one row: the decay, method and baseline named
+    assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
+    assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
     for name in ("curves.png", "curves.svg", "claims.csv", "claims.tex", "runs.csv.xz"):
         assert (tmp_path / "report" / name).stat().st_size > 100

@@ -1,6 +1,7 @@
 """Every flag does what it says, or says that it does nothing; what a run's folder holds."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -153,6 +154,13 @@ def test_default_weight_decay_is_the_published_one(flags, decay, train):
     assert train(*flags).record["settings"]["weight_decay"] == decay
 
 
+def test_only_stes_adam_is_torchs(train):
+    """A setting of its own, so that the report names the difference, and only STE's record has it."""
+    records = [train("-o", "Adam", "-meta", method).record for method in ("STE", "FC-Grad")]
+    assert [record["settings"].get("bias_corrected_eps") for record in records] == [True, None]
+    assert [record["optimizers"]["net"]["bias_corrected_eps"] for record in records] == [True, False]
+
+
 def test_short_flags_of_the_released_scripts_parse():
     args = build_parser(COMMANDS).parse_args(
         [
@@ -247,6 +255,10 @@ def test_run_folders_and_files(train):
         record
     )
     assert len(record["seconds_per_epoch"]) == 2
-    assert record["peak_memory"]["cpu_rss"] > 1e8
+    assert record["peak_memory"]["cpu_rss"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    adam = {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
+    published, torchs = adam | {"bias_corrected_eps": False}, adam | {"bias_corrected_eps": True}
+    assert record["optimizers"]["net"] == {"weight_decay": 5e-4, **published}
+    assert record["optimizers"]["meta_net"] == {"weight_decay": 0.0, **torchs}
     assert record["versions"]["torch"] == torch.__version__
     assert record["result"]["top1"] == pytest.approx(float(rows["test-acc"][-1][1]))

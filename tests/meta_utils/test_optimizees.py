@@ -156,6 +156,16 @@ def test_groups_do_not_share_step_counts():
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", OPTIMIZEES)
+def test_a_group_without_gradients_is_left_alone(name):
+    frozen, trained = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizee = OPTIMIZEES[name].build([{"params": [frozen]}, {"params": [trained]}], lr=0.5, weight_decay=0.1)
+    trained.grad = torch.ones(2)
+    optimizee.step()
+    assert frozen.tolist() == [1.0, 1.0]
+    assert (trained < 1).all()
+
+
 def test_step_takes_a_closure():
     p = torch.ones(2, requires_grad=True)
     optimizee = SGD([p], lr=0.5)

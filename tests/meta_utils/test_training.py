@@ -1,6 +1,7 @@
 """The loop: STE against torch.optim, both orders, the gradient of phi."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from meta_utils.adam import Adam
 from meta_utils.helpers import meta_gradient_generation, update_parameters
 from meta_utils.meta_network import META_NETWORKS, MetaDesignedMultiFC, MetaFC, MetaNetwork
+from meta_utils.registry import OPTIMIZEES
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.quantize import get_quantizer
@@ -27,21 +29,21 @@ def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=No
 
 @pytest.mark.parametrize("quantizer", [None, *QUANTIZED])
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("name", "theirs"),
     [
-        (lambda p: SGD(p, lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
-        (
-            lambda p: SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
-            lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
-        ),
-        (lambda p: Adam(p, lr=1e-3, bias_corrected_eps=True), lambda p: torch.optim.Adam(p, lr=1e-3)),
+        ("SGD", partial(torch.optim.SGD, lr=0.05)),
+        ("SGD-M", partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)),
+        ("Nesterov", partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)),
+        ("Adam", partial(torch.optim.Adam, lr=1e-3)),
+        ("AMSGrad", partial(torch.optim.Adam, lr=1e-3, amsgrad=True)),
     ],
-    ids=["SGD", "SGD-M", "Adam"],
 )
-def test_ste_equals_torch_optim_with_autograd(quantizer, ours, theirs, tiny_net, batches):
+def test_ste_equals_torch_optim_with_autograd(quantizer, name, theirs, tiny_net, batches):
     reference = copy.deepcopy(tiny_net)
     optimizer = theirs(reference.parameters())
-    loop = make_loop(tiny_net, quantizer=quantizer, optimizee=ours(tiny_net.parameters()))
+    choice = OPTIMIZEES[name]
+    options = {"lr": optimizer.defaults["lr"], "weight_decay": choice.decay_ste, **choice.options_ste}
+    loop = make_loop(tiny_net, quantizer=quantizer, optimizee=choice.build(tiny_net.parameters(), **options))
     for images, targets in batches(10):
         loss, _ = loop.step(images, targets)
         optimizer.zero_grad()
@@ -126,6 +128,47 @@ def test_ste_shows_the_gradient_at_w_tilde_as_autograd_made_it(quantizer, tiny_n
     for layer, other in zip(reference.meta_layers(), tiny_net.meta_layers(), strict=True):
         expected = layer.weight.grad / (slope * get_quantizer(quantizer).calibration(layer.weight))
         torch.testing.assert_close(other.pre_quantized_grads, expected)
+
+
+class Through:
+    """A quantizer that hands the gradient at W_hat on to W as it is: autograd may make the very tensor weight.grad."""
+
+    def preprocess(self, W, layout):
+        return W
+
+    def quantize(self, W_tilde, W, layout):
+        return W_tilde + (W_tilde.sign() - W_tilde).detach()
+
+    def calibration(self, W, layout):
+        return torch.ones_like(W)
+
+
+@pytest.mark.parametrize("method", ["STE", "FC-Grad"])
+def test_refining_in_place_leaves_the_gradient_at_w_hat_alone(method, tiny_net, batches):
+    """At t = 0, whose g_W_hat M takes at t = 1."""
+    (batch,) = batches(1)
+    reference = copy.deepcopy(tiny_net)
+    one_iteration(reference, batch, Through())
+    loop = make_loop(tiny_net, method, optimizee=Adam(tiny_net.parameters()))
+    loop.quantizer = Through()
+    loop.step(*batch)
+    for layer, other in zip(reference.meta_layers(), tiny_net.meta_layers(), strict=True):
+        torch.testing.assert_close(other.quantized_grads, layer.weight.grad)
+        assert not torch.equal(other.weight.grad, layer.weight.grad)
+
+
+def test_an_evaluation_with_meta_gradients_changes_nothing_that_the_layers_show(tiny_net, batches):
+    first, second, third = batches(3)
+    loop = make_loop(tiny_net, "FC-Grad")
+    loop.step(*first)
+    loop.step(*second)
+    kept = dict(tiny_net.meta.kept)
+    meta_grad_dict, _ = meta_gradient_generation(loop.meta_net, tiny_net, "FC-Grad", {})
+    tiny_net.eval()
+    outputs = tiny_net(third[0], "dorefa", meta_grad_dict, 10.0)
+    assert not torch.equal(outputs, tiny_net(third[0], "dorefa"))
+    assert tiny_net.meta.kept.keys() == kept.keys()
+    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.kept.items())
 
 
 @pytest.mark.parametrize("order", ["notebook", "paper"])

@@ -174,7 +174,7 @@ def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, t
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
     run = half("begun")
     record = json.loads((run / "run.json").read_text())
-    begun_on = {"device": "cuda:0: a GPU", "settings": record["settings"] | {"device": "cuda"}}
+    begun_on = {"device": "cuda:0: a GPU", "settings": record["settings"] | {"device": "cuda"}, "peak_memory": {"cpu_rss": 2**60}}
     (run / "run.json").write_text(json.dumps(record | begun_on))
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "begun").rename(tmp_path / "elsewhere" / "moved")
@@ -185,6 +185,7 @@ def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half,
     assert record["state"] == "done"
     assert len(record["sessions"]) == 2
     assert {session["device"] for session in record["sessions"]} == {record["device"]}
+    assert record["peak_memory"] == {"cpu_rss": 2**60}  # the most of all sessions
 
 
 def test_a_folder_that_cannot_be_locked_is_one_line(half, command, call_main):
