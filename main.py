@@ -41,8 +41,8 @@ from utils.tables import State, fetch_data, select_runs, status_table, without_b
 from utils.throughput import measure_throughput
 from utils.throughput import table as throughput_table
 
-COMPARE_EVERY = 100
-LOG_SECONDS = 10.0  # after which the log waits for a GPU within an epoch too
+COMPARE_EVERY = 100  # iterations
+LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 
 
 def pretrain(args: Namespace) -> None:
@@ -191,8 +191,9 @@ def benchmark(args: Namespace) -> None:
             raise BadInput("--out: --scale only prints")
         print(scale_table(count_costs(*cells, args.optimizer), (this_cpu(), *MACHINES)))
         return
-    if args.out and not Path(args.out).absolute().parent.is_dir():
-        raise BadInput(f"--out {args.out}: there is no such folder")
+    target = Path(args.out).absolute() if args.out else None
+    if target and (target.is_dir() or not target.parent.is_dir()):
+        raise BadInput(f"--out {args.out}: {'this is a folder' if target.is_dir() else 'there is no such folder'}")
     device = choose_device(args.device, tf32=args.tf32)
     args.iterations = args.iterations or ITERATIONS[device.type]
     if args.at_once:
@@ -202,9 +203,10 @@ def benchmark(args: Namespace) -> None:
     else:
         found = measure(*cells, args.optimizer, device, args.repeats, args.iterations, args.eager)
         done, shown = f"{args.repeats} rounds of {args.iterations} iterations", benchmark_table(found)
-    print(f"{describe(device)}; {done}; {versions()}\n\n{shown}")
-    if args.out:
-        write_json(found, Path(args.out), device, {name: value for name, value in vars(args).items() if name != "function"})
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"{describe(device)}; {done}; {packages}\n\n{shown}")
+    if target:
+        write_json(found, target, device, {name: value for name, value in vars(args).items() if name != "function"})
 
 
 def tables(args: Namespace) -> None:

@@ -20,7 +20,7 @@ class MetaQuantizedLayer:
     - `pre_quantized_weight`: W_tilde, `quantized_weight`: W_hat of that forward;
     - `quantized_grads`: g_W_hat, by a hook; `pre_quantized_grads`: g_W_tilde, M's output that the forward used, or what autograd
       made by STE where it used none;
-    - `calibration`: dW_tilde/dW at that forward's W, where a learned gradient was used.
+    - `calibration`: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
 
     An evaluation (eval mode or no_grad) changes none of them. Reading one before it exists raises RuntimeError, naming the layer.
     """

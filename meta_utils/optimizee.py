@@ -18,7 +18,7 @@ class Optimizee(Optimizer):
 
     def __init__(self, params, defaults: dict):
         for name in ("lr", "weight_decay"):
-            if defaults[name] < 0:
+            if not defaults[name] >= 0:
                 raise ValueError(f"{name} must be at least 0, not {defaults[name]}")
         super().__init__(params, defaults)
 

@@ -5,11 +5,10 @@
 # TRIALS (1), METHODS ("MultiFC STE"), EPOCHS (100), RESULTS (Results-convergence), METAQUANT_DATA: see scripts/rows.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${METAQUANT_PRETRAINED:?the folder of ResNet20-CIFAR10-pretrain.pth, the released base model}"
 TRIALS=${TRIALS:-1} RESULTS=${RESULTS:-Results-convergence}
 source scripts/rows.sh
 
-base ResNet20 CIFAR10
+released ResNet20 CIFAR10
 for method in ${METHODS:-MultiFC STE}; do
   start=$([ "$method" = FC-Grad ] && echo --meta-init identity || true) # as the published runs of ResNet20 began
   row -m ResNet20 -d CIFAR10 --drop-last -q dorefa -o SGD -meta "$method" $start

@@ -6,11 +6,10 @@
 # TRIALS (1), RESULTS (Results-first-epoch), METAQUANT_DATA. BATCHES="": with the 391st batch of an epoch, into other RESULTS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${METAQUANT_PRETRAINED:?the folder of ResNet20-CIFAR10-pretrain.pth, the released base model}"
 TRIALS=${TRIALS:-1} EPOCHS=1 RESULTS=${RESULTS:-Results-first-epoch}
 source scripts/rows.sh
 
-base ResNet20 CIFAR10
+released ResNet20 CIFAR10
 for cell in "dorefa SGD" "BWN SGD" "dorefa Adam"; do
   read -r quantizer optimizer <<<"$cell"
   for method in STE "FC-Grad --meta-init identity" MultiFC; do

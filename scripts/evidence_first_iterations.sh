@@ -6,11 +6,10 @@
 # ITERATIONS (100), TRIALS (2), METHODS ("STE FC-Grad MultiFC LSTMFC"), RESULTS (Results-first-epoch), METAQUANT_DATA.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${METAQUANT_PRETRAINED:?the folder of ResNet20-CIFAR10-pretrain.pth, the released base model}"
 TRIALS=${TRIALS:-2} EPOCHS=1 RESULTS=${RESULTS:-Results-first-epoch}
 source scripts/rows.sh
 
-base ResNet20 CIFAR10
+released ResNet20 CIFAR10
 for method in ${METHODS:-STE FC-Grad MultiFC LSTMFC}; do
   start=$([ "$method" = FC-Grad ] && echo --meta-init identity || true) # as the published runs of ResNet20 began
   for quantizer in dorefa BWN; do

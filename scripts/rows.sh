@@ -42,13 +42,29 @@ main() {
   if [ "$code" -ne 0 ]; then FAILED+=("main.py $*"); fi
 }
 
+# find_base MODEL-DATASET FOLDER...: leaves the path of the base model in BASE, where one of the folders has it.
+find_base() {
+  local folder
+  for folder in "${@:2}"; do
+    for BASE in "$folder/$1/$1-pretrain.pth" "$folder/$1-pretrain.pth"; do
+      if [ -f "$BASE" ]; then return; fi
+    done
+  done
+  return 1
+}
+
 # base MODEL DATASET: leaves the base model's path in BASE; trains it where there is none.
 base() {
-  local name=$1-$2 folder=${METAQUANT_PRETRAINED:-}
-  for BASE in ${folder:+"$folder/$name/$name-pretrain.pth" "$folder/$name-pretrain.pth"} "$RESULTS/$name/$name-pretrain.pth"; do
-    if [ -f "$BASE" ]; then return; fi
-  done
+  if find_base "$1-$2" ${METAQUANT_PRETRAINED:+"$METAQUANT_PRETRAINED"} "$RESULTS"; then return; fi
+  BASE=$RESULTS/$1-$2/$1-$2-pretrain.pth
   main pretrain -m "$1" -d "$2" -n "$BASE_EPOCHS" --results-root "$RESULTS"
+}
+
+# released MODEL DATASET: leaves the released base model's path in BASE; ends the script where METAQUANT_PRETRAINED does not hold it.
+released() {
+  if [ -n "${METAQUANT_PRETRAINED:-}" ] && find_base "$1-$2" "$METAQUANT_PRETRAINED"; then return; fi
+  echo "$0: METAQUANT_PRETRAINED must name the folder of $1-$2-pretrain.pth, the released base model" >&2
+  exit 2
 }
 
 # row FLAGS...: trains a cell's trials, one after the other.

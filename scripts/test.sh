@@ -9,4 +9,4 @@ source scripts/environment.sh requirements.txt requirements-dev.txt
   echo "Ray is not to be had for this Python: its tests are skipped" >&2
 "$PYTHON" -m ruff check .
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-"$PYTHON" -m pytest -m "not slow" -n auto --dist worksteal "$@"
+"$PYTHON" -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal "$@"

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,11 @@ sys.path.insert(0, str(PROJECT))
 
 from main import main  # noqa: E402
 from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+
+hypothesis.settings.register_profile(
+    "same examples", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same examples")
 
 TALLY = pytest.StashKey[Counter]()
 TALLY_MARK = "<!-- what follows is written by: bash scripts/test.sh --tally -->\n"
@@ -30,10 +36,15 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[TALLY] = Counter()
+    os.environ["LC_ALL"] = "C.UTF-8"  # bash warns of a locale that is not there
+    for name in ("TRIALS", "EPOCHS", "BASE_EPOCHS", "RESULTS", "METHODS", "ITERATIONS", "BATCHES", "PART"):
+        os.environ.pop(name, None)  # the scripts heed them
     if not config.getoption("--cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif not torch.cuda.is_available():
         raise pytest.UsageError("--cuda: there is no CUDA device")
+    if config.getoption("--tally") and (config.option.keyword or config.args_source != config.ArgsSource.TESTPATHS):
+        raise pytest.UsageError("--tally: counts all tests, not a selection")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -69,8 +80,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     counts = config.stash[TALLY]
     if not config.getoption("--tally") or exitstatus != 0:
         return
-    rows = [f"| {what} | {times} | 0 |" for what, times in sorted(counts.items())]
-    table = "\n".join(["| what was tried | times | losses |", "|---|---|---|", *rows])
+    rows = [f"| {what} | {times} |" for what, times in sorted(counts.items())]
+    table = "\n".join(["| what was tried, and withstood | times |", "|---|---|", *rows])
     page = PROJECT / "tests" / "README.md"
     kept = page.read_text().split(TALLY_MARK)[0]
     page.write_text(f"{kept}{TALLY_MARK}\n{table}\n")
@@ -200,26 +211,37 @@ class Server:
     def __init__(self):
         source = Path(__file__).with_name("main_server.py")
         self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.running = False
 
-    def start(self, argv, log, file_size=None):
-        self.process.stdin.write(json.dumps({"argv": argv, "log": str(log), "file_size": file_size}) + "\n")
+    def start(self, argv, log, file_size=None, moment=None):
+        """file_size: bytes that a file may have; moment: of a checkpoint's writing at which the process is killed."""
+        command = {"argv": argv, "log": str(log), "file_size": file_size, "moment": moment}
+        self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         self.pid = int(self._answer("pid"))
+        self.running = True
 
     def wait(self):
-        return int(self._answer("exit"))
+        status = int(self._answer("exit"))
+        self.running = False
+        return status
 
     def kill(self, which=signal.SIGKILL):
         """Sends the signal; returns the exit status, which is 0 where the run was over before."""
         os.kill(self.pid, which)  # the server keeps an ended process as a zombie, so the pid is its own
         return self.wait()
 
+    def clear(self):
+        """Ends what a test that failed has left."""
+        if self.running:
+            self.kill()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *exc_info):
         self.process.stdin.close()
-        assert self.process.wait(60) == 0  # a server that was not needed may still be importing torch
+        assert self.process.wait(300) == 0  # a server that was not needed may still be importing torch
 
     def _answer(self, word):
         name, value = self.process.stdout.readline().split()
@@ -228,12 +250,19 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server():
+def module_server():
     with Server() as server:
         yield server
 
 
-def until(condition, seconds=60.0):
+@pytest.fixture
+def server(module_server):
+    """A process from which main.py can be forked."""
+    yield module_server
+    module_server.clear()
+
+
+def until(condition, seconds=300.0):
     """Waits until the condition is true, and returns what it is then."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,12 +1,14 @@
 """Runs main.py's commands in forked processes of its own, so that a test can kill them and need not wait for imports.
 
-Reads a line of JSON per command from standard input: {"argv": [...], "log": path, "file_size": bytes or null}; answers with a
-line "pid N" when it has begun and a line "exit N" (negative: the signal that ended it) when it is over.
+Reads a line of JSON per command from standard input: {"argv": [...], "log": path, "file_size": bytes or null, "moment": n or
+null}; answers with a line "pid N" when it has begun and a line "exit N" (negative: the signal that ended it) when it is over.
 """
 
+import itertools
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -15,14 +17,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
 
 from main import main
+from utils.checkpoint import _HashingFile
+
+HALF = 100_000  # bytes of a checkpoint, of which every one here has more
 
 
-def run(argv, log, file_size):
+def kill_at(moment):
+    """Has this process killed at a checkpoint's n-th moment: half way through its bytes, before its fsync, before a rename."""
+    moments = itertools.count(1)
+    write, fsync, replace = _HashingFile.write, os.fsync, Path.replace
+
+    def now(what, path):
+        if "checkpoint" in Path(path).name and next(moments) == moment:
+            print(f"killed {what} {Path(path).name}", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def writing(self, data):
+        before = self.file.tell()
+        size = write(self, data)
+        if before < HALF <= self.file.tell():
+            self.file.flush()
+            now("half way through", self.file.name)
+        return size
+
+    def syncing(descriptor):
+        now("before fsync of", os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def replacing(self, target):
+        now("before the rename of", self)
+        return replace(self, target)
+
+    _HashingFile.write, os.fsync, Path.replace = writing, syncing, replacing
+
+
+def run(argv, log, file_size, moment):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if moment is not None:
+        kill_at(moment)
     try:
         code = main(argv)
     except SystemExit as stop:

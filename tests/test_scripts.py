@@ -136,6 +136,8 @@ def test_a_tables_script_goes_on_when_a_run_fails(tmp_path, tiny_set):
         ("table1_resnet20", ["--dryrun"], {}, "--dry-run"),
         ("table1_resnet20", ["--dry-run"], {"TRIALS": "1 2"}, "'1 2'"),
         ("table1_resnet20", ["--dry-run"], {"METAQUANT_PRETRAINED": "/nowhere"}, "/nowhere"),
+        ("evidence_convergence", ["--dry-run"], {"METAQUANT_PRETRAINED": str(PROJECT)}, "ResNet20-CIFAR10-pretrain.pth"),
+        ("evidence_first_epochs", ["--dry-run"], {"METAQUANT_PRETRAINED": ""}, "released base model"),
         ("quickstart", ["--help"], {}, "no arguments"),
         ("quickstart", [], {"VENV": "/nowhere/venv", "PYTHON3": "false"}, "Python 3.11"),
     ],
@@ -152,11 +154,19 @@ def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     (tmp_path / "own.py").write_text(example)
     flags = ["-q", "ternary", "-meta", "Gain", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none"]
-    command = [sys.executable, tmp_path / "own.py", "train", "-m", "ResNet20", "-d", tiny_set, *flags]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    process = subprocess.run([*command, "--results-root", tmp_path / "R"], capture_output=True, text=True, env=environment)
-    assert process.returncode == 0, process.stderr
+
+    def own(*arguments):
+        command = [sys.executable, tmp_path / "own.py", *arguments]
+        process = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "--results-root", tmp_path / "R")
     (record,) = (tmp_path / "R").rglob("run.json")
+    layers = own("evaluate", record.parent).splitlines()[1:]
+    assert len(layers) == 22
+    assert all(" weights, 3 values: " in layer for layer in layers)
     assert record.parent.name == "Meta-Gain-Nonlinear-None-ternary-SGD-1bits-lr-30-trial-1"
     state = load_tensors(record.parent / "checkpoint.pth", "test")["loop"]
     assert state["meta_net"]["a"] != 0

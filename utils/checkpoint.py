@@ -104,7 +104,8 @@ def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever foreign bytes lead to
-        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({first_line(error)})") from None
+        why = first_line(error) if isinstance(error, OSError) else type(error).__name__  # pickle's advice: to trust the file
+        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({why})") from None
 
 
 class Checkpoints:

@@ -111,4 +111,4 @@ def assignment(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(
             f"must be NAME=VALUE with a flag's name without dashes, such as batch-size=64, not {text!r}"
         )
-    return name, value
+    return name.replace("_", "-"), value

@@ -13,17 +13,17 @@ from torch import Tensor
 class OneTensor:
     """A weight by itself: conv (C_out, C_in, k, k), linear (C_out, C_in), or any shape."""
 
-    def max(self, x: Tensor) -> Tensor:
+    def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x|: a scalar."""
         return x.abs().amax()
 
-    def mean(self, x: Tensor) -> Tensor:
+    def abs_mean(self, x: Tensor) -> Tensor:
         """The mean of |x|: a scalar."""
         return x.abs().mean()
 
-    def mean_per_filter(self, x: Tensor) -> Tensor:
+    def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| for each output filter of a convolution, (C_out, 1, 1, 1); for the whole tensor elsewhere."""
-        return x.abs().mean(dim=(1, 2, 3), keepdim=True) if x.dim() == 4 else self.mean(x)
+        return x.abs().mean(dim=(1, 2, 3), keepdim=True) if x.dim() == 4 else self.abs_mean(x)
 
 
 ONE_TENSOR = OneTensor()
@@ -71,15 +71,15 @@ class FlatLayout:
     def _norms(self, x: Tensor, order: float) -> Tensor:
         return torch.stack(torch._foreach_norm(x.split(self.sizes), order))
 
-    def max(self, x: Tensor) -> Tensor:
+    def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x| of each weight, at each of its coordinates (N,)."""
         return self._norms(x, float("inf")).index_select(0, self._weight_of)
 
-    def mean(self, x: Tensor) -> Tensor:
+    def abs_mean(self, x: Tensor) -> Tensor:
         """The mean of |x| of each weight, at each of its coordinates (N,)."""
         return (self._norms(x, 1) / self._sizes).index_select(0, self._weight_of)
 
-    def mean_per_filter(self, x: Tensor) -> Tensor:
+    def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
         return torch.segment_reduce(x.abs(), "mean", lengths=self._filter_sizes, unsafe=True).index_select(0, self._filter_of)
 

@@ -31,10 +31,10 @@ class Quantizer(Protocol):
         """A: W -> W_tilde; keeps the graph to W."""
 
     def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """Q: W_tilde -> W_hat; backward is the clipped STE. W: the stored weight, where the scale comes from it."""
+        """Q: W_tilde -> W_hat; backward is an STE (the built-in ones': clipped). W: the stored weight, where the scale is its."""
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """dW_tilde/dW as the published runs used it: g_W = calibration * g_W_tilde; no graph."""
+        """c of g_W = c g_W_tilde: dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -83,7 +83,7 @@ class DoReFa:
     def _tanh_and_max(W: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
-        largest = layout.max(tanh.detach())
+        largest = layout.abs_max(tanh.detach())
         return tanh, largest.masked_fill(largest < torch.finfo(W.dtype).tiny, 1.0)
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
@@ -124,7 +124,7 @@ class BWN:
         return W
 
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
-        return layout.mean(W_tilde)
+        return layout.abs_mean(W_tilde)
 
     def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_hat = scale * sign(W_tilde); the gradient passes as scale * STE, the scale a constant for autograd."""
@@ -146,7 +146,7 @@ class BWNF(BWN):
     """
 
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
-        return layout.mean_per_filter(W)
+        return layout.abs_mean_per_filter(W)
 
 
 QUANTIZERS: dict[str, Callable[[int], Quantizer]] = {"dorefa": DoReFa, "BWN": BWN, "BWN-F": BWNF}

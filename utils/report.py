@@ -77,7 +77,7 @@ class Report:
     def _head(self) -> str:
         counted = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
-        lines = [f"{counted} trials counted, {len(self.left_out)} left out. Made by:\n"]
+        lines = [f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out. Made by:\n"]
         return "\n".join([*lines, *(f"- {count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common())])
 
     def write(self, folder: Path) -> None:

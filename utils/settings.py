@@ -1,7 +1,7 @@
 """What the flags of `pretrain` and `train` come to: every setting of a run, resolved."""
 
 from argparse import Namespace
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def training_settings(args: Namespace) -> dict[str, Any]:
             settings[flag] = None
         elif settings[flag] is None:
             settings[flag] = defaults[flag]
-    settings["pretrained"] = str(Path(args.pretrained or base_model_path(args.results_root, args.model, args.dataset)))
+    if args.pretrained is None:
+        settings["pretrained"] = base_model_path(args.results_root, args.model, args.dataset)
+    settings["pretrained"] = str(Path(settings["pretrained"]))
     choice = OPTIMIZEES[args.optimizer]
     if settings["weight_decay"] is None:
         settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
@@ -52,11 +54,15 @@ def training_settings(args: Namespace) -> dict[str, Any]:
 
 
 def method_defaults(backward: str) -> dict[str, Any]:
-    """The flags that a method heeds, with their defaults."""
+    """The flags that a method heeds, with their defaults. Raises BadInput for a meta network's option without one."""
     if backward == "STE":
         return {}
     taken = signature(META_NETWORKS[backward]).parameters
-    return {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken} | LEARNED_DEFAULTS
+    defaults = {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken}
+    for flag, default in defaults.items():
+        if default is Parameter.empty:
+            raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[flag]} a default")
+    return defaults | LEARNED_DEFAULTS
 
 
 def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str
     """A trial of a row, with the command line's settings over the manifest's."""
     chosen = dict(args.set)
     for name in chosen:
-        if name in NOT_SETTINGS:
+        if name in (*NOT_SETTINGS, "epochs"):
             raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
     settings = row.settings | ({"epochs": args.epochs} if args.epochs else {}) | chosen
     settings |= {"data-root": args.data_root, "results-root": args.results_root, "trial": trial}

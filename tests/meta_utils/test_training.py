@@ -236,7 +236,7 @@ class Surrogate:
         self.quantizer, self.W_0 = quantizer, W_0
 
     def preprocess(self, W, layout):
-        return torch.tanh(W) / (2 * layout.max(torch.tanh(self.W_0))) + 0.5
+        return torch.tanh(W) / (2 * layout.abs_max(torch.tanh(self.W_0))) + 0.5
 
     def quantize(self, W_tilde, W, layout):
         at = self.quantizer.preprocess(self.W_0, layout)

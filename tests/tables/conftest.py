@@ -48,7 +48,14 @@ def command(manifest, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def servers(one_thread):
-    """Two processes from which main.py can be forked at the same time."""
+def module_servers(one_thread):
     with Server() as first, Server() as second:
         yield [first, second]
+
+
+@pytest.fixture
+def servers(module_servers):
+    """Two processes from which main.py can be forked at the same time."""
+    yield module_servers
+    for server in module_servers:
+        server.clear()

@@ -128,6 +128,14 @@ def test_ray_carries_a_table_out(servers, command, call_main, tmp_path):
 
 
 @needs_ray
+def test_a_ray_cluster_that_is_not_there_is_one_clear_line(call_main, command):
+    outcome = call_main(*command("R", "--engine", "ray", "--address", "ray-is-not-there"))
+    assert outcome.code == 2
+    assert "--engine ray" in outcome.err.splitlines()[-1]
+    assert "ray-is-not-there" in outcome.err.splitlines()[-1]
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_signal_stops_rays_runs_gently(command, tmp_path):
     """Started as a shell starts what stands before an &, with SIGINT ignored, by which Ray interrupts its tasks."""

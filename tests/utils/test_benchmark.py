@@ -1,14 +1,16 @@
 """The benchmark: what it prints and writes. What it finds is the machine's."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from utils.benchmark import PHASES, trainer
-from utils.miscellaneous import RunFailed
-from utils.throughput import measure_throughput
+from utils.miscellaneous import BadInput, RunFailed
+from utils.throughput import Work, _run, measure_throughput
 
 
 def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
@@ -69,7 +71,17 @@ def test_several_runs_at_once(call_main, tmp_path):
     assert seconds == pytest.approx(2 * 25_000 / two["iterations_per_second"], rel=0.01)
 
 
-def test_a_process_that_fails_ends_the_others():
+def test_a_process_that_fails_lets_no_other_wait_for_it():
+    barrier = threading.Barrier(2)
+    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(barrier.wait, 60)
+        with pytest.raises(BadInput, match="ResNet9"):
+            _run(work, torch.get_num_threads(), barrier, None)
+        assert isinstance(other.exception(), threading.BrokenBarrierError)
+
+
+def test_processes_that_fail_are_an_error():
     options = {"optimizer": "SGD", "device": "cpu", "iterations": 1, "tf32": False, "eager": False}
     with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
         measure_throughput(["ResNet9"], [2], ["dorefa"], ["STE"], [2], **options)

@@ -36,7 +36,7 @@ def forward(quantizer, W):
 
 @pytest.mark.parametrize("quantizer", ALL, ids=str)
 @given(W=weights())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_range_levels_and_no_nan(quantizer, W):
     W_tilde, W_hat = forward(quantizer, W)
     assert W_tilde.shape == W_hat.shape == W.shape
@@ -61,7 +61,7 @@ def test_range_levels_and_no_nan(quantizer, W):
 
 @pytest.mark.parametrize("quantizer", [DoReFa(1), BWN(), BWNF()], ids=str)
 @given(W=weights())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_bit_is_idempotent(quantizer, W):
     _, once = forward(quantizer, W)
     _, twice = forward(quantizer, once)

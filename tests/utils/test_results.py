@@ -82,7 +82,7 @@ def running_mean_of(epochs, per_epoch, rows, seed):
     return (np.cumsum(losses, axis=1) / np.arange(1, per_epoch + 1)).ravel()[:rows]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(epochs=st.integers(1, 8), per_epoch=st.integers(60, 120), seed=st.integers(0, 99))
 def test_whole_epochs_are_found_in_a_running_mean(epochs, per_epoch, seed):
     assert iterations_per_epoch(running_mean_of(epochs, per_epoch, epochs * per_epoch, seed), epochs) == per_epoch

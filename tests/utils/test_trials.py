@@ -3,7 +3,7 @@
 import statistics as by_hand
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import CELL, DIGITS, make_trial, settings_of
 
@@ -12,7 +12,6 @@ from utils.trials import group_trials, statistics
 PERCENT = st.floats(0, 100, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 15).flatmap(
         lambda epochs: st.lists(st.lists(PERCENT, min_size=epochs, max_size=epochs), min_size=1, max_size=5)

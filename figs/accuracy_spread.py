@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much a run's test accuracy moves from one iteration to the next: lowest, mean, highest and standard deviation.
 
-    python figs/test_accuracy_spread.py RUN [RUN ...]
+    python figs/accuracy_spread.py RUN [RUN ...]
 
 RUN: a folder of a run. It is continued from its last checkpoint for ITERATIONS iterations, tested before the first and after
 each; nothing is written. Data lies where METAQUANT_DATA says. About 2 minutes a run on two CPU cores.
@@ -29,11 +29,14 @@ ITERATIONS = 20
 def accuracies(folder: Path) -> list[float]:
     """Top-1 in percent: as the checkpoint is, and after each of the iterations that come next."""
     settings = {"drop_last": False} | read_record(folder)["settings"] | {"data_root": default_data_root()}
+    state = Checkpoints(folder).load()
+    if "backward" not in settings or state is None:
+        raise BadInput(f"{folder} holds no checkpoint of a quantized run")
     device = torch.device("cpu")
     data_seed = seed_everything(settings["seed"], settings["trial"])
     train_loader, test_loader = load_data(settings, data_seed, device)
     loop = build_loop(settings, train_loader, device)
-    loop.load_state_dict(Checkpoints(folder).load()["loop"])
+    loop.load_state_dict(state["loop"])
     train_loader.epoch, train_loader.skip = divmod(loop.iteration, len(train_loader))
     found = [evaluate(loop.net, loop.quantizer, test_loader).top1]
     for inputs, targets in train_loader:
@@ -47,7 +50,7 @@ def accuracies(folder: Path) -> list[float]:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit("usage: python figs/test_accuracy_spread.py RUN [RUN ...]")
+        sys.exit("usage: python figs/accuracy_spread.py RUN [RUN ...]")
     keep_freed_memory()
     for path in map(Path, sys.argv[1:]):
         try:
