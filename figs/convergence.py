@@ -4,7 +4,7 @@
     python figs/convergence.py [ROOT]
 
 ROOT: the folder with the runs of scripts/evidence_convergence.sh, also unfinished ones; their epochs go into
-figs/convergence/ as CSV. Prints the README's table and a comparison, and draws figs/convergence.png from what lies there.
+figs/convergence/ as CSV. Prints the table of its README.md and a comparison, and draws figs/convergence.png from what lies there.
 """
 
 import sys

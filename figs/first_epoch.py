@@ -4,8 +4,8 @@
     python figs/first_epoch.py [ROOT]
 
 ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh; their logs go into
-figs/first_epoch/ as CSV, those of runs with an epoch's 391st batch into a file of their own. Prints the README's tables and
-draws figs/first_epoch.png from what lies there.
+figs/first_epoch/ as CSV, those of runs with an epoch's 391st batch into a file of their own. Prints the README's first
+table and those of figs/first_epoch/README.md, and draws figs/first_epoch.png, from what lies there.
 """
 
 import csv
@@ -141,25 +141,40 @@ def iterations_table() -> str:
     return markdown_table(head, *rows)
 
 
+def accuracy_table() -> str:
+    """Test accuracy, paper, logs and ours: of the last 10 of 100 epochs, and after epoch 1."""
+    head = ("net", "method", "100 epochs: paper", "logs", "ours", "after epoch 1: logs", "ours")
+    longer, rows = [trial for trial in read_csv(LONG_RUNS) if trial.epochs == WHOLE], []
+    (digits,) = (digits for name, _, digits in CURVES if name == "test_acc")
+    for cell, theirs, ours in _first_epochs():
+        paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else "none"
+        whole = [_last_epochs(trials) for trials in (theirs, [trial for trial in longer if trial.cell == cell])]
+        band, found = ([trial.test_acc[0] for trial in side] for side in (theirs, ours))
+        row = (f"{cell.model} {cell.dataset}", method(cell), paper, *whole, span(band, digits), marked(found, band, digits))
+        rows.append(row)
+    return markdown_table(head, *rows)
+
+
 def epochs_table() -> str:
-    """Paper, logs and ours: test accuracy of the last 10 of 100 epochs; epoch 1's training loss and accuracies."""
-    heads = [f"epoch 1, {what}: {who}" if who == "logs" else who for _, what, _ in CURVES for who in ("logs", "ours")]
-    head, rows = ("net", "method", "100 epochs: paper", "logs", "ours", *heads, "n: logs, ours"), []
+    """Epoch 1's training loss and accuracies: the range of the logs, and ours trial by trial."""
+    heads = [f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")]
+    rows = []
+    for cell, theirs, ours in _first_epochs():
+        columns = []
+        for name, _, digits in CURVES:
+            band, found = ([getattr(trial, name)[0] for trial in side] for side in (theirs, ours))
+            columns += [span(band, digits), marked(found, band, digits)]
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(ours)}"))
+    return markdown_table(("net", "method", *heads, "n: logs, ours"), *rows)
+
+
+def _first_epochs() -> list[tuple[Cell, Sequence[Trial], list[Trial]]]:
+    """(cell, the logged trials, ours) in the paper's order, STE first."""
     ours: dict[Cell, list[Trial]] = defaultdict(list)
-    longer = [trial for trial in read_csv(LONG_RUNS) if trial.epochs == WHOLE]
     for trial in read_csv(EPOCHS):
         ours[trial.cell].append(trial)
-    for cell, trials in sorted(
-        ours.items(), key=lambda item: (*item[0][:3], item[0].optimizer != "SGD", item[0].backward != "STE")
-    ):
-        theirs, whole = logged().get(cell, ()), [trial for trial in longer if trial.cell == cell]
-        paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else ""
-        columns = [paper, _last_epochs(theirs), _last_epochs(whole) + (f", n = {len(whole)}" if whole else "")]
-        for name, _, digits in CURVES:
-            band, found = ([getattr(trial, name)[0] for trial in side] for side in (theirs, trials))
-            columns += [span(band, digits), marked(found, band, digits)]
-        rows.append((f"{cell.model} {cell.dataset}", method(cell), *columns, f"{len(theirs)}, {len(trials)}"))
-    return markdown_table(head, *rows)
+    cells = sorted(ours, key=lambda cell: (*cell[:3], cell.optimizer != "SGD", cell.backward != "STE"))
+    return [(cell, logged().get(cell, ()), ours[cell]) for cell in cells]
 
 
 def last_batch_table() -> str:
@@ -187,7 +202,7 @@ def _last_epochs(trials: Sequence[Trial]) -> str:
     if not trials:
         return "none"
     found = statistics(trials)
-    return mean_variance(found.mean, found.variance)
+    return f"{mean_variance(found.mean, found.variance)}, n = {found.n}"
 
 
 def draw(path: Path) -> None:
@@ -222,7 +237,8 @@ def main() -> None:
     """Collects if there is a root; prints and draws."""
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    print(f"{iterations_table()}\n\n{epochs_table()}\n\n{summary()}\n\n{last_batch_difference()}\n\n{last_batch_table()}")
+    texts = (accuracy_table, epochs_table, iterations_table, summary, last_batch_difference, last_batch_table)
+    print("\n\n".join(text() for text in texts))
     draw(FOLDER / "first_epoch.png")
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class Optimizee(Optimizer):
-    """A torch.optim.Optimizer whose update is p <- p - lr pi(g), with pi(g) to be had on its own.
+    """A torch.optim.Optimizer whose update is p <- p - lr pi(g), with pi(g) available on its own.
 
     A subclass gives pi for a list of parameters (`refine`). `step()` equals that of the torch.optim class of
     the same name (Adam: with bias_corrected_eps).

@@ -2,7 +2,8 @@
 # Table 2: 1-bit ResNet56 and ResNet110 on CIFAR-100. A command per row, which trains all its trials; the published number in its
 # comment: mean (population variance) of the test accuracy over the last 10 epochs of all trials, as printed. Settings are those
 # of the published logs; what differs from main.py's defaults stands in the row.
-# -ad 61: six of the STE baselines were logged with a single drop of the learning rate, after 61 epochs.
+# -ad 61: six of the STE baselines were logged with a single drop of the learning rate, after 61 epochs. With the schedule of all
+# other runs: main.py tables run table2 -meta STE --set lr-adjust=30
 #   bash scripts/table2_cifar100.sh [--dry-run]
 # scripts/rows.sh says what base, row and finish do, and which environment variables they heed.
 set -euo pipefail

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-dev.txt
 "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt ||
-  echo "Ray is not to be had for this Python: its tests are skipped" >&2
+  echo "Ray is not available for this Python: its tests are skipped" >&2
 "$PYTHON" -m ruff check .
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$PYTHON" -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal "$@"

@@ -1,6 +1,7 @@
-"""The evidence on real data: its scripts run the cells they say, and the README shows what figs/first_epoch holds."""
+"""The evidence on real data: its scripts run the cells they say, and the pages show what figs/ holds."""
 
 import os
+import re
 import shlex
 import subprocess
 
@@ -78,18 +79,24 @@ def test_the_long_runs_are_as_the_published_ones(tmp_path):
     assert last == ["figs/convergence.py", "there"]
 
 
-def test_the_readme_shows_what_was_run():
-    readme = (PROJECT / "README.md").read_text()
-    assert first_epoch.iterations_table() in readme
-    assert first_epoch.epochs_table() in readme
-    assert first_epoch.summary() in readme
-    assert first_epoch.last_batch_table() in readme
-    assert first_epoch.last_batch_difference() in readme
-    assert convergence.table() in readme
-    assert convergence.spread() in readme.replace("\n", " ")
+def test_the_pages_show_what_was_run():
+    readme, first, whole = (
+        (PROJECT / folder / "README.md").read_text() for folder in ("", "figs/first_epoch", "figs/convergence")
+    )
+    assert first_epoch.accuracy_table() in readme
+    assert first_epoch.iterations_table() in first
+    assert first_epoch.epochs_table() in first
+    assert first_epoch.summary() in first
+    assert first_epoch.last_batch_table() in first
+    assert first_epoch.last_batch_difference() in first
+    _, loss, train_acc, _ = re.findall(r"the farthest by ([\d.]+) %", first_epoch.summary())
+    assert f"agree with the published trials to {loss} and {train_acc} %" in readme
+    assert f"they agree to {loss} and {train_acc} %" in first
+    assert convergence.table() in whole
+    assert convergence.spread() in whole.replace("\n", " ")
     (ours,) = [trial for trial in read_csv(convergence.EPOCHS) if trial.cell.backward == "MultiFC"]
     (theirs,) = logged()[ours.cell]
-    assert f"published run's {convergence.second_peak(theirs)}, ours {convergence.second_peak(ours)}" in readme.replace("\n", " ")
+    assert f"published run's {convergence.second_peak(theirs)}, ours {convergence.second_peak(ours)}" in whole.replace("\n", " ")
 
 
 def test_the_stored_logs_say_what_made_them():

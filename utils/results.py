@@ -127,7 +127,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
 
 
 def _made_by(record: dict[str, Any]) -> str:
-    """What made it: one device and version after the other, where it was gone on with on others."""
+    """What made it: one device and version after the other, where it was resumed on others."""
     makers = [_maker(session) for session in record.get("sessions", ()) if isinstance(session, dict)]
     return "; then ".join(dict.fromkeys(makers or [_maker(record)]))
 

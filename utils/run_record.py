@@ -10,7 +10,8 @@ from utils.dataset import npz_path
 from utils.miscellaneous import BadInput, Finished
 
 REPLACED = "replaced"
-MAY_DIFFER = ("data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after")  # where, how; not what
+# settings of where and how, not of what is computed
+MAY_DIFFER = ("data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after")
 
 
 def dataset_label(dataset_name: str) -> str:
@@ -89,7 +90,7 @@ def _digest(path: str, modified: int) -> str:
 
 
 def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a run that is to be gone on with; None where it has not begun.
+    """The record of a run that is to be resumed; None where it has not begun.
 
     Raises Finished for one that is done, BadInput where its settings are others, each difference named.
     """

@@ -123,7 +123,7 @@ def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
 
 
 def fetch_data(runs: Iterable[TableRun]) -> None:
-    """Downloads what data sets are missing. Raises BadInput where one is not to be had."""
+    """Downloads what data sets are missing. Raises BadInput where one is not available."""
     for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
         load_images(dataset, "test", root)
 

@@ -24,7 +24,7 @@ class Table:
     note: str = ""
 
     def rows(self) -> list[list[str]]:
-        """The headings and a row per record; a column without any text is left away."""
+        """The headings and a row per record; a column without any text is omitted."""
         rows = [list(self.columns), *([show(record) for show in self.columns.values()] for record in self.records)]
         kept = [k for k in range(len(self.columns)) if any(row[k] for row in rows[1:])]
         return [[row[k] for k in kept] for row in rows]
