@@ -90,7 +90,8 @@ class TrainingLoop:
         """What the optimizers of the net and, if there is one, of M were built with, learning rates apart."""
         optimizers = {"net": self.optimizee} | ({"meta_net": self.meta_optimizer} if self.learned else {})
         groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
-        return {name: {key: value for key, value in g.items() if key not in ("params", "lr")} for name, g in groups.items()}
+        changing = ("params", "lr", "initial_lr")
+        return {name: {key: value for key, value in g.items() if key not in changing} for name, g in groups.items()}
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).

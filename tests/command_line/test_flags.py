@@ -5,6 +5,7 @@ import resource
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from main import COMMANDS
 from meta_utils.meta_network import META_NETWORKS, MetaNetwork
@@ -219,6 +220,15 @@ def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tm
     other = call_main(*command, base_model, "--drop-last", "-bs", 4)
     assert other.code == 2
     assert "drop_last None there and True here" in other.err
+
+
+def test_tensorboard_shows_ms_gradient_beside_stes(train):
+    accumulators = [EventAccumulator(str(train("-meta", method).path)).Reload() for method in ("FC-Grad", "STE")]
+    learned, ste = (set(accumulator.Tags()["scalars"]) for accumulator in accumulators)
+    assert ste == {"train/loss", "train/accuracy", "lr/alpha", "test/accuracy"}
+    assert learned - ste == {"meta/scale", "meta/cosine with STE", "lr/gamma"}
+    (cosine,) = accumulators[0].Scalars("meta/cosine with STE")
+    assert abs(cosine.value) == pytest.approx(1, abs=1e-4)  # FC-Grad is a number times g_W_hat, and so is dorefa's STE
 
 
 class Unclipped(MetaNetwork):
