@@ -202,7 +202,7 @@ def benchmark(args: Namespace) -> None:
         done, shown = f"{work['iterations']} iterations of each run", throughput_table(found)
     else:
         found = measure(*cells, args.optimizer, device, args.repeats, args.iterations, args.eager)
-        done, shown = f"{args.repeats} rounds of {args.iterations} iterations", benchmark_table(found)
+        done, shown = f"{args.repeats} x {args.iterations} iterations", benchmark_table(found)
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{describe(device)}; {done}; {packages}\n\n{shown}")
     if target:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -140,6 +141,7 @@ class _Clock:
 
 def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
     """The share of the host's time in each phase of an iteration, by the profiler; what is left is "other"."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes to its developers
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=activities) as profiler, record_function(WHOLE):
         run(iterations)
