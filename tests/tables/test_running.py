@@ -48,6 +48,15 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(servers, command, c
     tally("a table's run killed: the table resumes it")
 
 
+def test_without_retries_a_killed_run_has_failed(servers, command, tmp_path):
+    flags = ["-n", "100000", "-meta", "STE", "--retries", "0"]
+    (run,) = runs_of(command("R", *flags))
+    servers[0].start(command("R", *flags), tmp_path / "log")
+    os.kill(until(lambda: process_of(run)), signal.SIGKILL)
+    assert servers[0].wait() == 1
+    assert f"failed: its process was killed (-9): {run} (1 of 1 runs)" in (tmp_path / "log").read_text()
+
+
 def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifest, tmp_path):
     manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet32", quantizer = "BWN"'))
     bases = tmp_path / "bases"
@@ -78,6 +87,7 @@ def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(servers, 
     for server, log in zip(servers, ("first", "second"), strict=True):
         server.start(command("R"), tmp_path / log)
     assert [server.wait() for server in servers] == [0, 0]
+    assert all(f"{State.DONE}: " in (tmp_path / log).read_text() for log in ("first", "second"))  # each did one of the two
     assert states(runs) == [State.DONE, State.DONE]
     for run in runs:
         assert len(record(run)["sessions"]) == 1
