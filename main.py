@@ -24,7 +24,7 @@ from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
 from utils.checkpoint import Checkpoints
 from utils.dataset import get_dataloader
 from utils.engines import make_engine, train_command
-from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
+from utils.environment import MAIN, choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
 from utils.options import build_parser, flags_without_effect, parse_training
 from utils.quantize import Evaluation, evaluate, get_quantizer
@@ -35,7 +35,7 @@ from utils.run_record import base_model_path, check_record, digest_of, read_reco
 from utils.scale import MACHINES, this_cpu
 from utils.scale import table as scale_table
 from utils.scheduler import Scheduler
-from utils.settings import pretraining_settings, training_settings
+from utils.settings import OF_THE_COMMAND, pretraining_settings, training_settings
 from utils.slurm import slurm_script
 from utils.tables import State, fetch_data, select_runs, status_table, without_base_model
 from utils.throughput import measure_throughput
@@ -177,7 +177,7 @@ def report(args: Namespace) -> None:
     """Runs beside the published numbers: tables, verdicts, fairness and errata; with --out also files and pictures."""
     found, problems = make_report(args.roots)
     for problem in problems:
-        print(f"main.py: warning: {problem}", file=sys.stderr)
+        print(f"{args.program.name}: warning: {problem}", file=sys.stderr)
     if args.out:
         found.write(Path(args.out))
     print(found.markdown())
@@ -206,7 +206,8 @@ def benchmark(args: Namespace) -> None:
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{describe(device)}; {done}; {packages}\n\n{shown}")
     if target:
-        write_json(found, target, device, {name: value for name, value in vars(args).items() if name != "function"})
+        flags = {name: value for name, value in vars(args).items() if name not in OF_THE_COMMAND}
+        write_json(found, target, device, flags)
 
 
 def tables(args: Namespace) -> None:
@@ -252,9 +253,13 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, or the exit code of what stopped it: see utils/miscellaneous.py's exceptions."""
-    parser = build_parser(COMMANDS)
+def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
+    """Runs a subcommand; returns 0, or the exit code of what stopped it: see utils/miscellaneous.py's exceptions.
+
+    program: the file that calls this, where it is another than main.py; the runs of `tables` are processes of it.
+    """
+    program = Path(program).absolute()
+    parser = build_parser(COMMANDS, program)
     args = parser.parse_args(argv)
     if not hasattr(args, "function"):
         parser.print_help()
@@ -271,13 +276,13 @@ def main(argv: list[str] | None = None) -> int:
     except Finished as finished:
         print(finished)
     except (BadInput, RunFailed) as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
+        print(f"{program.name}: error: {error}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interrupted:
-        print(f"main.py: {interrupted}", file=sys.stderr)
+        print(f"{program.name}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
-        print("main.py: stopped before training began", file=sys.stderr)
+        print(f"{program.name}: stopped before training began", file=sys.stderr)
         return 130
     return 0
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from utils import child
-from utils.environment import PROJECT, cpu_cores
+from utils.environment import cpu_cores
 from utils.miscellaneous import BadInput, first_line
 from utils.tables import TableRun
 
@@ -177,7 +177,7 @@ def visible_gpus() -> list[str]:
 
 def train_command(run: TableRun) -> list[str]:
     """The command line of a run."""
-    return [sys.executable, str(PROJECT / "main.py"), *run.argv]
+    return [sys.executable, str(run.program), *run.argv]
 
 
 def child_arguments(run: TableRun) -> tuple[list[str], Path, Path]:

@@ -17,6 +17,7 @@ import torchvision
 from utils.miscellaneous import BadInput
 
 PROJECT = Path(__file__).resolve().parent.parent
+MAIN = PROJECT / "main.py"
 
 
 def seed_everything(seed: int, trial: int) -> int:

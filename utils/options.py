@@ -13,7 +13,7 @@ from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import LOADERS
 from utils.dataset import DATASETS, default_data_root
 from utils.engines import ENGINES
-from utils.environment import resolve_device
+from utils.environment import MAIN, resolve_device
 from utils.flag_types import (
     METHODS,
     assignment,
@@ -52,9 +52,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
-    """The parser of main.py; commands: subcommand -> the function that carries it out, its docstring the help."""
-    parser = Parser(prog="main.py", description="MetaQuant: 1-bit networks with a learned gradient through the quantizer.")
+def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> argparse.ArgumentParser:
+    """The parser of a program; commands: subcommand -> the function that carries it out, its docstring the help."""
+    parser = Parser(prog=program.name, description="MetaQuant: 1-bit networks with a learned gradient through the quantizer.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, function in commands.items():
         help_line = function.__doc__.splitlines()[0]
@@ -62,7 +62,7 @@ def build_parser(commands: dict[str, Callable]) -> argparse.ArgumentParser:
             name, help=help_line, description=help_line, allow_abbrev=False, formatter_class=HelpFormatter
         )
         FLAGS[name](sub)
-        sub.set_defaults(command=name, function=function)
+        sub.set_defaults(command=name, function=function, program=program)
     return parser
 
 

@@ -20,6 +20,7 @@ META_OPTIONS = {  # flag -> the meta networks' constructor option
     "meta_init": "init",
     "lstm_state": "lstm_state",
 }
+OF_THE_COMMAND = ("command", "function", "program", "overwrite")
 LEARNED_DEFAULTS = {"meta_lr": 1e-3, "meta_lr_adjust": False, "meta_weight_decay": 0.0, "update_order": "notebook"}
 
 
@@ -72,7 +73,7 @@ def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(args: Namespace) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(args).items() if name not in ("command", "function", "overwrite")}
+    settings = {name: value for name, value in vars(args).items() if name not in OF_THE_COMMAND}
     if path := npz_path(args.dataset):
         settings["dataset"] = f"NPZ:{path.absolute()}"
     return settings

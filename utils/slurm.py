@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from utils.environment import PROJECT
 from utils.miscellaneous import BadInput
 
 TASK_FLAGS = (  # those of `tables run` that a task is given, too
@@ -56,7 +55,7 @@ def slurm_script(args: Namespace, runs: int) -> str:
     if args.jobs and args.jobs > share:
         raise BadInput(f"--jobs {args.jobs}: a task has one GPU, which takes --trials-per-device {share}")
     slices = math.ceil(runs / share)
-    command = shlex.join([sys.executable, str(PROJECT / "main.py"), *_task_arguments(args)])
+    command = shlex.join([sys.executable, str(args.program), *_task_arguments(args)])
     cpus = (args.cpus_per_run or 1) * share
     return SCRIPT.format(slices=slices, runs=runs, share=share, cpus=cpus, command=command, folder=shlex.quote(str(Path.cwd())))
 

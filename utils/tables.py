@@ -33,10 +33,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class TableRun:
-    """A trial of a cell: the arguments of `main.py train`, its resolved settings and its folder."""
+    """A trial of a cell: what runs it (main.py, or a program like it) with which arguments, resolved settings and folder."""
 
     row: Row
     trial: int
+    program: Path
     argv: list[str]
     settings: Settings
     path: Path
@@ -141,7 +142,7 @@ def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str
     argv = train_arguments(row.cell, settings)
     origin = f"--set {' '.join(f'{name}={value}' for name, value in chosen.items())}" if chosen else f"--manifest {args.manifest}"
     resolved = parse(argv, f"{origin}, {row.cell}")
-    return TableRun(row, trial, ["train", *argv], resolved, run_path(resolved))
+    return TableRun(row, trial, args.program, ["train", *argv], resolved, run_path(resolved))
 
 
 def _base_model(root: str, cell: Cell, results_root: str) -> str:
