@@ -265,9 +265,9 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
         parser.print_help()
         return 0
     keep_freed_memory()
-    for note in flags_without_effect(args):
-        print(f"note: {note}", file=sys.stderr)
     try:
+        for note in flags_without_effect(args):
+            print(f"note: {note}", file=sys.stderr)
         args.function(args)
         sys.stdout.flush()
     except BrokenPipeError:  # what read the output, such as head, has gone

@@ -1,7 +1,7 @@
 """Iterations from a loader's batch to the numbers for the log, without waiting for the device in between.
 
-On CUDA an iteration (augmentation, meta step, forward, backward, refinement, update, loss and accuracy) is captured once as a
-graph and then replayed: the same kernels on the same numbers, launched all at once.
+On CUDA an iteration (augmentation, meta step, forward, backward, refinement, update, loss and accuracy) is captured as a graph,
+again when a learning rate changes, and then replayed: the same kernels on the same numbers, launched all at once.
 """
 
 import gc

@@ -154,7 +154,8 @@ class MetaLayers:
             W_tilde.register_hook(partial(self._keep_gradient, "g_W_tilde", learned))
 
     def _keep_gradient(self, symbol: str, learned: bool, g: Tensor) -> None:
-        self.kept[symbol] = g if learned else g.clone()  # autograd may make g a weight's .grad, which is refined in place
+        # autograd may make g a weight's .grad, which is refined in place; a learned gradient takes its place before that
+        self.kept[symbol] = g if learned else g.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""

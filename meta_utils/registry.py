@@ -13,7 +13,7 @@ from meta_utils.SGD import SGD
 class OptimizeeChoice(NamedTuple):
     """build(params, lr=..., weight_decay=...), and the default weight decay with a learned gradient and with STE.
 
-    options_ste: what build takes besides with STE.
+    options_ste: extra keyword arguments of build with STE.
     """
 
     build: Callable[..., Optimizee]

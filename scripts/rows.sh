@@ -25,8 +25,14 @@ if [ -n "${METAQUANT_PRETRAINED:-}" ] && ! [ -d "$METAQUANT_PRETRAINED" ]; then
 fi
 RESULTS=${RESULTS:-Results}
 DRY_RUN=$([ "${1:-}" = --dry-run ] && echo yes || true)
-[ -n "$DRY_RUN" ] || source scripts/environment.sh requirements.txt
 FAILED=()
+
+# Makes the environment where it is not there yet, and leaves its interpreter in PYTHON.
+environment() {
+  if [ -n "${READY:-}" ]; then return; fi
+  source scripts/environment.sh requirements.txt
+  READY=yes
+}
 
 # Runs main.py or, with --dry-run, prints the command. A failure is noted and stops nothing; a signal stops the script.
 main() {
@@ -36,33 +42,32 @@ main() {
     echo
     return
   fi
+  environment
   local code=0
   "$PYTHON" main.py "$@" || code=$?
   if [ "$code" -gt 128 ]; then exit "$code"; fi
   if [ "$code" -ne 0 ]; then FAILED+=("main.py $*"); fi
 }
 
-# find_base MODEL-DATASET FOLDER...: leaves the path of the base model in BASE, where one of the folders has it.
-find_base() {
-  local folder
-  for folder in "${@:2}"; do
-    for BASE in "$folder/$1/$1-pretrain.pth" "$folder/$1-pretrain.pth"; do
-      if [ -f "$BASE" ]; then return; fi
-    done
+# found MODEL-DATASET: leaves the base model's path in BASE, where METAQUANT_PRETRAINED has it.
+found() {
+  for BASE in "${METAQUANT_PRETRAINED:-}/$1/$1-pretrain.pth" "${METAQUANT_PRETRAINED:-}/$1-pretrain.pth"; do
+    if [ -n "${METAQUANT_PRETRAINED:-}" ] && [ -f "$BASE" ]; then return; fi
   done
   return 1
 }
 
 # base MODEL DATASET: leaves the base model's path in BASE; trains it where there is none.
 base() {
-  if find_base "$1-$2" ${METAQUANT_PRETRAINED:+"$METAQUANT_PRETRAINED"} "$RESULTS"; then return; fi
+  if found "$1-$2"; then return; fi
   BASE=$RESULTS/$1-$2/$1-$2-pretrain.pth
+  if [ -f "$BASE" ]; then return; fi
   main pretrain -m "$1" -d "$2" -n "$BASE_EPOCHS" --results-root "$RESULTS"
 }
 
 # released MODEL DATASET: leaves the released base model's path in BASE; ends the script where METAQUANT_PRETRAINED does not hold it.
 released() {
-  if [ -n "${METAQUANT_PRETRAINED:-}" ] && find_base "$1-$2" "$METAQUANT_PRETRAINED"; then return; fi
+  if found "$1-$2"; then return; fi
   echo "$0: METAQUANT_PRETRAINED must name the folder of $1-$2-pretrain.pth, the released base model" >&2
   exit 2
 }
@@ -86,7 +91,12 @@ part() {
 # finish [PROGRAM...]: prints the results beside the published ones, or has python run the program; lists what failed, if anything did.
 finish() {
   if [ $# -gt 0 ]; then
-    if [ -n "$DRY_RUN" ]; then echo "python $*"; else "$PYTHON" "$@"; fi
+    if [ -n "$DRY_RUN" ]; then
+      echo "python $*"
+    else
+      environment
+      "$PYTHON" "$@"
+    fi
   elif [ -z "${PART:-}" ]; then
     main report "$RESULTS"
   fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment, adds the development requirements and runs the linter and the tests: a process per core, of one thread each.
+# Makes the environment, adds the development requirements and runs the linter and the tests: a process per core, at most 8, of
+# one thread each.
 #   bash scripts/test.sh [pytest arguments]     (-n 0: one after the other)
 # The tests that need CIFAR or the released base models look in METAQUANT_DATA and METAQUANT_PRETRAINED and are skipped without.
 set -euo pipefail

@@ -19,11 +19,11 @@ import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
 from main import main
 from utils.checkpoint import _HashingFile
 
-HALF = 100_000  # bytes of a checkpoint, of which every one here has more
+SOME = 100_000  # bytes; every checkpoint here has more
 
 
 def kill_at(moment):
-    """Has this process killed at a checkpoint's n-th moment: half way through its bytes, before its fsync, before a rename."""
+    """Has this process killed at a checkpoint's n-th moment: in the middle of its bytes, before its fsync, before a rename."""
     moments = itertools.count(1)
     write, fsync, replace = _HashingFile.write, os.fsync, Path.replace
 
@@ -35,9 +35,9 @@ def kill_at(moment):
     def writing(self, data):
         before = self.file.tell()
         size = write(self, data)
-        if before < HALF <= self.file.tell():
+        if before < SOME <= self.file.tell():
             self.file.flush()
-            now("half way through", self.file.name)
+            now("in the middle of", self.file.name)
         return size
 
     def syncing(descriptor):

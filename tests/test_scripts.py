@@ -17,10 +17,11 @@ from utils.options import build_parser, parse_training
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
+PAGES = [README, *((PROJECT / "figs" / name / "README.md").read_text() for name in ("first_epoch", "convergence"))]
 
 
 def readme_commands():
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    blocks = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)]
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 

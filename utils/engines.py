@@ -1,4 +1,4 @@
-"""Where a table's runs are carried out: processes on this machine, or a Ray cluster. Each run is a `main.py train` of its own."""
+"""Where a table's runs are carried out: processes on this machine, or a Ray cluster. Each run is a process of its own."""
 
 import os
 import sys

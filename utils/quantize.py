@@ -31,7 +31,7 @@ class Quantizer(Protocol):
         """A: W -> W_tilde; keeps the graph to W."""
 
     def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """Q: W_tilde -> W_hat; backward is an STE (the built-in ones': clipped). W: the stored weight, where the scale is its."""
+        """Q: W_tilde -> W_hat; backward: an STE (the built-in ones clip). W: the stored weight, for a scale taken from it."""
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """c of g_W = c g_W_tilde: dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""

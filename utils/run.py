@@ -102,8 +102,9 @@ class Run:
     def write(self, **changes: Any) -> None:
         """Updates the record, its times and memory, and run.json."""
         seconds = self._seconds_before + time.time() - self._began
-        memory = {kind: max(size, self._memory_before.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
-        self.record.update(seconds=seconds, peak_memory=memory, **changes)
+        memory = self._memory_before
+        now = {kind: max(size, memory.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
+        self.record.update(seconds=seconds, peak_memory=memory | now, **changes)
         temporary = self.path / "run.json.tmp"
         try:
             with open(temporary, "w") as file:

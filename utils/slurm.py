@@ -48,7 +48,7 @@ def slurm_script(args: Namespace, runs: int) -> str:
     Raises BadInput without --dry-run: submitting it is the user's, who knows partition, account and time limit.
     """
     if not args.dry_run:
-        raise BadInput("--engine slurm only writes the script: main.py tables run ... --engine slurm --dry-run > table.sbatch")
+        raise BadInput("--engine slurm only writes the script: tables run ... --engine slurm --dry-run > table.sbatch")
     if args.slice:
         raise BadInput("--slice is what the script's tasks use: leave it out with --engine slurm")
     share = args.trials_per_device

@@ -87,7 +87,6 @@ def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(servers, 
     for server, log in zip(servers, ("first", "second"), strict=True):
         server.start(command("R"), tmp_path / log)
     assert [server.wait() for server in servers] == [0, 0]
-    assert all(f"{State.DONE}: " in (tmp_path / log).read_text() for log in ("first", "second"))  # each did one of the two
     assert states(runs) == [State.DONE, State.DONE]
     for run in runs:
         assert len(record(run)["sessions"]) == 1
