@@ -106,7 +106,7 @@ def summary() -> str:
         beyond(run.loss[n - 1], band, 2)
         for run in beginnings()
         for (cell, n), band in bands.items()
-        if run.cell == cell and band[0] < band[1]
+        if run.cell == cell and band[0] < band[1] and len(run.loss) >= n
     ]
     sentences = [_outside("running means of the training loss after 10 to 100 iterations", first)]
     compared = [(trial, logged()[trial.cell]) for trial in read_csv(EPOCHS) if len(logged().get(trial.cell, ())) > 1]
@@ -194,7 +194,10 @@ def last_batch_table() -> str:
 def last_batch_difference() -> str:
     """What the 391st batch changes, over the runs that were made with and without it."""
     without = {(trial.cell, trial.number): trial.test_acc[0] for trial in read_csv(EPOCHS)}
-    found = [trial.test_acc[0] - without[trial.cell, trial.number] for trial in read_csv(ALL_BATCHES)]
+    pairs = [(trial, without.get((trial.cell, trial.number))) for trial in read_csv(ALL_BATCHES)]
+    found = [trial.test_acc[0] - other for trial, other in pairs if other is not None]
+    if not found:
+        return "over no pair of runs"
     return f"by {min(found):.1f} to {max(found):+.1f} points over {len(found)} pairs of runs, mean {np.mean(found):.1f}"
 
 

@@ -13,7 +13,7 @@ from figs import convergence, first_epoch, ranges
 from utils.cells import Cell
 from utils.options import parse_training
 from utils.published import logged, published_settings
-from utils.results import read_csv
+from utils.results import read_csv, write_csv
 
 
 def commands(script, tmp_path, **environment):
@@ -97,6 +97,17 @@ def test_the_pages_show_what_was_run():
     (ours,) = [trial for trial in read_csv(convergence.EPOCHS) if trial.cell.backward == "MultiFC"]
     (theirs,) = logged()[ours.cell]
     assert f"published run's {convergence.second_peak(theirs)}, ours {convergence.second_peak(ours)}" in whole.replace("\n", " ")
+
+
+def test_runs_that_were_all_stopped_early_are_no_error(tmp_path, monkeypatch):
+    """As after ITERATIONS=2 bash scripts/evidence_first_iterations.sh."""
+    short = [run._replace(loss=run.loss[:2]) for run in first_epoch.beginnings()]
+    monkeypatch.setattr(first_epoch, "beginnings", lambda: short)
+    monkeypatch.setattr(first_epoch, "EPOCHS", tmp_path / "epochs.csv.xz")
+    write_csv([], first_epoch.EPOCHS)
+    assert first_epoch.summary().count("- 0 of 0 ") == 4
+    assert first_epoch.last_batch_difference() == "over no pair of runs"
+    assert "BWN Adam STE" in first_epoch.iterations_table()
 
 
 def test_the_stored_logs_say_what_made_them():
