@@ -81,11 +81,10 @@ def train(args: Namespace) -> None:
 def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
     """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
     settings = run.settings
-    run.write(iterations_per_epoch=len(train_loader))
     drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
-        run.write(optimizers=loop.hyperparameters())
+        run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
         replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
         iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
         while recorder.epoch < settings["epochs"] and not recorder.stop:

@@ -41,6 +41,7 @@ EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv
 COLUMNS = (*Cell._fields, "trial", "iterations", "loss", "train_acc", "made_by")
 SHOWN = (10, 20, 60, 100)
 WHOLE = 100  # epochs of a published run
+DIGITS = next(digits for name, _, digits in CURVES if name == "test_acc")  # of a test accuracy
 
 
 class Beginning(NamedTuple):
@@ -145,12 +146,11 @@ def accuracy_table() -> str:
     """Test accuracy, paper, logs and ours: of the last 10 of 100 epochs, and after epoch 1."""
     head = ("net", "method", "100 epochs: paper", "logs", "ours", "after epoch 1: logs", "ours")
     longer, rows = [trial for trial in read_csv(LONG_RUNS) if trial.epochs == WHOLE], []
-    (digits,) = (digits for name, _, digits in CURVES if name == "test_acc")
     for cell, theirs, ours in _first_epochs():
         paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else "none"
         whole = [_last_epochs(trials) for trials in (theirs, [trial for trial in longer if trial.cell == cell])]
         band, found = ([trial.test_acc[0] for trial in side] for side in (theirs, ours))
-        row = (f"{cell.model} {cell.dataset}", method(cell), paper, *whole, span(band, digits), marked(found, band, digits))
+        row = (f"{cell.model} {cell.dataset}", method(cell), paper, *whole, span(band, DIGITS), marked(found, band, DIGITS))
         rows.append(row)
     return markdown_table(head, *rows)
 
@@ -179,15 +179,15 @@ def _first_epochs() -> list[tuple[Cell, Sequence[Trial], list[Trial]]]:
 
 def last_batch_table() -> str:
     """Test accuracy after epoch 1: published, ours without and ours with the 391st batch of 80 images."""
-    rows, digits = [], next(digits for name, _, digits in CURVES if name == "test_acc")
+    rows = []
     sides: list[dict[Cell, list[float]]] = [defaultdict(list), defaultdict(list)]
     for side, path in zip(sides, (EPOCHS, ALL_BATCHES), strict=True):
         for trial in read_csv(path):
             side[trial.cell].append(trial.test_acc[0])
     for cell, with_last in sides[1].items():
         band = [trial.test_acc[0] for trial in logged().get(cell, ())]
-        ours = [marked(side, band, digits) for side in (sides[0][cell], with_last)]
-        rows.append((f"{cell.model} {cell.dataset}", method(cell), span(band, digits), *ours))
+        ours = [marked(side, band, DIGITS) for side in (sides[0][cell], with_last)]
+        rows.append((f"{cell.model} {cell.dataset}", method(cell), span(band, DIGITS), *ours))
     return markdown_table(("net", "method", "logs", "ours, 390 batches", "ours, 391 batches"), *rows)
 
 

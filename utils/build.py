@@ -38,7 +38,7 @@ def build_loop(settings: dict[str, Any], loader: Loader, device: torch.device) -
     s = settings
     net = build_net(s["model"], loader, device, s["bits"])
     choice = OPTIMIZEES[s["optimizer"]]
-    options = {name: s[name] for name in choice.options_ste if s["backward"] == "STE" and name in s}
+    options = {name: s[name] for name in choice.options_ste if name in s}
     optimizee = choice.build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"], **options)
     meta_net, meta_optimizer = _build_meta_network(s, device)
     quantizer = get_quantizer(s["quantizer"], s["bits"])
