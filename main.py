@@ -16,30 +16,30 @@ from meta_utils.iterations import CudaGraphs, Iterations
 from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import NotFinite, TrainingLoop
 from models_CIFAR.quantized_meta_resnet import MODELS
-from utils.base_model import check_base_model, check_start, load_base_model, load_start, write_base_model
 from utils.batches import Loader
-from utils.benchmark import ITERATIONS, count_costs, measure, write_json
-from utils.benchmark import table as benchmark_table
-from utils.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
-from utils.checkpoint import Checkpoints
+from utils.benchmark.costs import MACHINES, this_cpu
+from utils.benchmark.costs import table as scale_table
+from utils.benchmark.throughput import measure_throughput
+from utils.benchmark.throughput import table as throughput_table
+from utils.benchmark.timing import ITERATIONS, count_costs, measure, write_json
+from utils.benchmark.timing import table as benchmark_table
+from utils.cli.parser import build_parser, flags_without_effect, parse_training
 from utils.dataset import get_dataloader
-from utils.engines import make_engine, train_command
 from utils.environment import MAIN, choose_device, describe, keep_freed_memory, seed_everything, versions
-from utils.miscellaneous import BadInput, Finished, Interrupted, RunFailed
-from utils.options import build_parser, flags_without_effect, parse_training
+from utils.errors import BadInput, Finished, Interrupted, RunFailed
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder
-from utils.report import make_report
-from utils.run import Run
-from utils.run_record import base_model_path, check_record, digest_of, read_record, run_path
-from utils.scale import MACHINES, this_cpu
-from utils.scale import table as scale_table
-from utils.scheduler import Scheduler
-from utils.settings import OF_THE_COMMAND, pretraining_settings, training_settings
-from utils.slurm import slurm_script
-from utils.tables import State, fetch_data, select_runs, status_table, without_base_model
-from utils.throughput import measure_throughput
-from utils.throughput import table as throughput_table
+from utils.report.report import make_report
+from utils.run.base_model import check_base_model, check_start, load_base_model, load_start, write_base_model
+from utils.run.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
+from utils.run.checkpoint import Checkpoints
+from utils.run.folder import Run
+from utils.run.record import base_model_path, check_record, digest_of, read_record, run_path
+from utils.run.settings import OF_THE_COMMAND, pretraining_settings, training_settings
+from utils.tables.engines import make_engine, train_command
+from utils.tables.scheduler import Scheduler
+from utils.tables.selection import State, fetch_data, select_runs, status_table, without_base_model
+from utils.tables.slurm import slurm_script
 
 COMPARE_EVERY = 100  # iterations
 LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
@@ -253,7 +253,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
-    """Runs a subcommand; returns 0, or the exit code of what stopped it: see utils/miscellaneous.py's exceptions.
+    """Runs a subcommand; returns 0, or the exit code of what stopped it: see utils/errors.py.
 
     program: the file that calls this, where it is another than main.py; the runs of `tables` are processes of it.
     """

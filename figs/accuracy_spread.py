@@ -15,13 +15,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.build import build_loop, load_data
-from utils.checkpoint import Checkpoints
 from utils.dataset import default_data_root
 from utils.environment import keep_freed_memory, seed_everything
-from utils.miscellaneous import BadInput
+from utils.errors import BadInput
 from utils.quantize import evaluate
-from utils.run_record import read_record
+from utils.run.build import build_loop, load_data
+from utils.run.checkpoint import Checkpoints
+from utils.run.record import read_record
 
 ITERATIONS = 20
 

@@ -14,13 +14,13 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, marked, span  # noqa: E402
-from utils.cells import Cell  # noqa: E402
-from utils.plots import ACCURACY, LOSS, draw_curves, series_of  # noqa: E402
-from utils.published import logged  # noqa: E402
-from utils.report_tables import method  # noqa: E402
-from utils.results import find_trials, read_csv, write_csv  # noqa: E402
+from utils.report.pictures import ACCURACY, LOSS, draw_curves, series_of  # noqa: E402
+from utils.report.published import logged  # noqa: E402
+from utils.report.reading import find_trials, read_csv, write_csv  # noqa: E402
+from utils.report.tables import method  # noqa: E402
+from utils.report.trials import Group, Trial  # noqa: E402
+from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table  # noqa: E402
-from utils.trials import Group, Trial  # noqa: E402
 
 EPOCHS = FOLDER / "convergence" / "epochs.csv.xz"
 BLOCK = 10  # epochs whose mean a row of the table shows

@@ -27,14 +27,14 @@ sys.path.insert(0, str(FOLDER.parent))
 from figs.convergence import EPOCHS as LONG_RUNS  # noqa: E402
 from figs.convergence import trials_below  # noqa: E402
 from figs.ranges import CURVES, beyond, marked, span  # noqa: E402
-from utils.cells import Cell  # noqa: E402
-from utils.plots import COLOURS, logarithmic  # noqa: E402
-from utils.published import FOLDER as PUBLISHED  # noqa: E402
-from utils.published import logged, printed  # noqa: E402
-from utils.report_tables import method  # noqa: E402
-from utils.results import read_csv, write_csv  # noqa: E402
+from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
+from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
+from utils.report.published import logged, printed  # noqa: E402
+from utils.report.reading import read_csv, write_csv  # noqa: E402
+from utils.report.tables import method  # noqa: E402
+from utils.report.trials import Trial, statistics  # noqa: E402
+from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table, mean_variance  # noqa: E402
-from utils.trials import Trial, statistics  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz", DATA / "epochs_of_391.csv.xz"

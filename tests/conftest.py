@@ -22,7 +22,7 @@ from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
 try:
     from hypothesis import HealthCheck, settings
 except ImportError:  # on a GPU machine where nothing can be installed the other tests run
-    collect_ignore = [f"utils/test_{name}.py" for name in ("quantize", "results", "trials")]
+    collect_ignore = ["utils/test_quantize.py", "utils/report/test_reading.py", "utils/report/test_trials.py"]
 else:
     settings.register_profile(
         "same", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
 
 from main import main
-from utils.checkpoint import _HashingFile
+from utils.run.checkpoint import _HashingFile
 
 SOME = 100_000  # bytes; every checkpoint here has more
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.checkpoint import load_tensors
+from utils.run.checkpoint import load_tensors
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
 

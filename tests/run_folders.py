@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cells import Cell
-from utils.trials import Trial
+from utils.report.trials import Trial
+from utils.tables.cells import Cell
 
 CELL = Cell("ResNet20", "CIFAR10", "dorefa", "STE", "SGD")  # a published one
 DIGITS = CELL._replace(dataset="Digits")

@@ -5,8 +5,8 @@ import json
 from resumed import LOGS
 
 from main import COMMANDS
-from utils.options import build_parser, parse_training
-from utils.tables import select_runs
+from utils.cli.parser import build_parser, parse_training
+from utils.tables.selection import select_runs
 
 
 def runs_of(argv):

@@ -10,8 +10,8 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from main import main
-from utils.cells import Cell
-from utils.published import logged
+from utils.report.published import logged
+from utils.tables.cells import Cell
 
 TRAINING, TEST = 12, 6
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import PROJECT
 
 from figs import convergence, first_epoch, ranges
-from utils.cells import Cell
-from utils.options import parse_training
-from utils.published import logged, published_settings
-from utils.results import read_csv, write_csv
+from utils.cli.parser import parse_training
+from utils.report.published import logged, published_settings
+from utils.report.reading import read_csv, write_csv
+from utils.tables.cells import Cell
 
 
 def commands(script, tmp_path, **environment):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from main import COMMANDS
-from utils.checkpoint import load_tensors
-from utils.manifest import MANIFEST, read_manifest, train_arguments
-from utils.options import build_parser, parse_training
+from utils.cli.parser import build_parser, parse_training
+from utils.run.checkpoint import load_tensors
+from utils.tables.manifest import MANIFEST, read_manifest, train_arguments
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()

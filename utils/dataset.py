@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 
 from utils.batches import LOADERS, SIZE, ImageSet, Loader
-from utils.miscellaneous import BadInput
+from utils.errors import BadInput
 
 SPLITS = ("train", "test")
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
-from utils.miscellaneous import BadInput
+from utils.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parent.parent
 MAIN = PROJECT / "main.py"

@@ -1,6 +1,5 @@
-"""Small helpers: running means, top-k accuracy, a progress line, layers by path, and the errors that a user sees."""
+"""Small helpers by the notebook's names: running means, top-k accuracy, a progress line, layers by path."""
 
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -8,41 +7,6 @@ from typing import TextIO
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-
-
-class BadInput(Exception):
-    """A flag or file that cannot be used: one line for the user, exit code 2."""
-
-    exit_code = 2
-
-
-class InUse(BadInput):
-    """A run's folder that another process works on: one line for the user, exit code 75 (EX_TEMPFAIL: try later)."""
-
-    exit_code = 75
-
-
-class RunFailed(Exception):
-    """A run that began and could not go on: one line for the user, exit code 1."""
-
-    exit_code = 1
-
-
-class Finished(Exception):
-    """There is nothing left to do: one line for the user, exit code 0."""
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM came and everything is saved: one line for the user, exit code 128 + the signal's number."""
-
-    def __init__(self, which: signal.Signals):
-        super().__init__(f"stopped by {which.name}; the same command goes on from here")
-        self.exit_code = 128 + which
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, or else its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class AverageMeter:

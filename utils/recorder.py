@@ -9,7 +9,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from utils.miscellaneous import AverageMeter, BadInput, progress_bar
+from utils.errors import BadInput
+from utils.miscellaneous import AverageMeter, progress_bar
 
 ADAPTIVE = "adaptive"
 LOGS = ("loss", "train-acc", "test-acc", "lr")

@@ -10,9 +10,9 @@ import torch
 from conftest import PROJECT
 
 from models_CIFAR.quantized_meta_resnet import MODELS
-from utils.options import FLAGS
-from utils.results import find_trials
-from utils.trials import group_trials
+from utils.cli.parser import FLAGS
+from utils.report.reading import find_trials
+from utils.report.trials import group_trials
 
 
 def test_main_alone_prints_help(call_main):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from main import COMMANDS
 from meta_utils.meta_network import META_NETWORKS, MetaNetwork
-from utils.options import build_parser, flags_without_effect
+from utils.cli.parser import build_parser, flags_without_effect
 
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
     (["-q", "BWN"], [], "quantizer", "BWN", "loss"),

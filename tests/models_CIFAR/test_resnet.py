@@ -7,10 +7,10 @@ from torch import nn
 from meta_utils.meta_quantized_module import MetaConv2d
 from models_CIFAR import quantized_meta_resnet, resnet
 from models_CIFAR.quantized_meta_resnet import MODELS, QuantizedMetaResNet
-from utils.base_model import load_base_model
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
 from utils.quantize import evaluate
+from utils.run.base_model import load_base_model
 
 
 @pytest.mark.parametrize("depth", resnet.DEPTHS)

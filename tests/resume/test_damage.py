@@ -8,8 +8,8 @@ import torch
 from conftest import Malicious
 from resumed import LOGS, assert_same
 
-from utils.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
-from utils.miscellaneous import BadInput
+from utils.errors import BadInput
+from utils.run.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
 
 
 def spoil(path, damage, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from conftest import until, write_npz
 from resumed import assert_same, only_run, outcome
 
-from utils.checkpoint import Checkpoints, checksum_holds
+from utils.run.checkpoint import Checkpoints, checksum_holds
 
 CASES = [
     ["-meta", "MultiFC", "-o", "SGD-M"],
@@ -103,7 +103,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, comm
     begun = time.monotonic()
     assert server.kill(which) == code
     assert time.monotonic() - begun < 30
-    assert f"stopped by {which.name}; the same command goes on from here" in (tmp_path / "log").read_text()
+    assert f"stopped by {which.name}; rerun the same command to resume" in (tmp_path / "log").read_text()
     run = only_run(tmp_path / "stopped")
     assert json.loads((run / "run.json").read_text())["state"] == "running"
     assert checksum_holds(run / "checkpoint.pth")

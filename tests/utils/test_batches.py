@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 
 from utils.batches import LOADERS, ImageSet, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
 from utils.dataset import get_dataloader, load_images
-from utils.miscellaneous import BadInput
+from utils.errors import BadInput
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import load_tensors, save_tensors
 from utils.environment import random_states, restore_random_states, seed_everything
+from utils.run.checkpoint import load_tensors, save_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

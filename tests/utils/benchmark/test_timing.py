@@ -1,0 +1,94 @@
+"""The benchmark: what it prints and writes. What it finds is the machine's."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from utils.benchmark.throughput import Work, _run, measure_throughput
+from utils.benchmark.timing import PHASES, trainer
+from utils.errors import BadInput, RunFailed
+
+
+def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
+    out = tmp_path / "b.json"
+    methods = ["plain", "STE", "MultiFC", "FC-Grad:tanh"]
+    arguments = ["--methods", *methods, "--batch-sizes", "2", "--quantizers", "BWN", "--repeats", "2", "--iterations", "1"]
+    outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
+    assert outcome.code == 0, outcome.err
+    rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
+    assert [row[:4] for row in rows] == [["ResNet20", "2", "BWN", method] for method in methods]
+    record = json.loads(out.read_text())
+    assert {"device", "versions", "git", "settings", "peak_memory"} <= set(record)
+    plain, ste, multi, _ = record["measurements"]
+    assert ste["ratio_to_ste"] == 1
+    assert plain["ratio_to_plain"] == 1
+    assert multi["fastest"] <= multi["seconds"] <= multi["slowest"]
+    assert multi["images_per_second"] == pytest.approx(2 / multi["seconds"])
+    assert ste["phases"]["meta"] == 0
+    for one in (ste, multi):
+        assert min(one["phases"]["forward"], one["phases"]["backward"]) > 0
+        assert sum(one["phases"].values()) == pytest.approx(1, abs=0.02)
+    assert multi["phases"]["meta"] > 0
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_no_phase_lies_inside_another(optimizer):
+    """Their shares would come to more than the whole."""
+    run = trainer("MultiFC", ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
+    run(2)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run(1)
+    phases = [event for event in profiler.events() if event.name in PHASES]
+    assert {event.name for event in phases} == set(PHASES)
+    for event in phases:
+        while event := event.cpu_parent:
+            assert event.name not in PHASES
+
+
+@pytest.mark.parametrize("method", ["RNN", "STE:relu", "LSTMFC:tanh", "MultiFC:gelu"])
+def test_unknown_methods_are_refused(method, call_main):
+    outcome = call_main("benchmark", "--methods", method)
+    assert outcome.code == 2
+    assert "--methods" in outcome.err
+    assert repr(method) in outcome.err
+
+
+def test_several_runs_at_once(call_main, tmp_path):
+    out = tmp_path / "b.json"
+    arguments = ["--methods", "STE", "--at-once", "1", "2", "--batch-sizes", "2", "--repeats", "1", "--iterations", "3"]
+    outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
+    assert outcome.code == 0, outcome.err
+    rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
+    assert [row[3:5] for row in rows] == [["STE", "1"], ["STE", "2"]]
+    one, two = json.loads(out.read_text())["measurements"]
+    assert one["ratio_to_one"] == 1
+    assert two["ratio_to_one"] == pytest.approx(two["iterations_per_second"] / one["iterations_per_second"])
+    seconds = float(rows[1][-1])  # of an epoch of 25,000 batches, of each of the two
+    assert seconds == pytest.approx(2 * 25_000 / two["iterations_per_second"], rel=0.01)
+
+
+def test_a_process_that_fails_lets_no_other_wait_for_it():
+    barrier = threading.Barrier(2)
+    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(barrier.wait, 60)
+        with pytest.raises(BadInput, match="ResNet9"):
+            _run(work, torch.get_num_threads(), barrier, None)
+        assert isinstance(other.exception(), threading.BrokenBarrierError)
+
+
+def test_processes_that_fail_are_an_error():
+    options = {"optimizer": "SGD", "device": "cpu", "iterations": 1, "tf32": False, "eager": False}
+    with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
+        measure_throughput(["ResNet9"], [2], ["dorefa"], ["STE"], [2], **options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--at-once", "2"], ["--at-once", "--scale"]), (["--out", "b.json"], ["--out", "--scale only prints"])]
+)
+def test_what_scale_cannot_do_is_refused(flags, words, refuses):
+    refuses(["benchmark", "--scale", *flags], words)

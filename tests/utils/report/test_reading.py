@@ -1,0 +1,176 @@
+"""Trials read from folders and CSV files."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_logs
+
+from utils.errors import BadInput
+from utils.report.reading import find_trials, iterations_per_epoch, read_csv, read_folder, write_csv
+from utils.tables.cells import Cell
+
+OLD = "ResNet20-CIFAR10/runs-Quant-Multiple/dorefa/Baseline-dorefa-optimizer-SGD-1bits-trial-2"
+
+
+@pytest.mark.parametrize("extra_rows", [0, 2])
+def test_an_epochs_value_is_the_running_mean_at_its_end(tmp_path, extra_rows):
+    trial = read_folder(make_run(tmp_path / "a", epochs=4, extra_rows=extra_rows))
+    assert (trial.cell, trial.number, trial.state, trial.epochs) == (CELL, 1, "done", 4)
+    np.testing.assert_allclose(trial.train_loss, [1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_array_equal(trial.train_acc, [1, 2, 3, 4])
+    np.testing.assert_array_equal(trial.test_acc, [51, 52, 53, 54])
+    assert trial.made_by == "cpu, torch 2.15, commit 0123456789"
+
+
+def test_a_base_model_is_full_precision(tmp_path):
+    run = {"model": "ResNet20", "dataset": "NPZ:/a/b/set.npz", "optimizer": "SGD-M", "trial": 1}
+    assert read_folder(make_run(tmp_path / "a", settings=run)).cell == Cell(
+        "ResNet20", "NPZ-set", "none", "full precision", "SGD-M"
+    )
+
+
+def test_replaced_runs_and_overlapping_roots(tmp_path):
+    for name in ("x/1", "x/2", "x/replaced/1"):
+        make_run(tmp_path / name, trial=int(name[-1]))
+    trials, problems = find_trials([tmp_path, tmp_path / "x", tmp_path / "x" / "1"])
+    assert ([trial.number for trial in trials], problems) == ([1, 2], [])
+    trials, _ = find_trials([tmp_path / "x" / "replaced"])
+    assert len(trials) == 1
+
+
+METHODS = {
+    "Baseline-dorefa-optimizer-SGD-1bits-trial-2": ("dorefa", "STE", "SGD", 2),
+    "Baseline-BWN-F-optimizer-SGD-M-1bits-trial-1": ("BWN-F", "STE", "SGD-M", 1),
+    "Meta-FC-Grad-Nonlinear-None-hidden-size-100-BWN-Adam-1bits-lr-30-trial-5": ("BWN", "FC-Grad", "Adam", 5),
+    "Meta-MLPFC-Nonlinear-None-hidden-size-100-nfc-3-dorefa-SGD-1bits-lr-30-trial-1": ("dorefa", "MultiFC", "SGD", 1),
+    "Meta-LSTMFC-Nonlinear-None-hidden-size-100-nlstm-1-BWN-SGD-1bits-lr-30-trial-12": ("BWN", "LSTMFC", "SGD", 12),
+    "Meta-MultiFC-Nonlinear-tanh-hidden-size-8-nfc-2-BWN-F-SGD-M-1bits-lr-adaptive-mine-trial-3": (
+        "BWN-F",
+        "MultiFC",
+        "SGD-M",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_published_names(name, tmp_path):
+    quantizer, backward, optimizer, number = METHODS[name]
+    folder = tmp_path / "ResNet110-CIFAR100" / "runs-Quant-Multiple" / quantizer / name
+    write_logs(folder, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    ((trial,), problems) = find_trials([tmp_path])
+    assert problems == []
+    assert (trial.cell, trial.number) == (Cell("ResNet110", "CIFAR100", quantizer, backward, optimizer), number)
+    assert not trial.recorded
+    np.testing.assert_array_equal([trial.test_acc, trial.train_loss, trial.train_acc], [[1, 2], [3, 4], [5, 6]])
+
+
+def test_test_accuracies_without_a_count(tmp_path):
+    write_logs(tmp_path / OLD, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    (tmp_path / OLD / "test-acc.txt").write_text("1.0\n2.0\n")
+    np.testing.assert_array_equal(read_folder(tmp_path / OLD).test_acc, [1, 2])
+
+
+def running_mean_of(epochs, per_epoch, rows, seed):
+    """A noisy loss that falls from epoch to epoch, as means since each epoch's start; the first `rows` of them."""
+    random = np.random.default_rng(seed)
+    losses = 2 / (1 + np.arange(epochs + 1)[:, None]) + random.normal(scale=0.3, size=(epochs + 1, per_epoch))
+    return (np.cumsum(losses, axis=1) / np.arange(1, per_epoch + 1)).ravel()[:rows]
+
+
+@settings(max_examples=50)
+@given(epochs=st.integers(1, 8), per_epoch=st.integers(60, 120), seed=st.integers(0, 99))
+def test_whole_epochs_are_found_in_a_running_mean(epochs, per_epoch, seed):
+    assert iterations_per_epoch(running_mean_of(epochs, per_epoch, epochs * per_epoch, seed), epochs) == per_epoch
+
+
+@pytest.mark.parametrize("unfinished", [1, 100, 390])
+def test_epochs_are_found_in_a_running_mean_that_was_cut_off(unfinished):
+    """Nearly always: where the noise at the boundaries hides the jumps, no reader of the numbers alone could tell."""
+    found = [iterations_per_epoch(running_mean_of(10, 391, 3910 + unfinished, seed), 10) for seed in range(40)]
+    assert sum(count == 391 for count in found) >= 38
+
+
+@pytest.mark.parametrize("rows", [1, 391])
+def test_a_flat_curve_has_whole_epochs(rows):
+    assert iterations_per_epoch(np.zeros(rows * 4), 4) == rows
+
+
+def test_csv_there_and_back(tmp_path):
+    random = np.random.default_rng(0)
+    made = [
+        make_trial(random.random(4) * 100, number=1, seconds=np.array([1.5, 2, 2, 2]), made_by="cpu"),
+        make_trial(random.random(3) * 100, number=2, settings={"folder": "x"}),
+        make_trial(random.random(3), number=3, state="failed"),
+    ]
+    write_csv(made, tmp_path / "runs.csv.xz")
+    back, problems = find_trials([tmp_path / "runs.csv.xz"])
+    assert problems == []
+    assert [trial.state for trial in back] == ["done", "done", "failed"]
+    for one, other in zip(made, back, strict=False):
+        for curve in ("test_acc", "train_loss", "train_acc", "seconds"):
+            np.testing.assert_array_equal(getattr(one, curve), getattr(other, curve))
+        assert (one.cell, one.number, one.made_by, one.recorded) == (other.cell, other.number, other.made_by, other.recorded)
+    assert back[0].variant == made[0].variant.replace('"data_root": "data", ', "")
+    assert "data_root" not in lzma.open(tmp_path / "runs.csv.xz", "rt").read()
+
+
+HEAD = "model,dataset,forward,backward,optimizer,trial,epoch,test_acc,train_loss,train_acc\n"
+ROW = "ResNet20,CIFAR10,dorefa,STE,SGD,1,{},50,1,40\n"
+BAD_CSV = {
+    "no column": (HEAD.replace("model", "net") + ROW.format(1), "model"),
+    "no number": (HEAD + ROW.format(1).replace("50", "high"), "high"),
+    "gap": (HEAD + ROW.format(1) + ROW.format(3), "epochs"),
+    "no first epoch": (HEAD + ROW.format(2), "first epoch"),
+    "settings a number": (HEAD.replace("\n", ",settings\n") + ROW.format(1).replace("\n", ",3\n"), "not an object"),
+    "short row": (HEAD + "ResNet20,CIFAR10,dorefa,STE,SGD,1,1\n", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CSV)
+def test_bad_csv_files_are_named(case, tmp_path):
+    text, word = BAD_CSV[case]
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(BadInput, match=rf"(?s)bad\.csv.*{word}"):
+        read_csv(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv.xz").write_text(text)
+    with pytest.raises(BadInput, match=r"bad\.csv\.xz cannot be read"):
+        read_csv(tmp_path / "bad.csv.xz")
+
+
+def damage_record(content):
+    return lambda folder: (folder / "run.json").write_text(content)
+
+
+WHOLE = {"state": "done", "settings": settings_of(DIGITS)}
+DAMAGE = {
+    "empty record": damage_record(""),
+    "half-written record": damage_record('{"settings": {"model": "Res'),
+    "list": damage_record("[]"),
+    "no settings": damage_record('{"settings": 1}'),
+    "no model": damage_record('{"settings": {}, "state": "done"}'),
+    "model a number": damage_record(json.dumps(WHOLE | {"settings": settings_of(DIGITS, model=20)})),
+    "no state": damage_record(json.dumps({"settings": settings_of(DIGITS)})),
+    "no iterations": damage_record(json.dumps(WHOLE | {"iterations_per_epoch": 0})),
+    "trial a word": damage_record(json.dumps(WHOLE | {"settings": settings_of(DIGITS, trial="one")})),
+    "words in loss.txt": lambda folder: (folder / "loss.txt").write_text("0, low\n"),
+    "bytes in test-acc.txt": lambda folder: (folder / "test-acc.txt").write_bytes(b"\xff\xfe\x00"),
+    "short loss.txt": lambda folder: (folder / "loss.txt").write_text("0, 1\n"),
+    "record gone, name unknown": lambda folder: (folder / "run.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_what_cannot_be_read_is_named_and_the_rest_is_read(case, tmp_path):
+    DAMAGE[case](make_run(tmp_path / "bad"))
+    make_run(tmp_path / "good")
+    trials, problems = find_trials([tmp_path, tmp_path / "absent"])
+    assert [trial.source.name for trial in trials] == ["good"]
+    assert len(problems) == 2
+    assert str(tmp_path / "bad") in problems[0]
+    assert "absent" in problems[1]
+    assert not any("\n" in problem for problem in problems)

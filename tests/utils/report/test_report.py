@@ -1,0 +1,170 @@
+"""The report: what it shows, what it writes, and what it says about what it cannot read."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
+
+from utils.errors import BadInput
+from utils.report.published import logged
+from utils.report.reading import write_csv
+from utils.report.report import make_report
+from utils.report.tables import errata_markdown
+
+LEARNED = DIGITS._replace(backward="MultiFC")
+
+
+def rows_of(markdown, title):
+    """The rows of a section's table, as a dict by heading."""
+    section = re.search(rf"^## {title}.*?(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL)[0]
+    lines = re.findall(r"^\| .* \|$", section, flags=re.MULTILINE)
+    head, *rows = ([part.strip() for part in line[1:-1].split(" | ")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def published_run(path, cell, trial, shift=0.0, old=False):
+    """A run with the curves of a logged trial, its test accuracy shifted."""
+    log = logged()[cell][trial - 1]
+    name = f"Baseline-{cell.quantizer}-optimizer-{cell.optimizer}-1bits-trial-{trial}"
+    folder = path / f"{cell.model}-{cell.dataset}" / ("runs-Quant-Multiple" if old else "runs-Quant") / name
+    write_logs(folder, log.test_acc + shift, log.train_loss, log.train_acc)
+    if not old:
+        record = {"epochs_done": 100, "iterations_per_epoch": 3, "state": "done", "settings": settings_of(cell, trial, 100)}
+        (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_the_table_of_runs_pools_the_last_ten_epochs_with_the_population_variance(tmp_path):
+    make_run(tmp_path / "a" / "1", DIGITS)
+    make_run(tmp_path / "b" / "2", DIGITS, trial=2, epochs=0, state="failed", settings=settings_of(DIGITS, 2, 12))
+    make_run(tmp_path / "a" / "replaced" / "3", DIGITS)
+    make_run(
+        tmp_path / "a" / "4", settings={"model": "ResNet20", "dataset": "Digits", "optimizer": "SGD-M", "trial": 1}, epochs=1
+    )
+    report, problems = make_report([tmp_path])
+    assert problems == []
+    markdown = report.markdown()
+    last = np.arange(53, 63)
+    one, two, base = rows_of(markdown, "Other runs")
+    pooled = f"{last.mean():.3f} ({last.var():.3f})"
+    assert list(one.values())[:9] == ["ResNet20 Digits", "dorefa SGD STE", "1", "12", "62.00", "62.00", pooled, "2.0", "done"]
+    assert (two["epochs"], two["test accuracy"], two["in no mean, because"]) == ("0", "", "failed, 0 of 12 epochs")
+    assert (base["run"], base["last 10 mean (variance)"]) == ("full precision", "51.000 (0.000)")
+    assert "Errata" not in markdown
+
+
+def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
+    cell = CELL._replace(model="ResNet56", dataset="CIFAR100")
+    for trial in (1, 2, 3):
+        published_run(tmp_path / "a", cell, trial)
+    for trial in (4, 5):
+        published_run(tmp_path / "b", cell, trial)  # another machine
+        published_run(tmp_path / "old", cell, trial, shift=20, old=True)
+    published_run(tmp_path / "c", cell, 1, shift=1)  # the same trial twice
+    make_run(tmp_path / "c" / "short", cell, trial=6)
+    markdown = make_report([tmp_path / name for name in ("a", "b", "c", "old")])[0].markdown()
+    ours, old, *rest = rows_of(markdown, "Table 2")
+    assert (ours["method"], ours["paper"], ours["verdict"]) == ("dorefa SGD STE", "42.265 (8.143)", "within")
+    assert ours["logs"] == ours["ours"] == "42.265 (8.143), n = 5"
+    assert (old["method"], old["verdict"]) == ("dorefa SGD STE (no record)", "above")
+    assert len(rest) == 13
+    assert {row["verdict"] for row in rest} == {"not run"}
+    left_out = {row["trial"]: row["in no mean, because"] for row in rows_of(markdown, "Other runs")}
+    assert left_out["6"] == "12 epochs, not 100"
+    assert left_out["1"].startswith("the same trial as")
+    best = rows_of(markdown, "Table 2, ours in detail")[0]
+    assert best["best, ours"] == best["best, logs"] == "47.368 (0.147)"
+    assert errata_markdown() in markdown
+
+
+@pytest.fixture(scope="module")
+def whole_report(tmp_path_factory):
+    """The files of a report on two cells with two trials each, two published runs, and one that is cut off."""
+    root = tmp_path_factory.mktemp("runs")
+    for trial in (1, 2):
+        make_run(root / f"ste-{trial}", DIGITS, trial, shift=trial)
+        settings = settings_of(LEARNED, trial, weight_decay=5e-4)
+        make_run(root / f"learned-{trial}", LEARNED, trial, shift=10 + trial, settings=settings)
+        published_run(root, CELL, trial)
+    make_run(root / "cut", LEARNED, 3, epochs=2, state="running", settings=settings_of(LEARNED, 3, weight_decay=5e-4))
+    report, problems = make_report([root])
+    assert problems == []
+    report.write(root / "out" / "here")
+    return report, root / "out" / "here"
+
+
+def test_claims_and_fairness(whole_report):
+    report, _ = whole_report
+    (claim,) = rows_of(report.markdown(), "Learned gradient minus STE")
+    assert claim["n"] == "2, 2"
+    assert re.fullmatch(r"\+10\.000, p = 0\.005: higher", claim["ours"])  # 1 - t / sqrt(2 + t^2) with t = 10 / sqrt(1 / 2)
+    (difference,) = rows_of(report.markdown(), "Fairness")
+    assert (difference["setting"], difference["its value"], difference["the baseline's"]) == ("weight_decay", "0.0005", "0.0")
+
+
+def test_the_files(whole_report):
+    report, folder = whole_report
+    assert (folder / "report.md").read_text() == report.markdown() + "\n"
+    tables = ("table1", "table1_details", "other_runs", "other_cells", "claims", "fairness")
+    pictures = ("table1", "figure3", "curves_ResNet20_CIFAR10_dorefa_SGD", "curves", "left_out")
+    names = {f"{name}{suffix}" for name in tables for suffix in (".csv", ".tex")}
+    names |= {f"{name}{suffix}" for name in pictures for suffix in (".png", ".svg")}
+    assert {path.name for path in folder.iterdir()} == names | {"report.md", "errata.csv", "runs.csv.xz"}
+    for name in pictures:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
+    with open(folder / "table1.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["backward"], first["ours_n"], first["verdict"]) == ("STE", "2", "within")
+    assert float(first["ours_mean"]) == pytest.approx(float(first["logs_mean"]))
+    with open(folder / "errata.csv", newline="") as file:
+        assert {"mean", "label", "trials", "schedule", "documented"} == {row["kind"] for row in csv.DictReader(file)}
+
+
+def test_the_written_runs_give_the_same_report(whole_report):
+    report, folder = whole_report
+    again, problems = make_report([folder / "runs.csv.xz"])
+    assert problems == []
+    for title in ("Table 1", "Other cells", "Learned gradient", "Fairness"):
+        assert rows_of(again.markdown(), title) == rows_of(report.markdown(), title)
+
+
+def test_the_published_logs_are_within_themselves(tmp_path):
+    write_csv((trial for trials in logged().values() for trial in trials), tmp_path / "logs.csv.xz")
+    report, problems = make_report([tmp_path / "logs.csv.xz"])
+    assert problems == []
+    rows = [row for table in (1, 2) for row in rows_of(report.markdown(), f"Table {table} ")]
+    assert len(rows) == 70
+    assert [row["ours"] for row in rows] == [row["logs"] for row in rows]
+    verdicts = [row["verdict"] for row in rows]
+    assert {name: verdicts.count(name) for name in set(verdicts)} == {"within": 64, "not run": 5, "too few trials": 1}
+
+
+def test_nothing_to_report_is_one_line(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(BadInput, match=r"run\.json is damaged.*; .*absent") as error:
+        make_report([tmp_path, tmp_path / "absent"])
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_read_is_named_once_and_the_rest_reported(call_main, tmp_path):
+    make_run(tmp_path / "good", DIGITS)
+    make_run(tmp_path / "bad", DIGITS)
+    (tmp_path / "bad" / "run.json").write_text("{")
+    outcome = call_main("report", tmp_path, tmp_path / "absent", "--out", tmp_path / "out")
+    assert outcome.code == 0
+    assert "| dorefa SGD STE |" in outcome.out
+    assert outcome.out == (tmp_path / "out" / "report.md").read_text()
+    bad, absent = outcome.err.splitlines()
+    assert "bad/run.json" in bad
+    assert "absent" in absent
+
+
+def test_a_folder_that_cannot_be_written(call_main, tmp_path):
+    make_run(tmp_path / "a", DIGITS)
+    (tmp_path / "file").write_text("")
+    outcome = call_main("report", tmp_path, "--out", tmp_path / "file")
+    assert outcome.code == 2
+    assert "--out" in outcome.err

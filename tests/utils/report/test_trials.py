@@ -1,0 +1,134 @@
+"""The paper's statistics, and which trials count together."""
+
+import statistics as by_hand
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folders import CELL, DIGITS, make_trial, settings_of
+
+from utils.report.trials import group_trials, statistics
+
+PERCENT = st.floats(0, 100, allow_nan=False)
+
+
+@given(
+    st.integers(1, 15).flatmap(
+        lambda epochs: st.lists(st.lists(PERCENT, min_size=epochs, max_size=epochs), min_size=1, max_size=5)
+    )
+)
+def test_statistics_against_the_standard_librarys(curves):
+    found = statistics([make_trial(curve, number=k) for k, curve in enumerate(curves)])
+    pooled = [value for curve in curves for value in curve[-10:]]
+    best, means = [max(curve) for curve in curves], [by_hand.fmean(curve[-10:]) for curve in curves]
+    close = {"rel": 1e-9, "abs": 1e-6}
+    assert found.n == len(curves)
+    assert found.mean == pytest.approx(by_hand.fmean(pooled), **close)
+    assert found.variance == pytest.approx(by_hand.pvariance(pooled), **close)
+    assert found.best_mean == pytest.approx(by_hand.fmean(best), **close)
+    assert found.best_variance == pytest.approx(by_hand.pvariance(best), **close)
+    assert found.final == pytest.approx(by_hand.fmean(curve[-1] for curve in curves), **close)
+    if len(curves) > 1:
+        assert found.deviation == pytest.approx(by_hand.stdev(means), **close)
+        assert found.standard_error == pytest.approx(by_hand.stdev(means) / len(curves) ** 0.5, **close)
+    else:
+        assert found.deviation != found.deviation
+
+
+@pytest.mark.parametrize("lengths", [(), (0,), (3, 4)])
+def test_unequal_lengths_are_never_averaged(lengths):
+    with pytest.raises(ValueError, match="equal length"):
+        statistics([make_trial([1.0] * length, number=k) for k, length in enumerate(lengths)])
+
+
+def groups_of(*trials, **usual):
+    groups, left_out = group_trials(trials, lambda cell: usual)
+    return groups, [(left.trial.number, left.reason) for left in left_out]
+
+
+def test_unfinished_and_unequal_runs_are_left_out_with_the_reason():
+    trials = [
+        make_trial([60, 61, 62]),
+        make_trial([60, 61, 63], number=2),
+        make_trial([60, 61, 62, 63], number=3),
+        make_trial([60], number=4, state="running", settings=settings_of(CELL, 4, 3)),
+        make_trial([], number=5, state="failed", error="the loss is nan", settings=settings_of(CELL, 5, 3)),
+    ]
+    (group,), left_out = groups_of(*trials)
+    assert [trial.number for trial in group.trials] == [1, 2]
+    assert left_out == [
+        (3, "4 epochs, not 3"),
+        (4, "running, 1 of 3 epochs"),
+        (5, "failed, 0 of 3 epochs: the loss is nan"),
+    ]
+
+
+def test_the_wanted_number_of_epochs_leaves_all_others_out():
+    assert groups_of(make_trial([60, 61]), epochs=100) == ([], [(1, "2 epochs, not 100")])
+
+
+def test_the_same_trial_twice_counts_once_and_the_finished_one():
+    cut = make_trial([60], source="a", state="running")
+    whole, again = make_trial([60, 61], source="b"), make_trial([70, 71], source="c")
+    other_seed = make_trial([50, 51], source="d", settings=settings_of(CELL, seed=1))
+    (group,), left_out = groups_of(cut, whole, again, other_seed)
+    assert [str(trial.source) for trial in group.trials] == ["b", "d"]
+    assert left_out == [(1, "the same trial as b, which is taken")] * 2
+
+
+def test_trials_of_several_machines_are_one_group():
+    there = settings_of(CELL, 2, pretrained="/home/x/ResNet20.pth", data_root="/data")
+    (group,), left_out = groups_of(make_trial([60, 61]), make_trial([60, 61], number=2, settings=there))
+    assert (len(group.trials), group.label, left_out) == (2, "", [])
+
+
+def test_other_settings_are_another_group_and_named():
+    slow = settings_of(CELL, 1, lr_adjust=60)
+    groups, left_out = groups_of(make_trial([60, 61]), make_trial([60, 62], settings=slow), make_trial([60, 62], cell=DIGITS))
+    assert [str(group) for group in groups] == [f"{CELL} (lr_adjust 30)", f"{CELL} (lr_adjust 60)", str(DIGITS)]
+    assert left_out == []
+
+
+def test_settings_other_than_the_usual_ones_are_named():
+    usual = {"lr_adjust": 30, "bits": 1, "unheard_of": 1, "pretrained": "elsewhere.pth"}
+    (group,), _ = groups_of(make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    assert group.label == "bits 2"
+    groups, _ = groups_of(make_trial([60, 61]), make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    assert [group.label for group in groups] == ["bits 1", "bits 2"]
+
+
+def test_logs_without_a_record_are_a_group_of_their_own():
+    old = [make_trial([60, 61], number=k, settings={"folder": "Baseline"}) for k in (1, 2)]
+    groups, _ = groups_of(make_trial([60, 61]), *old)
+    assert [(group.label, len(group.trials)) for group in groups] == [("", 1), ("no record", 2)]
+    groups, _ = groups_of(*old, make_trial([60, 61], settings={"folder": "x.csv"}))
+    assert [group.label for group in groups] == ["no record: Baseline", "no record: x.csv"]
+
+
+def test_a_switch_that_came_later_and_is_off_makes_no_other_group():
+    old = settings_of(CELL, 1, 3)
+    new = settings_of(CELL, 2, 3) | {"newer": False}
+    on = settings_of(CELL, 3, 3) | {"newer": True}
+    trials = [make_trial([1, 2, 3], number=k, settings=s) for k, s in enumerate((old, new, on), start=1)]
+    groups, _ = group_trials(trials, lambda cell: None)
+    assert [(group.label, [trial.number for trial in group.trials]) for group in groups] == [
+        ("newer off", [1, 2]),
+        ("newer on", [3]),
+    ]
+    (group,), _ = group_trials(trials[:2], lambda cell: {"epochs": 3, "newer": True})
+    assert group.label == "newer off"
+
+
+def test_base_models_tell_trials_apart_where_several_are_known():
+    records = [
+        settings_of(CELL, k, 3) | ({"base_model": base} if base else {}) for k, base in enumerate(("a", "a", None, "b"), 1)
+    ]
+    trials = [make_trial([1, 2, 3], number=k, settings=record) for k, record in enumerate(records, 1)]
+    (group,), _ = group_trials(trials[:3], lambda cell: None)
+    assert (group.label, len(group.trials)) == ("", 3)
+    groups, _ = group_trials(trials, lambda cell: None)
+    assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
+        "base_model a": [1, 2],
+        "base_model not recorded": [3],
+        "base_model b": [4],
+    }

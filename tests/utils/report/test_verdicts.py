@@ -1,0 +1,90 @@
+"""Verdicts against numbers worked out by hand."""
+
+import math
+from statistics import variance
+
+import numpy as np
+import pytest
+from run_folders import CELL, make_trial, settings_of
+
+from utils.report.trials import Group, statistics
+from utils.report.verdicts import compare, pairs, unlike, welch
+
+LEARNED = CELL._replace(backward="MultiFC")
+
+
+def trials(*means, cell=CELL, **changes):
+    """Trials whose ten epochs all have the given accuracy."""
+    return tuple(
+        make_trial([mean] * 10, cell, number, settings=settings_of(cell, number, 10, **changes))
+        for number, mean in enumerate(means, start=1)
+    )
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(2.3, "within"), (-2.3, "within"), (2.4, "above"), (-2.4, "below")])
+def test_within_two_standard_errors(shift, verdict):
+    logs = statistics(trials(80, 82, 84))  # s = 2, n = 3: s^2 / n = 4 / 3
+    ours = statistics(trials(82 + shift - 0.25, 82 + shift + 0.25))  # s^2 = 1/8, n = 2: 1 / 16
+    found = compare(ours, logs)
+    assert found.difference == pytest.approx(shift)
+    assert found.standard_error == pytest.approx(math.sqrt(4 / 3 + 1 / 16))
+    assert found.verdict == verdict
+
+
+def test_too_few_trials_and_no_logs():
+    two, one = statistics(trials(80, 82)), statistics(trials(80))
+    assert compare(one, two).verdict == compare(two, one).verdict == "too few trials"
+    assert compare(two, None).verdict == "no logs"
+
+
+def test_welch_against_a_worked_example():
+    a, b = trials(27.5, 21.0, 19.0, 23.6, 17.0, 17.9), trials(27.1, 22.0, 20.8, 23.4, 23.4, 23.5)
+    found = welch(a, b)
+    assert found.difference == pytest.approx(21 - 23.3666667)
+    variances = [variance([trial.test_acc[0] for trial in side]) for side in (a, b)]
+    t = found.difference / math.sqrt(sum(variances) / 6)
+    freedom = (sum(variances) / 6) ** 2 / (sum((v / 6) ** 2 for v in variances) / 5)
+    x = np.linspace(-abs(t), abs(t), 10_001)
+    density = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)  # of Student's t, times
+    between = density * np.mean((1 + x**2 / freedom) ** (-(freedom + 1) / 2)) * (x[-1] - x[0])
+    assert found.p == pytest.approx(1 - between, abs=1e-4)
+    assert found.verdict == "level"
+
+
+@pytest.mark.parametrize(
+    ("learned", "ste", "verdict"),
+    [
+        ((90, 91, 92), (80, 81, 82), "higher"),
+        ((80, 81, 82), (90, 91, 92), "lower"),
+        ((80,), (90, 91, 92), "too few trials"),
+        ((80, 80), (81, 81), "no spread"),
+        ((80, 80), (80, 81), "level"),
+    ],
+)
+def test_claims(learned, ste, verdict):
+    assert welch(trials(*learned), trials(*ste)).verdict == verdict
+
+
+def test_pairs_are_of_one_net_quantizer_and_optimizer():
+    groups = [Group(cell, "", trials(80, cell=cell)) for cell in (CELL, LEARNED, LEARNED._replace(optimizer="Adam"))]
+    slow = Group(CELL, "lr_adjust 60", trials(80, lr_adjust=60))
+    assert [(one.cell, ste.label) for one, ste in pairs([*groups, slow])] == [(LEARNED, ""), (LEARNED, "lr_adjust 60")]
+
+
+def test_every_unlike_setting_is_listed_and_only_those():
+    ste = Group(CELL, "", trials(80, 81))
+    assert unlike(Group(LEARNED, "", trials(80, 81, 82, cell=LEARNED, exp_spec="mine", data_root="/d")), ste) == []
+    other = trials(80, 81, cell=LEARNED, weight_decay=5e-4, lr_adjust="adaptive", pretrained="none", bits=2)
+    assert unlike(Group(LEARNED, "", other), ste) == [
+        ("bits", "2", "1"),
+        ("lr_adjust", "adaptive", "30"),
+        ("pretrained", "none", "Results/ResNet20.pth"),
+        ("weight_decay", "0.0005", "0.0"),
+    ]
+
+
+def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
+    ste = Group(CELL, "", trials(80))
+    assert unlike(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
+    bare = Group(LEARNED, "", (make_trial([80], LEARNED, settings={"folder": "x"}),))
+    assert unlike(bare, ste) == [("all settings", "not recorded", "recorded")]

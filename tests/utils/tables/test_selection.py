@@ -1,0 +1,193 @@
+"""main.py tables: what it selects and refuses, where it runs, how far it is."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT
+from table_runs import by_hand, record, runs_of, states
+
+from main import COMMANDS
+from utils.cli.parser import build_parser, parse_training
+from utils.errors import BadInput
+from utils.run.record import run_path
+from utils.tables.engines import local_slots
+from utils.tables.selection import State
+
+
+def test_selection():
+    def count(*flags):
+        return len(runs_of(["tables", "run", *flags]))
+
+    assert count("all") == 350  # Figure 3's runs are Table 1's
+    assert count("fig3") == count("table1", "-m", "ResNet20", "-q", "dorefa") == 40
+    assert count("table1", "fig3") == 210
+    assert count("table2", "-m", "ResNet110", "-q", "BWN", "-o", "SGD", "Adam", "-meta", "STE", "--trials", "2") == 4
+    assert count("table1", "-meta", "STE", "FC-Grad", "--trial", "2", "5") == 48
+    assert {run.trial for run in runs_of(["tables", "run", "table1", "--trials", "7", "--trial", "6", "9"])} == {6}
+
+
+def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
+    monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
+    flags = ["-n", "7", "--set", "lr-adjust=2", "deterministic=true", "--results-root", "R", "--data-root", "D"]
+    for run in runs_of(["tables", "run", "table2", *flags]):
+        s = run.settings
+        assert (s["epochs"], s["lr_adjust"], s["deterministic"], s["results_root"], s["data_root"]) == (7, 2, True, "R", "D")
+        assert s["pretrained"] == f"R/{s['model']}-CIFAR100/{s['model']}-CIFAR100-pretrain.pth"
+        assert parse_training(run.argv[1:], "again") == s
+        assert run.path == run_path(s)
+
+
+def test_slices_share_the_runs_out():
+    whole = [run.path for run in runs_of(["tables", "run", "all"])]
+    slices = [[run.path for run in runs_of(["tables", "run", "all", "--slice", f"{i}/3"])] for i in (1, 2, 3)]
+    assert sorted(path for part in slices for path in part) == sorted(whole)
+    assert [len(part) for part in slices] == [117, 117, 116]
+
+
+def test_base_models_lie_where_they_were_released_or_made(tmp_path):
+    flags = ["tables", "run", "table1", "--trials", "1", "--results-root", "R", "--pretrained-root", str(tmp_path)]
+    released = tmp_path / "ResNet20-CIFAR10-pretrain.pth"
+    made = tmp_path / "ResNet32-CIFAR10" / "ResNet32-CIFAR10-pretrain.pth"
+    made.parent.mkdir()
+    for path in (released, made):
+        path.touch()
+    found = {run.row.cell.model: run.settings["pretrained"] for run in runs_of(flags)}
+    own = "R/ResNet44-CIFAR10/ResNet44-CIFAR10-pretrain.pth"
+    assert found == {"ResNet20": str(released), "ResNet32": str(made), "ResNet44": own}
+
+
+def test_dry_run_prints_the_commands(call_main, command, tmp_path):
+    outcome = call_main(*command("R", "--dry-run", "--trials", "2"))
+    assert outcome.code == 0
+    lines = [shlex.split(line) for line in outcome.out.splitlines()]
+    assert [line[:3] for line in lines] == [[sys.executable, str(PROJECT / "main.py"), "train"]] * 4
+    assert [build_parser(COMMANDS).parse_args(line[2:]).trial for line in lines] == [1, 1, 2, 2]
+    assert not (tmp_path / "R").exists()
+
+
+def test_output_that_nobody_reads_on_is_no_error():
+    command = f"{shlex.join([sys.executable, 'main.py'])} tables run all --dry-run | head -1; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", command], cwd=PROJECT, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (141, "")
+    assert len(process.stdout.splitlines()) == 1
+
+
+BAD_INPUT = [  # flags, words that the one line must hold
+    (["tables", "run", "table3"], ["table3", "table1, table2, fig3"]),
+    (["tables", "run"], ["TABLE"]),
+    (["tables", "walk", "table1"], ["walk", "status"]),
+    (["tables", "run", "table1", "-m", "ResNet56"], ["no cell of table1", "--model ResNet56"]),
+    (["tables", "run", "table1", "-q", "BWN", "-meta", "MultiFC"], ["no cell", "--quantizer BWN", "--backward MultiFC"]),
+    (["tables", "run", "table1", "-m", "ResNet21"], ["ResNet21"]),
+    (["tables", "run", "table1", "--trial", "6"], ["--trial 6", "1 to 5"]),
+    (["tables", "run", "table1", "--slice", "0/4"], ["--slice", "'0/4'"]),
+    (["tables", "run", "table1", "--slice", "5/4"], ["--slice", "'5/4'"]),
+    (["tables", "run", "table1", "--slice", "2"], ["--slice", "I/N", "'2'"]),
+    (["tables", "run", "fig3", "--slice", "1/99"], ["--slice 1/99", "40 runs"]),
+    (["tables", "run", "table1", "--protocol", "mine"], ["--protocol", "mine", "paper"]),
+    (["tables", "run", "table1", "--engine", "pbs"], ["--engine", "pbs", "slurm"]),
+    (["tables", "run", "table1", "--engine", "slurm"], ["--engine slurm", "--dry-run"]),
+    (["tables", "run", "table1", "--engine", "slurm", "--dry-run", "--slice", "1/2"], ["--slice"]),
+    (["tables", "run", "table1", "--set", "epochs"], ["--set", "'epochs'"]),
+    (["tables", "run", "table1", "--set", "model=ResNet56"], ["--set model"]),
+    (["tables", "run", "table1", "--set", "speed=9"], ["ResNet20 CIFAR10 dorefa STE SGD", "--speed"]),
+    (["tables", "run", "table1", "--set", "batch-size=0"], ["ResNet20 CIFAR10", "-bs/--batch-size", "'0'"]),
+    (["tables", "run", "table1", "--jobs", "0"], ["--jobs", "at least 1"]),
+    (["tables", "run", "table1", "--manifest", "{root}/absent.toml"], ["--manifest", "absent.toml", "No such file"]),
+    (["tables", "run", "table1", "--manifest", "{file}"], ["--manifest", "line 1"]),
+    (
+        ["tables", "run", "table2", "--pretrained-root", "{root}"],
+        ["ResNet56 CIFAR100", "main.py pretrain -m ResNet56"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=lambda x: " ".join(x)[-60:])
+def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refuses([argument.format(root=tmp_path, file=__file__) for argument in arguments], words)
+
+
+def test_an_unknown_model_in_a_manifest_is_named(call_main, command, manifest):
+    manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet21", quantizer = "BWN"'))
+    outcome = call_main(*command("R"))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert f"--manifest {manifest}, ResNet21 NPZ:" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "slots"),
+    [
+        ([], ["0", "1"], ["0", "1"]),
+        (["--trials-per-device", "2"], ["0", "1"], ["0", "1", "0", "1"]),
+        (["--trials-per-device", "2", "--jobs", "3"], ["4", "7"], ["4", "7", "4"]),
+        (["--jobs", "3"], [], [None] * 3),
+        (["--trials-per-device", "2"], [], [None] * 2),
+        ([], [], [None]),
+    ],
+)
+def test_slots_spread_over_the_gpus_and_share_the_cores(flags, gpus, slots, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", *flags])
+    found = local_slots(args, gpus)
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in found] == slots
+    threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
+    assert {slot["OMP_NUM_THREADS"] for slot in found} == {str(threads)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert all("OMP_NUM_THREADS" not in slot for slot in local_slots(args, gpus))
+    args.cpus_per_run = 3
+    assert {slot["OMP_NUM_THREADS"] for slot in local_slots(args, gpus)} == {"3"}
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", ["0", "1"]), ("cuda", ["0", "1"]), ("cuda:1", [None]), ("cpu", [None])])
+def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus):
+    """A run that saw another GPU alone would look for it in vain."""
+    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", "--set", f"device={device}"])
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in local_slots(args, ["0", "1"])] == gpus
+
+
+def test_more_jobs_than_the_gpus_take_are_refused():
+    args = argparse.Namespace(jobs=3, trials_per_device=1, cpus_per_run=None, set=[])
+    with pytest.raises(BadInput, match="--jobs 3: 2 GPUs with --trials-per-device 1 take 2"):
+        local_slots(args, ["0", "1"])
+
+
+def test_status_tells_every_state(call_main, command, tmp_path):
+    flags = ["--trials", "3"]
+    runs = runs_of(command("R", *flags))
+    assert states(runs) == [State.MISSING] * 6
+    by_hand(runs[:5], call_main)
+    changes = ({}, {"state": "failed", "error": "it broke"}, {"state": "running"}, {"state": "running"})
+    for run, change in zip(runs, changes, strict=False):
+        (run.path / "run.json").write_text(json.dumps(record(run) | change))
+    other = record(runs[4])
+    other["settings"]["epochs"] = 9
+    (runs[4].path / "run.json").write_text(json.dumps(other))
+    held = runs[3].path / "run.lock"
+    hold = f"import fcntl, time; f = open({str(held)!r}, 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        outcome = call_main(*command("R", *flags, action="status"))
+    finally:
+        holder.kill()
+        holder.wait()
+    assert outcome.code == 0
+    header, _, first, second, total, _, *reasons = outcome.out.splitlines()
+    columns = [name.strip() for name in header.split("|")[3:-1]]
+    assert columns == ["done", "running", "cut off", "failed", "refused", "missing"]
+    assert [cell.strip() for cell in first.split("|")[2:-1]] == ["50.000 (1.000)", "1", "", "1", "", "1", ""]
+    assert [cell.strip() for cell in second.split("|")[2:-1]] == ["", "", "1", "", "1", "", "1"]
+    assert [cell.strip() for cell in total.split("|")[1:-1]] == ["6 runs", "", "1", "1", "1", "1", "1", "1"]
+    assert len(reasons) == 2
+    assert reasons[0].startswith("failed: ResNet20 NPZ:")
+    assert reasons[0].endswith("it broke")
+    assert "epochs 9 there and 3 here" in reasons[1]
+    (runs[0].path / "run.json").write_text("{")
+    assert runs[0].state()[0] is State.REFUSED

@@ -1,0 +1,1 @@
+"""Costs: time, throughput, operations and bytes of an iteration."""

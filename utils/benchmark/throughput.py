@@ -1,0 +1,118 @@
+"""How much several runs at once get done on one device, each in a process of its own, as `main.py tables` runs them."""
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+
+import torch
+
+from utils.benchmark.timing import WARM_UP, trainer
+from utils.environment import choose_device, cpu_cores, keep_freed_memory
+from utils.errors import RunFailed
+from utils.tabular import markdown_table
+
+CIFAR_EPOCH = 50_000  # training images
+PATIENCE = 600.0  # seconds until every process must have begun
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Iterations per second of so many runs at once, all together; ratio to one run (None where that was not measured)."""
+
+    model: str
+    batch_size: int
+    quantizer: str
+    method: str
+    runs: int
+    iterations_per_second: float
+    ratio_to_one: float | None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What a CIFAR epoch of each run takes."""
+        return self.runs * -(-CIFAR_EPOCH // self.batch_size) / self.iterations_per_second
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each process does: so many iterations of a method on a net, batch size and quantizer, after a warm-up."""
+
+    cell: tuple[str, int, str]
+    method: str
+    optimizer: str
+    device: str
+    iterations: int
+    tf32: bool
+    eager: bool
+
+
+def measure_throughput(
+    models: list[str],
+    batch_sizes: list[int],
+    quantizers: list[str],
+    methods: list[str],
+    counts: Sequence[int],
+    **options: str | int | bool,
+) -> list[Throughput]:
+    """Every method with every count of runs at once; options: Work's other fields. Raises RunFailed where a process fails."""
+    found = []
+    for *cell, method in product(models, batch_sizes, quantizers, methods):
+        rates = {count: _together(count, Work(tuple(cell), method, **options)) for count in counts}
+        found += [
+            Throughput(*cell, method, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
+        ]
+    return found
+
+
+def _together(count: int, work: Work) -> float:
+    """Iterations per second, the sum over `count` processes that begin together, each with its share of the cores."""
+    context = multiprocessing.get_context("spawn")
+    barrier, rates = context.Barrier(count), context.SimpleQueue()
+    threads = max(1, cpu_cores() // count)
+    processes = [context.Process(target=_run, args=(work, threads, barrier, rates)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        codes = ", ".join(str(process.exitcode) for process in processes)
+        raise RunFailed(f"{count} runs of {work.method} at once: the processes ended with exit codes {codes}")
+    return sum(rates.get() for _ in processes)
+
+
+def _run(work: Work, threads: int, barrier: Barrier, rates: SimpleQueue) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    device = choose_device(work.device, tf32=work.tf32)
+    try:
+        run = trainer(work.method, work.cell, work.optimizer, device, work.eager)
+        run(WARM_UP + 2)
+        _wait_for(device)
+    except BaseException:
+        barrier.abort()  # the others must not wait
+        raise
+    barrier.wait(PATIENCE)
+    begun = time.perf_counter()
+    run(work.iterations)
+    _wait_for(device)
+    rates.put(work.iterations / (time.perf_counter() - begun))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(found: list[Throughput]) -> str:
+    """The measurements as a Markdown table."""
+    columns = ["net", "batch", "quantizer", "method", "runs at once", "iterations / s together", "x one run", "s / epoch of each"]
+    rows = []
+    for t in found:
+        ratio = "" if t.ratio_to_one is None else f"{t.ratio_to_one:.2f}"
+        cells = [t.model, t.batch_size, t.quantizer, t.method, t.runs, f"{t.iterations_per_second:.2f}", ratio]
+        rows.append([*map(str, cells), f"{t.epoch_seconds:.3g}"])
+    return markdown_table(columns, *rows)

@@ -1,0 +1,280 @@
+"""What an iteration costs: methods interleaved in one process, medians and spread, ratios to STE, phases, memory."""
+
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, count, islice, product, repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
+from models_CIFAR import resnet
+from utils.batches import ImageSet, Loader, ResidentLoader
+from utils.benchmark.costs import Cost
+from utils.benchmark.costs import count as count_cost
+from utils.cli.parser import parse_training
+from utils.environment import describe, git_state, peak_memory, versions
+from utils.run.build import build_loop
+from utils.tabular import markdown_table
+
+PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
+BASELINE = "STE"
+WHOLE = "iterations"
+ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round
+PROFILED = 5  # iterations at most
+PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train: "plain", "STE", or a meta network with its options, e.g. MultiFC:tanh."""
+
+    name: str
+
+    @property
+    def network(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def nonlinear(self) -> str | None:
+        return self.name.partition(":")[2] or None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds per iteration (median, lowest, highest), ratio to STE and of STE to plain (medians of ratios), shares of phases."""
+
+    model: str
+    batch_size: int
+    quantizer: str
+    method: str
+    seconds: float
+    fastest: float
+    slowest: float
+    iterations_per_second: float
+    images_per_second: float
+    ratio_to_ste: float | None
+    ratio_to_plain: float | None
+    phases: dict[str, float]
+    cuda_bytes: int | None
+
+
+def _loader(batch_size: int, device: torch.device) -> Loader:
+    """Random images in CIFAR's form, augmented by the loader that training uses; on a GPU about as many."""
+    generator = torch.Generator().manual_seed(0)
+    total = batch_size * max(8, 50_000 // batch_size if device.type == "cuda" else 0)
+    images = torch.randint(256, (total, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(10, (total,), generator=generator)
+    return ResidentLoader(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "train", batch_size, device=device)
+
+
+def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
+    net = resnet.MODELS[model]().to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    endless = chain.from_iterable(repeat(loader))
+
+    def run(iterations: int) -> None:
+        for inputs, targets in islice(endless, iterations):
+            optimizer.zero_grad()
+            F.cross_entropy(net(inputs.contiguous()), targets).backward()  # the default memory format, inputs included
+            optimizer.step()
+
+    return run
+
+
+def _quantized(
+    method: Method, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
+) -> Callable[[int], None]:
+    nonlinear = ["-nonlinear", method.nonlinear] if method.nonlinear else []
+    flags = ["-m", model, "-d", "CIFAR10", "-q", quantizer, "-o", optimizer, "-meta", method.network, *nonlinear]
+    loop = build_loop(parse_training(flags, "benchmark"), loader, device)
+    work = Iterations(loop, loader, graphs)
+    sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
+
+    def run(iterations: int) -> None:
+        for size in islice(sizes, iterations):
+            work.run(size)
+
+    return run
+
+
+def trainer(name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
+    """What runs so many iterations of a method on a net, batch size and quantizer."""
+    model, batch_size, quantizer = cell
+    torch.manual_seed(0)
+    loader = _loader(batch_size, device)
+    if name == PLAIN:
+        return _plain(model, loader, device)
+    graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
+    return _quantized(Method(name), model, quantizer, optimizer, loader, device, graphs)
+
+
+class _Clock:
+    """Seconds between two calls: CUDA events on a GPU, the wall clock elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+
+    def time(self, work: Callable[[], None]) -> float:
+        if not self.cuda:
+            begun = time.perf_counter()
+            work()
+            return time.perf_counter() - begun
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+
+
+def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
+    """The share of the host's time in each phase of an iteration, by the profiler; what is left is "other"."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes to its developers
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profile(activities=activities) as profiler, record_function(WHOLE):
+        run(iterations)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    averages = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    taken = {event.key: event.cpu_time_total for event in averages}
+    shares = {phase: taken.get(phase, 0.0) / taken[WHOLE] for phase in PHASES}
+    return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
+
+
+def measure(
+    models: list[str],
+    batch_sizes: list[int],
+    quantizers: list[str],
+    methods: list[str],
+    optimizer: str,
+    device: torch.device,
+    repeats: int,
+    iterations: int,
+    eager: bool = False,
+) -> list[Measurement]:
+    """Times every method on every net, batch size and quantizer, all methods of one such cell taking turns.
+
+    Each of `repeats` rounds gives every method `iterations` iterations; a warm-up comes first. On CUDA the methods replay
+    captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
+    """
+    cells = list(product(models, batch_sizes, quantizers))
+    timed = [_take_turns(cell, methods, optimizer, device, repeats, iterations, eager) for cell in cells]
+    found = []
+    for cell, rounds in zip(cells, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
+        for name in methods:
+            phases, cuda_bytes = _look_inside(name, cell, optimizer, device, min(iterations, PROFILED))
+            seconds = [each[name] for each in rounds]
+            median = statistics.median(seconds)
+            found.append(
+                Measurement(
+                    *cell,
+                    method=name,
+                    seconds=median,
+                    fastest=min(seconds),
+                    slowest=max(seconds),
+                    iterations_per_second=1 / median,
+                    images_per_second=cell[1] / median,
+                    ratio_to_ste=_ratio(rounds, name, BASELINE),
+                    ratio_to_plain=_ratio(rounds, name, PLAIN),
+                    phases=phases,
+                    cuda_bytes=cuda_bytes,
+                )
+            )
+    return found
+
+
+def _take_turns(
+    cell: tuple[str, int, str],
+    methods: list[str],
+    optimizer: str,
+    device: torch.device,
+    repeats: int,
+    iterations: int,
+    eager: bool,
+) -> list[dict[str, float]]:
+    """Seconds per iteration of every method, round by round."""
+    trainers = {name: trainer(name, cell, optimizer, device, eager) for name in methods}
+    for run in trainers.values():
+        run(WARM_UP + 2 if device.type == "cuda" else 2)
+    clock = _Clock(device)
+    return [{name: clock.time(partial(run, iterations)) / iterations for name, run in trainers.items()} for _ in range(repeats)]
+
+
+def _look_inside(
+    name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
+) -> tuple[dict[str, float], int | None]:
+    """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
+    before = 0
+    if device.type == "cuda":
+        trainer(name, cell, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    run = trainer(name, cell, optimizer, device, eager=True)
+    run(2)
+    phases = {} if name == PLAIN else _phase_shares(run, iterations, device)
+    return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
+
+
+def count_costs(
+    models: list[str], batch_sizes: list[int], quantizers: list[str], methods: list[str], optimizer: str
+) -> dict[tuple[Any, ...], Cost]:
+    """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
+    costs = {}
+    for *cell, name in product(models, batch_sizes, quantizers, methods):
+        run = trainer(name, tuple(cell), optimizer, torch.device("meta"), eager=True)
+        run(2)
+        costs[*cell, name] = count_cost(partial(run, 1))
+    return costs
+
+
+def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float | None:
+    """The median of the ratios round by round; None where the other was not measured."""
+    return statistics.median(each[name] / each[other] for each in rounds) if other in rounds[0] else None
+
+
+def table(found: list[Measurement]) -> str:
+    """The measurements as a Markdown table."""
+    columns = [
+        "net",
+        "batch",
+        "quantizer",
+        "method",
+        "ms / iteration (lowest - highest)",
+        "images / s",
+        "x STE",
+        "x plain",
+        *PHASES,
+    ]
+    rows = []
+    for m in found:
+        ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
+        shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
+        spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
+        rows.append([m.model, str(m.batch_size), m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
+    return markdown_table(columns, *rows)
+
+
+def write_json(found: Sequence[Any], path: Path, device: torch.device, settings: dict[str, Any]) -> None:
+    """The measurements (dataclasses) with settings, device, versions, commit and peak memory."""
+    record = {
+        "device": describe(device),
+        "versions": versions(),
+        "git": git_state(),
+        "settings": settings,
+        "peak_memory": peak_memory(device),
+        "measurements": [asdict(m) for m in found],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,38 @@
+"""What stops a command: each is printed as one line and has an exit code."""
+
+import signal
+
+
+class BadInput(Exception):
+    """Raised for an invalid flag or file; printed as one line, exit code 2."""
+
+    exit_code = 2
+
+
+class InUse(BadInput):
+    """Raised where another process works on the run's folder; printed as one line, exit code 75 (EX_TEMPFAIL: try later)."""
+
+    exit_code = 75
+
+
+class RunFailed(Exception):
+    """Raised where a run has begun and cannot go on; printed as one line, exit code 1."""
+
+    exit_code = 1
+
+
+class Finished(Exception):
+    """Raised where there is nothing left to do; printed as one line, exit code 0."""
+
+
+class Interrupted(Exception):
+    """Raised after SIGINT or SIGTERM, once everything is saved; printed as one line, exit code 128 + the signal's number."""
+
+    def __init__(self, which: signal.Signals):
+        super().__init__(f"stopped by {which.name}; rerun the same command to resume")
+        self.exit_code = 128 + which
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

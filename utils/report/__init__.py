@@ -1,0 +1,1 @@
+"""Results: reading runs, statistics, the published numbers, verdicts, tables and pictures."""

@@ -1,0 +1,146 @@
+"""The report: all that runs came to, beside the published numbers; as Markdown, and as files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from figs.published.errata import errata_records
+from utils.errors import BadInput
+from utils.report.published import Printed, printed, published_settings
+from utils.report.reading import find_trials, write_csv
+from utils.report.tables import (
+    FAIRNESS_NOTE,
+    claims_table,
+    details,
+    errata_markdown,
+    fairness_table,
+    method,
+    paper_table,
+    runs_table,
+)
+from utils.report.trials import Group, LeftOut, Trial, group_trials
+from utils.report.verdicts import pairs
+from utils.tables.cells import Cell
+from utils.tabular import Table, write_records
+
+FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # of the paper's Figure 3: a panel for SGD, one for Adam
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What the trials came to. groups: those that count together; left_out: the trials in no mean, with the reason."""
+
+    trials: list[Trial]
+    groups: list[Group]
+    left_out: list[LeftOut]
+
+    @cached_property
+    def published(self) -> dict[Cell, list[Group]]:
+        """Our groups of the published cells."""
+        return {cell: found for cell in printed() if (found := [group for group in self.groups if group.cell == cell])}
+
+    @cached_property
+    def others(self) -> list[Group]:
+        """Our groups of no published cell."""
+        return [group for group in self.groups if group.cell not in printed()]
+
+    def shown(self, table: int) -> dict[Cell, Printed]:
+        """The cells of a paper's table for the nets of which we have runs."""
+        nets = {cell.model for cell in self.published}
+        return {cell: value for cell, value in printed().items() if value.table == table and cell.model in nets}
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Those that are not empty."""
+        found = []
+        for number in (1, 2):
+            groups = [group for cell in self.shown(number) for group in self.published.get(cell, ())]
+            found.append(paper_table(number, self.shown(number), self.published))
+            found.append(details(f"table{number}_details", f"Table {number}, ours in detail", groups))
+        found += [runs_table(self.trials, self.left_out)]
+        if any(len(group.trials) > 1 for group in self.others):
+            found.append(details("other_cells", "Other cells, over their trials", self.others))
+        found += [claims_table(self.groups), fairness_table(self.groups)]
+        return [table for table in found if table.records]
+
+    def markdown(self) -> str:
+        """The whole report."""
+        parts = ["# Results", self._head(), *(table.markdown() for table in self.tables)]
+        if pairs(self.groups) and "fairness" not in (table.name for table in self.tables):
+            parts.append(f"## Fairness\n\n{FAIRNESS_NOTE} There are none.")
+        if self.published:
+            parts.append(errata_markdown())
+        return "\n\n".join(parts)
+
+    def _head(self) -> str:
+        counted = sum(len(group.trials) for group in self.groups)
+        makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
+        lines = [f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out. Made by:\n"]
+        return "\n".join([*lines, *(f"- {count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common())])
+
+    def write(self, folder: Path) -> None:
+        """report.md, each table as CSV and LaTeX, errata.csv, runs.csv.xz (every epoch of the counted trials) and the pictures.
+
+        Raises BadInput where the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "report.md").write_text(self.markdown() + "\n")
+            for table in self.tables:
+                table.write(folder)
+            write_records(errata_records(), folder / "errata.csv")
+            write_csv((trial for group in self.groups for trial in group.trials), folder / "runs.csv.xz")
+            draw(self, folder)
+        except OSError as error:
+            raise BadInput(f"--out {folder}: {error}") from None
+
+
+def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
+    """The report of all runs below the roots, and a line per thing that could not be read.
+
+    Raises BadInput, with these lines in one, where there is no run at all.
+    """
+    trials, problems = find_trials(roots)
+    if not trials:
+        raise BadInput("; ".join(problems))
+    groups, left_out = group_trials(trials, published_settings)
+    return Report(trials, groups, left_out), problems
+
+
+def draw(report: Report, folder: Path) -> None:
+    """Curves per net, quantizer and optimizer; Figure 3; an overview per table.
+
+    `curves` shows the runs of no published cell, `left_out` those that are in no mean.
+    """
+    from utils.report.pictures import ACCURACY, LOSS, Row, draw_curves, draw_overview, series_of
+
+    def block(*key: str) -> tuple[list[Group], list[Cell]]:
+        """Our groups and the published cells of a net, data set, quantizer and optimizer."""
+        cells = [cell for cell in printed() if (*cell[:3], cell.optimizer) == key]
+        return [group for cell in cells for group in report.published.get(cell, ())], cells
+
+    for key in dict.fromkeys((*cell[:3], cell.optimizer) for cell in report.published):
+        series = series_of(*block(*key))
+        draw_curves([(" ".join(key), series, LOSS), (" ".join(key), series, ACCURACY)], folder / f"curves_{'_'.join(key)}")
+    if any(cell[:3] == FIGURE_3 for cell in report.published):
+        panels = [(f"{' '.join(FIGURE_3)} {name}", series_of(*block(*FIGURE_3, name)), LOSS) for name in ("SGD", "Adam")]
+        draw_curves(panels, folder / "figure3")
+    for table in (1, 2):
+        if report.shown(table):
+            cells = {cell: value for cell, value in printed().items() if value.table == table}
+            rows = [Row(cell, value, report.published.get(cell, ())) for cell, value in cells.items()]
+            draw_overview(f"Table {table}", rows, folder / f"table{table}")
+    unfinished = [left.trial for left in report.left_out if left.trial.epochs and not left.repeated]
+    alone = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in unfinished]
+    for name, groups in (("curves", report.others), ("left_out", alone)):
+        several = len({group.cell[:2] for group in groups}) > 1
+        series = series_of(groups, name=full_name if several else method)
+        if series:
+            draw_curves([("", series, LOSS), ("", series, ACCURACY)], folder / name)
+
+
+def full_name(cell: Cell) -> str:
+    """Net, data set and method."""
+    return f"{cell.model} {cell.dataset} {method(cell)}"

@@ -1,0 +1,205 @@
+"""The report's tables: paper, logs and ours; details; runs one by one; claims; fairness; errata."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from figs.published.errata import KINDS, errata_table
+from utils.report.published import SOURCE, Printed, logged, logged_statistics, printed, printed_best
+from utils.report.trials import FULL_PRECISION, LAST, Group, LeftOut, Statistics, Trial
+from utils.report.verdicts import STANDARD_ERRORS, compare, pairs, unlike, welch
+from utils.tables.cells import Cell
+from utils.tabular import Record, Table, markdown_table, mean_variance, number
+
+TABLE_NOTE = (
+    f"Test accuracy in percent, mean (population variance) of the last {LAST} epochs of all trials, pooled; paper: as printed; "
+    f"logs: from the published runs' logs. ours - logs: ± {STANDARD_ERRORS} standard errors, sqrt(s_ours^2 / n_ours + "
+    "s_logs^2 / n_logs), s the standard deviation over the trials' means; the verdict says whether ours lies within them. "
+    "In brackets: settings other than the published ones, or in which the rows of a cell differ."
+)
+DETAILS_NOTE = (
+    "In percent. best: mean (variance) over trials of the best epoch on the test set; final: mean of the last epoch; sd: the "
+    f"standard deviation over the trials' means of the last {LAST} epochs; s / epoch: median."
+)
+CLAIMS_NOTE = "Percentage points; p: Welch's two-sided test on the trials' means; level: p >= 0.05, no difference shown."
+FAIRNESS_NOTE = "Every setting in which a method's runs and its baseline's differ, apart from those that define the method."
+
+
+def method(cell: Cell) -> str:
+    """A run in few words: quantizer, optimizer, and what stood behind the quantizer; or the base model."""
+    return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
+
+
+def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, Sequence[Group]]) -> Table:
+    """Paper, logs and ours, a row per cell and group of ours; cells: those of the paper's table to show."""
+    records = []
+    for cell, value in cells.items():
+        logs = logged_statistics(cell)
+        for group in ours.get(cell, [None]):
+            own = group.statistics if group else None
+            comparison = compare(own, logs)._asdict() if own else {"verdict": "not run"}
+            settings = {"settings": group.label if group else ""}
+            paper = {"paper_mean": value.mean, "paper_variance": value.variance}
+            records.append({**_cell(cell), **settings, **paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison})
+    return Table(
+        f"table{table}",
+        f"Table {table} ({SOURCE})",
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "method": _method_and_settings,
+            "paper": lambda r: mean_variance(r["paper_mean"], r["paper_variance"]),
+            "logs": lambda r: _mean_variance_n(r, "logs"),
+            "ours": lambda r: _mean_variance_n(r, "ours"),
+            "ours - logs": _difference,
+            "verdict": lambda r: r["verdict"],
+        },
+        TABLE_NOTE,
+    )
+
+
+def details(name: str, title: str, groups: Sequence[Group]) -> Table:
+    """What our trials came to beyond the printed statistic."""
+    records = []
+    for group in groups:
+        best, variance = printed_best().get(group.cell, (np.nan, np.nan))
+        logs = logged_statistics(group.cell)
+        logs_best = {"logs_best_mean": logs.best_mean, "logs_best_variance": logs.best_variance} if logs else {}
+        paper = {"paper_best_mean": best, "paper_best_variance": variance}
+        records.append({**_cell(group.cell), "settings": group.label, **paper, **logs_best, **asdict(group.statistics)})
+    return Table(
+        name,
+        title,
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "method": _method_and_settings,
+            "n": lambda r: str(r["n"]),
+            f"last {LAST} mean (variance)": lambda r: mean_variance(r["mean"], r["variance"]),
+            "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
+            "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
+            "best, ours": lambda r: mean_variance(r["best_mean"], r["best_variance"]),
+            "final": lambda r: number(r["final"], 2),
+            "sd": lambda r: number(r["deviation"]),
+            "s / epoch": lambda r: number(r["seconds"], 1),
+        },
+        DETAILS_NOTE,
+    )
+
+
+def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
+    """The runs of no published cell, and all that are in no mean, one by one."""
+    why = {id(left.trial): left.reason for left in left_out}
+    records = []
+    for trial in trials:
+        if trial.cell in printed() and id(trial) not in why:
+            continue
+        acc, last = trial.test_acc, trial.test_acc[-LAST:]
+        numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
+        seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
+        run = {"trial": trial.number, "epochs": trial.epochs, "state": trial.state, "source": str(trial.source)}
+        records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
+    return Table(
+        "other_runs",
+        "Other runs, and runs left out",
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "run": lambda r: method(_cell_of(r)),
+            "trial": lambda r: str(r["trial"]),
+            "epochs": lambda r: str(r["epochs"]),
+            "test accuracy": lambda r: number(r.get("final", np.nan), 2),
+            "best": lambda r: number(r.get("best", np.nan), 2),
+            f"last {LAST} mean (variance)": lambda r: mean_variance(r.get("mean", np.nan), r.get("variance", np.nan)),
+            "s / epoch": lambda r: number(r["seconds"], 1),
+            "state": lambda r: r["state"],
+            "in no mean, because": lambda r: r["left_out"],
+        },
+    )
+
+
+def claims_table(groups: Sequence[Group]) -> Table:
+    """Each learned gradient against the STE of its net, quantizer and optimizer: ours, and the logs'."""
+    records = []
+    for group, ste in pairs(groups):
+        record = {
+            **_cell(group.cell),
+            "settings": group.label,
+            "ste_settings": ste.label,
+            "n": len(group.trials),
+            "ste_n": len(ste.trials),
+        }
+        record |= {f"ours_{name}": value for name, value in welch(group.trials, ste.trials)._asdict().items()}
+        if group.cell in logged() and ste.cell in logged():
+            record |= {f"logs_{name}": value for name, value in welch(logged()[group.cell], logged()[ste.cell])._asdict().items()}
+        records.append(record)
+    return Table(
+        "claims",
+        "Learned gradient minus STE",
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "method": _method_and_settings,
+            "STE's settings": lambda r: r["ste_settings"],
+            "n": lambda r: f"{r['n']}, {r['ste_n']}",
+            "ours": lambda r: _test(r, "ours"),
+            "logs": lambda r: _test(r, "logs"),
+        },
+        CLAIMS_NOTE,
+    )
+
+
+def fairness_table(groups: Sequence[Group]) -> Table:
+    """A row per setting in which a method and its baseline differ."""
+    names = ("method", "baseline", "setting", "its value", "the baseline's")
+    records = [
+        dict(zip(names, (str(group), str(ste), *difference), strict=True))
+        for group, ste in pairs(groups)
+        for difference in unlike(group, ste)
+    ]
+    return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
+
+
+def errata_markdown() -> str:
+    """The disagreements between the printed tables and the logs, for reading."""
+    kinds = "\n".join(f"- {kind}: {words}" for kind, words in KINDS.items())
+    rows = markdown_table(("kind", "where", "finding", "printed", "logs"), *errata_table())
+    return "\n\n".join(["## Errata of the published tables", kinds, rows])
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return cell._asdict()
+
+
+def _cell_of(record: Record) -> Cell:
+    return Cell(*(record[name] for name in Cell._fields))
+
+
+def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
+    values = {name: getattr(found, name) for name in ("n", "mean", "variance", "deviation")} if found else {"n": 0}
+    return {f"{side}_{name}": value for name, value in values.items()}
+
+
+def _method_and_settings(record: Record) -> str:
+    return method(_cell_of(record)) + (f" ({record['settings']})" if record["settings"] else "")
+
+
+def _mean_variance_n(record: Record, side: str) -> str:
+    n = record[f"{side}_n"]
+    return f"{mean_variance(record[f'{side}_mean'], record[f'{side}_variance'])}, n = {n}" if n else ""
+
+
+def _difference(record: Record) -> str:
+    difference, error = (record.get(name, np.nan) for name in ("difference", "standard_error"))
+    if difference != difference:
+        return ""
+    return f"{difference:+.3f}" + (f" ± {STANDARD_ERRORS * error:.3f}" if error == error else "")
+
+
+def _test(record: Record, side: str) -> str:
+    if f"{side}_difference" not in record:
+        return ""
+    p = record[f"{side}_p"]
+    return f"{record[f'{side}_difference']:+.3f}" + (f", p = {p:.2g}" if p == p else "") + f": {record[f'{side}_verdict']}"

@@ -1,0 +1,139 @@
+"""Files of tensors: written atomically with a checksum, read with weights_only=True; checkpoints keep the previous one."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from utils.errors import BadInput, first_line
+
+TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
+DIGEST_SIZE = 32
+CHUNK = 1 << 20
+
+
+class _HashingFile:
+    """Passes on what is written and hashes it. Keeps the first error for later: torch.save must not see one halfway."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash, self.error = file, hashlib.sha256(), None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.hash.update(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        pass
+
+
+def save_tensors(state: Any, path: Path, previous: Path | None = None) -> None:
+    """torch.save and a checksum under a temporary name in the same folder, fsync, rename: the file is whole or as it was.
+
+    previous: the name that an older file of this name is kept under.
+    Raises OSError, for example on a full disk, and then leaves the older files as they were.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(state, hashing)
+            if hashing.error is not None:
+                raise hashing.error
+            file.write(TRAILER + hashing.hash.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renames in the folder last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum_holds(path: Path) -> bool | None:
+    """Whether the bytes are those that save_tensors wrote; None for a file without a checksum."""
+    tail = len(TRAILER) + DIGEST_SIZE
+    size = path.stat().st_size
+    if size < tail:
+        return None
+    with open(path, "rb") as file:
+        file.seek(size - tail)
+        if file.read(len(TRAILER)) != TRAILER:
+            return None
+        expected = file.read()
+        file.seek(0)
+        actual, left = hashlib.sha256(), size - tail
+        while left:
+            data = file.read(min(CHUNK, left))
+            actual.update(data)
+            left -= len(data)
+    return actual.digest() == expected
+
+
+def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -> Any:
+    """torch.load on the CPU with weights_only=True; `what` begins the error.
+
+    Raises BadInput for a file that is absent, holds anything but plain tensors, or does not fit its checksum (or has none,
+    where one is required).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{what}: there is no file {path}")
+    whole = checksum_holds(path)
+    if whole is False or (whole is None and checksum_required):
+        raise BadInput(f"{what}: {path} is damaged: it does not fit its checksum")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever foreign bytes lead to
+        why = first_line(error) if isinstance(error, OSError) else type(error).__name__  # pickle's advice: to trust the file
+        raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({why})") from None
+
+
+class Checkpoints:
+    """checkpoint.pth in a run's folder, and the one before it as checkpoint-previous.pth."""
+
+    def __init__(self, folder: Path):
+        self.newest, self.previous = folder / "checkpoint.pth", folder / "checkpoint-previous.pth"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the newest; what was it becomes the previous. Raises OSError and leaves both, whatever goes wrong."""
+        save_tensors(state, self.newest, self.previous)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint; None where none was ever written. A damaged one is named on standard error.
+
+        Raises BadInput where there are checkpoints and all are damaged; deletes nothing.
+        """
+        problems = []
+        for path in (self.newest, self.previous):
+            if path.exists():
+                try:
+                    state = load_tensors(path, "checkpoint", checksum_required=True)
+                except BadInput as error:
+                    problems.append(str(error))
+                    continue
+                for problem in problems:
+                    print(f"warning: {problem}; going on from {path}", file=sys.stderr)
+                return state
+        if problems:
+            raise BadInput(f"no checkpoint is whole: {'; '.join(problems)}; move the folder away or start over with --overwrite")
+        return None

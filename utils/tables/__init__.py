@@ -1,0 +1,1 @@
+"""Many runs: the tables of a manifest, and what carries them out."""

@@ -1,0 +1,185 @@
+"""Where a table's runs are carried out: processes on this machine, or a Ray cluster. Each run is a process of its own."""
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from subprocess import Popen
+from typing import NamedTuple, Protocol
+
+import torch
+
+from utils.environment import cpu_cores
+from utils.errors import BadInput, first_line
+from utils.tables import child
+from utils.tables.selection import TableRun
+
+ENGINES = ("local", "ray", "slurm")
+OUTPUT = "output.log"  # in the run's folder: what its processes printed
+
+
+class Ended(NamedTuple):
+    """A run whose process has ended: its exit code, negative where it was killed, and what else there is to say."""
+
+    run: TableRun
+    code: int
+    note: str = ""
+
+
+class Engine(Protocol):
+    """Carries runs out, several at once."""
+
+    @property
+    def active(self) -> int:
+        """Runs that were started and have not been reported as ended."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another run may be started."""
+
+    def start(self, run: TableRun) -> None:
+        """Starts a run."""
+
+    def ended(self) -> list[Ended]:
+        """The runs that have ended since the last call; does not wait."""
+
+    def close(self) -> None:
+        """Stops what is still active: each run writes a checkpoint and ends."""
+
+
+class LocalEngine:
+    """Processes on this machine, one per slot; a slot is what its process gets on top of this one's environment."""
+
+    def __init__(self, slots: list[dict[str, str]]):
+        self._free = list(slots)
+        self._active: dict[TableRun, tuple[Popen, dict[str, str]]] = {}
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def has_room(self) -> bool:
+        return bool(self._free)
+
+    def start(self, run: TableRun) -> None:
+        slot = self._free[0]
+        self._active[run] = child.start_child(*child_arguments(run), slot), slot
+        self._free.pop(0)  # not before: where the start fails, the slot stays free
+
+    def ended(self) -> list[Ended]:
+        found = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
+        self._free += [self._active.pop(end.run)[1] for end in found]
+        return found
+
+    def close(self) -> None:
+        processes = [process for process, _ in self._active.values()]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            child.stop_child(process)
+        self._active.clear()
+
+
+class RayEngine:
+    """Tasks of Ray's core, each holding its share of a GPU, or CPUs; Ray starts one again whose worker or node has died.
+
+    Every node must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
+    or the cluster cannot be reached.
+    """
+
+    def __init__(self, address: str | None, jobs: int | None, trials_per_device: int, cpus: int, retries: int):
+        try:
+            import ray
+        except ImportError:
+            raise BadInput("--engine ray: Ray is not installed: pip install -r requirements-ray.txt") from None
+        self._ray, self._jobs = ray, jobs
+        cores = jobs * cpus if jobs else cpu_cores()
+        try:
+            own = {} if address else {"num_cpus": cores, "include_dashboard": False}
+            ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise BadInput(f"--engine ray, --address {address}: {first_line(error)}") from None
+        ray.cloudpickle.register_pickle_by_value(child)
+        gpus = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(child.run_child)
+        self._active = {}
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def has_room(self) -> bool:
+        return self._jobs is None or len(self._active) < self._jobs  # Ray queues what does not fit yet
+
+    def start(self, run: TableRun) -> None:
+        self._active[self._task.remote(*child_arguments(run), {})] = run
+
+    def ended(self) -> list[Ended]:
+        if not self._active:
+            return []
+        references, _ = self._ray.wait(list(self._active), num_returns=len(self._active), timeout=0)
+        return [self._result(reference) for reference in references]
+
+    def _result(self, reference: object) -> Ended:
+        run = self._active.pop(reference)
+        try:
+            return Ended(run, self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            last = " ".join(str(error).splitlines()[-1:])
+            return Ended(run, 1, f"Ray gave up: {type(error).__name__}: {last}")
+
+    def close(self) -> None:
+        for reference in self._active:
+            self._ray.cancel(reference, recursive=False)
+        if self._active:
+            self._ray.wait(list(self._active), num_returns=len(self._active), timeout=child.GRACE)
+        self._ray.shutdown()
+
+
+def make_engine(args: Namespace) -> Engine:
+    """The engine that the flags ask for."""
+    if args.engine == "ray":
+        return RayEngine(args.address, args.jobs, args.trials_per_device, args.cpus_per_run or 1, args.retries)
+    return LocalEngine(local_slots(args, visible_gpus()))
+
+
+def local_slots(args: Namespace, gpus: list[str]) -> list[dict[str, str]]:
+    """The slots of this machine: trials_per_device for each GPU, taken in turns, or jobs of them on the CPU.
+
+    Processes that all take every core spin against each other, and each is many times slower, so that a slot says how many
+    threads its process may use, unless OMP_NUM_THREADS is set. Raises BadInput for more jobs than the GPUs take.
+    """
+    spread = dict(args.set).get("device", "auto") in ("auto", "cuda")  # cuda:1 is that very GPU, for all runs
+    if gpus and spread:
+        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(args.trials_per_device) for gpu in gpus]
+        if args.jobs and args.jobs > len(slots):
+            raise BadInput(
+                f"--jobs {args.jobs}: {len(gpus)} GPUs with --trials-per-device {args.trials_per_device} take {len(slots)}"
+            )
+        slots = slots[: args.jobs]
+    else:
+        slots = [{} for _ in range(args.jobs or args.trials_per_device)]
+    threads = args.cpus_per_run or max(1, cpu_cores() // len(slots))
+    if args.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
+        slots = [slot | {"OMP_NUM_THREADS": str(threads)} for slot in slots]
+    return slots
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return []
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def train_command(run: TableRun) -> list[str]:
+    """The command line of a run."""
+    return [sys.executable, str(run.program), *run.argv]
+
+
+def child_arguments(run: TableRun) -> tuple[list[str], Path, Path]:
+    """What start_child and run_child take, but for the environment."""
+    return train_command(run), (run.path / OUTPUT).absolute(), Path.cwd()

@@ -1,0 +1,130 @@
+"""What is run, as data: the tables, cells and settings of a manifest (scripts/manifest.toml, which explains its own format)."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.environment import PROJECT
+from utils.errors import BadInput
+from utils.tables.cells import Cell
+
+MANIFEST = PROJECT / "scripts" / "manifest.toml"
+PROTOCOLS = ("logs", "paper")
+NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")  # said elsewhere
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of a table: how often it is run, with which settings, and what was printed."""
+
+    cell: Cell
+    trials: int
+    settings: dict[str, Any]  # main.py train's long flags -> values
+    published: str | None  # mean (population variance) of the last 10 epochs, percent
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the manifest."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings for the cells that have one of the named values in every named field."""
+
+    when: dict[str, list[str]]
+    settings: dict[str, Any]
+    protocol: str | None  # None: in every protocol
+
+    def meets(self, cell: Cell) -> bool:
+        return all(getattr(cell, field) in values for field, values in self.when.items())
+
+
+def train_arguments(cell: Cell, settings: dict[str, Any]) -> list[str]:
+    """The arguments of `main.py train` for a cell with settings; one that is true or false is a switch."""
+    arguments = []
+    for name, value in (cell._asdict() | settings).items():
+        switch = str(value).lower()
+        if switch != "false":
+            arguments += [f"--{name}"] if switch == "true" else [f"--{name}", str(value)]
+    return arguments
+
+
+def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
+    """The manifest's tables by name, with the settings of a protocol.
+
+    Raises BadInput for a file that is absent, damaged, or says something that is not understood, naming the place.
+    """
+    what = f"--manifest {path}"
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{what}: {getattr(error, 'strerror', None) or error}") from None
+    _check(content, what, {"tables": dict}, {"trials": int, "settings": dict, "rules": list})
+    _check_names(content.get("settings", {}), f"{what}, settings")
+    rules = [rule for rule in _rules(content.get("rules", []), what) if rule.protocol in (None, protocol)]
+    defaults = content.get("settings", {}), content.get("trials", 1)
+    tables = {name: _table(entry, rules, *defaults, f"{what}, table {name}") for name, entry in content["tables"].items()}
+    for rule in rules:
+        if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
+            raise BadInput(f"{what}: no cell meets the rule when {rule.when}")
+    return tables
+
+
+def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
+    """A table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
+    _check(entry, where, {"dataset": str, "cells": list}, {"trials": int})
+    rows = {}
+    for number, row in enumerate(entry["cells"], 1):
+        names = [field for field in Cell._fields if field != "dataset"]
+        _check(row, f"{where}, cell {number}", dict.fromkeys(names, str), {"published": str, "trials": int})
+        cell = Cell(dataset=entry["dataset"], **{field: row[field] for field in names})
+        if cell in rows:
+            raise BadInput(f"{where}, cell {number}: {cell} is there twice")
+        own = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
+        count = row.get("trials", entry.get("trials", trials))
+        if count < 1:
+            raise BadInput(f"{where}, cell {number}: trials must be at least 1, not {count}")
+        rows[cell] = Row(cell, count, settings | own, row.get("published"))
+    return Table(tuple(rows.values()))
+
+
+def _rules(entries: list[Any], what: str) -> list[Rule]:
+    """The rules, in their order."""
+    rules = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{what}, rule {number}"
+        _check(entry, where, {"why": str, "set": dict}, {"when": dict, "protocol": str})
+        _check_names(entry["set"], where)
+        when = {field: [value] if isinstance(value, str) else value for field, value in entry.get("when", {}).items()}
+        _check(when, f"{where}, when", {}, dict.fromkeys(Cell._fields, list))
+        protocol = entry.get("protocol")
+        if protocol not in (None, *PROTOCOLS):
+            raise BadInput(f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+        rules.append(Rule(when, entry["set"], protocol))
+    return rules
+
+
+def _check(entry: Any, where: str, needed: dict[str, type], known: dict[str, type]) -> None:
+    """Raises BadInput where a key is missing, unknown, or its value of another type."""
+    if not isinstance(entry, dict):
+        raise BadInput(f"{where}: must be a table of {', '.join(needed)}, not {entry!r}")
+    for key in needed:
+        if key not in entry:
+            raise BadInput(f"{where}: {key} is missing")
+    for key, value in entry.items():
+        kind = (needed | known).get(key)
+        if kind is None:
+            raise BadInput(f"{where}: unknown key {key!r}; known are {', '.join(needed | known)}")
+        if type(value) is not kind:
+            raise BadInput(f"{where}: {key} must be of type {kind.__name__}, not {value!r}")
+
+
+def _check_names(settings: dict[str, Any], where: str) -> None:
+    """Raises BadInput for a setting that belongs to the cell, the trial or the command line."""
+    for name in NOT_SETTINGS:
+        if name in settings:
+            raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")
