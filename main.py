@@ -13,9 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from meta_utils.iterations import CudaGraphs, Iterations
-from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import NotFinite, TrainingLoop
-from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import Loader
 from utils.benchmark.costs import MACHINES, this_cpu
 from utils.benchmark.costs import table as scale_table
@@ -23,6 +21,7 @@ from utils.benchmark.throughput import measure_throughput
 from utils.benchmark.throughput import table as throughput_table
 from utils.benchmark.timing import ITERATIONS, count_costs, measure, write_json
 from utils.benchmark.timing import table as benchmark_table
+from utils.choices import MODELS, OPTIMIZEES
 from utils.cli.parser import build_parser, flags_without_effect, parse_training
 from utils.dataset import get_dataloader
 from utils.environment import MAIN, choose_device, describe, keep_freed_memory, seed_everything, versions

@@ -2,7 +2,7 @@
 
 All three share one call, `M(g_W_hat, W_tilde, state) -> (g_W_tilde, state)`: flat tensors (N,) over all layers' coordinates and
 what M remembers from iteration to iteration (a dict of detached tensors, empty where it remembers nothing). The graph to phi is
-kept, none to the inputs. Adding a meta network is one class and one line in META_NETWORKS.
+kept, none to the inputs. Adding a meta network is one class here and one line in utils/choices.py.
 """
 
 from itertools import pairwise
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from meta_utils.coordinate_lstm import CoordinateLSTM
+from utils.choices import LSTM_STATES, META_NETWORKS, STARTS
 
-STARTS = ("random", "identity")
 CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates at a time where each has hidden units of its own: in the cache
-LSTM_STATES = ("carry", "reset")
 
 
 class TanhInPlace(nn.Module):
@@ -24,7 +23,7 @@ class TanhInPlace(nn.Module):
         return x.tanh_()
 
 
-NONLINEARITIES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": TanhInPlace}
+ACTIVATIONS: dict[str | None, type[nn.Module]] = {None: nn.Identity, "relu": nn.ReLU, "tanh": TanhInPlace}
 
 
 def _require(name: str, value, allowed) -> None:
@@ -52,20 +51,20 @@ class MetaNetwork(nn.Module):
 class CoordinateFC(nn.Module):
     """A bias-free fully connected network 1-h-...-h-1 applied to every coordinate: x (N,) -> (N,).
 
-    num_fc linear maps with the nonlinearity between them. Without one, or with ReLU, the network is positively homogeneous,
+    num_layers linear maps with the nonlinearity between them. Without one, or with ReLU, the network is positively homogeneous,
     f(x) = |x| f(sign x): it is evaluated once at 1 (and -1) and scaled, which is exact and costs O(N) instead of O(N h^2).
     init "identity": f(x) = x (for tanh: slope 1 at 0).
     """
 
-    def __init__(self, hidden_size: int, num_fc: int, nonlinear: str | None, init: str):
+    def __init__(self, hidden_size: int, num_layers: int, use_nonlinear: str | None, init: str):
         super().__init__()
-        _require("nonlinear", nonlinear, NONLINEARITIES)
+        _require("use_nonlinear", use_nonlinear, ACTIVATIONS)
         _require("init", init, STARTS)
-        _require_positive(hidden_size=hidden_size, num_fc=num_fc)
-        self.nonlinear = nonlinear
-        widths = [1, *[hidden_size] * (num_fc - 1), 1]
+        _require_positive(hidden_size=hidden_size, num_layers=num_layers)
+        self.use_nonlinear = use_nonlinear
+        widths = [1, *[hidden_size] * (num_layers - 1), 1]
         self.maps = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in pairwise(widths))
-        self.activation = NONLINEARITIES[nonlinear]()
+        self.activation = ACTIVATIONS[use_nonlinear]()
         if init == "identity":
             self._start_as_identity()
 
@@ -77,24 +76,24 @@ class CoordinateFC(nn.Module):
             first.fill_(1.0)
             return
         hidden = len(first)
-        if self.nonlinear == "relu" and hidden < 2:
+        if self.use_nonlinear == "relu" and hidden < 2:
             raise ValueError("an identity start with relu needs hidden_size of at least 2: one unit passes one sign only")
         signs = torch.ones(hidden)
         signs[1::2] = -1
         first.copy_(signs[:, None])
         for weight in middle:
             nn.init.eye_(weight)
-        reached = [(signs == s).sum() if self.nonlinear == "relu" else hidden for s in signs]
+        reached = [(signs == s).sum() if self.use_nonlinear == "relu" else hidden for s in signs]
         last.copy_((signs / torch.tensor(reached))[None])
 
     def scale(self) -> Tensor | None:
         """f(1), the product of the matrices, all there is without a nonlinearity (None with one); keeps the graph to phi."""
-        return None if self.nonlinear else self._layer_by_layer(self._one())[0]
+        return None if self.use_nonlinear else self._layer_by_layer(self._one())[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.nonlinear is None:
+        if self.use_nonlinear is None:
             return self.scale() * x
-        if self.nonlinear == "relu":
+        if self.use_nonlinear == "relu":
             up, down = self._layer_by_layer(torch.cat([self._one(), -self._one()]))
             return up * x.clamp(min=0) - down * x.clamp(max=0)
         return torch.cat([self._layer_by_layer(chunk) for chunk in x.unsqueeze(1).split(CHUNKS[x.device.type])])
@@ -112,13 +111,13 @@ class CoordinateFC(nn.Module):
 class MetaFC(MetaNetwork):
     """FC-Grad: g_W_tilde = FC(g_W_hat), two bias-free linear maps 1-h-1.
 
-    nonlinear: None, "relu" or "tanh" between them; init "identity" begins as unclipped STE, g_W_tilde = g_W_hat.
+    use_nonlinear: None, "relu" or "tanh" between them; init "identity" begins as unclipped STE, g_W_tilde = g_W_hat.
     Raises ValueError for an unknown name or a size below 1.
     """
 
-    def __init__(self, hidden_size: int = 100, nonlinear: str | None = None, init: str = "random"):
+    def __init__(self, hidden_size: int = 100, use_nonlinear: str | None = None, init: str = "random"):
         super().__init__()
-        self.fc = CoordinateFC(hidden_size, 2, nonlinear, init)
+        self.fc = CoordinateFC(hidden_size, 2, use_nonlinear, init)
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         return self.fc(g_W_hat), {}
@@ -128,15 +127,15 @@ class MetaFC(MetaNetwork):
 
 
 class MetaDesignedMultiFC(MetaNetwork):
-    """MultiFC: g_W_tilde = g_W_hat * FC(W_tilde), num_fc bias-free linear maps 1-h-...-h-1.
+    """MultiFC: g_W_tilde = g_W_hat * FC(W_tilde), num_layers bias-free linear maps 1-h-...-h-1.
 
-    nonlinear: None, "relu" or "tanh" between them; init "identity" begins as g_W_tilde = W_tilde * g_W_hat.
+    use_nonlinear: None, "relu" or "tanh" between them; init "identity" begins as g_W_tilde = W_tilde * g_W_hat.
     Raises ValueError for an unknown name or a size below 1.
     """
 
-    def __init__(self, hidden_size: int = 100, num_fc: int = 3, nonlinear: str | None = None, init: str = "random"):
+    def __init__(self, hidden_size: int = 100, num_layers: int = 3, use_nonlinear: str | None = None, init: str = "random"):
         super().__init__()
-        self.fc = CoordinateFC(hidden_size, num_fc, nonlinear, init)
+        self.fc = CoordinateFC(hidden_size, num_layers, use_nonlinear, init)
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         return g_W_hat * self.fc(W_tilde), {}
@@ -189,10 +188,7 @@ class MetaLSTMFC(MetaNetwork):
         return {"h": zeros, "c": zeros}
 
 
-META_NETWORKS: dict[str, type[MetaNetwork]] = {"FC-Grad": MetaFC, "MultiFC": MetaDesignedMultiFC, "LSTMFC": MetaLSTMFC}
-
-
 def require_method(meta_method: str, meta_net: nn.Module) -> None:
     """Raises ValueError where the method does not name the network's class."""
-    if not isinstance(meta_net, META_NETWORKS.get(meta_method, ())):
+    if meta_method not in META_NETWORKS or not isinstance(meta_net, META_NETWORKS.load(meta_method)):
         raise ValueError(f"meta_method {meta_method!r} does not name {type(meta_net).__name__}")

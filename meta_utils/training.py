@@ -32,9 +32,8 @@ from meta_utils.helpers import (
 )
 from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Optimizee, apply_gradients
+from utils.choices import UPDATE_ORDERS
 from utils.quantize import Quantizer
-
-UPDATE_ORDERS = ("notebook", "paper")
 
 
 class NotFinite(Exception):

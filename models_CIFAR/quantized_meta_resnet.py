@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear, MetaQuantizedLayer
-from models_CIFAR.resnet import DEPTHS, ResNet
+from models_CIFAR.resnet import ResNet
 from utils.quantize import Quantizer, get_quantizer
 
 NO_META_GRADIENTS = MappingProxyType({})
@@ -61,5 +61,3 @@ resnet32_cifar = partial(QuantizedMetaResNet, 32)
 resnet44_cifar = partial(QuantizedMetaResNet, 44)
 resnet56_cifar = partial(QuantizedMetaResNet, 56)
 resnet110_cifar = partial(QuantizedMetaResNet, 110)
-
-MODELS = {f"ResNet{depth}": partial(QuantizedMetaResNet, depth) for depth in DEPTHS}

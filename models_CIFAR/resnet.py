@@ -5,12 +5,8 @@ a linear classifier. Where a stage changes the shape, the shortcut is a 1x1 conv
 The quantized nets are this class with other layer types: see quantized_meta_resnet.py.
 """
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-DEPTHS = (20, 32, 44, 56, 110)
 
 
 class BasicBlock(nn.Module):
@@ -72,6 +68,3 @@ class ResNet(nn.Module):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
-
-
-MODELS = {f"ResNet{depth}": partial(ResNet, depth) for depth in DEPTHS}

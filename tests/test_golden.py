@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from meta_utils.adam import Adam
-from meta_utils.meta_network import META_NETWORKS
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import resnet20_cifar
+from utils.choices import META_NETWORKS
 from utils.miscellaneous import get_layer
 from utils.quantize import get_quantizer
 
@@ -34,7 +34,7 @@ def build(method, optimizer, device="cpu"):
             p.copy_(draw(name, p.shape, 0.1))
         else:
             p.copy_(draw(name, p.shape, 0.1, 1.0))
-    meta_net = META_NETWORKS[method](hidden_size=100).double().to(device)
+    meta_net = META_NETWORKS.load(method)(hidden_size=100).double().to(device)
     for i, p in enumerate(meta_net.parameters()):
         p.copy_(draw(f"meta/{i}", p.shape, 0.1))
     make = {"SGD": SGD, "Adam": lambda params, lr: Adam(params, lr=lr, weight_decay=5e-4)}[optimizer]

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 SIZE, PADDING = 32, 4
 
@@ -153,12 +151,16 @@ class _Transformed(Dataset):
     """Images by (index, seed), through torchvision's transforms; each seed makes its image's draws, in whatever process."""
 
     def __init__(self, image_set: ImageSet, training: bool):
+        from torchvision import transforms
+
         self.image_set = image_set
         augment = [transforms.RandomCrop(SIZE, padding=PADDING)] + [transforms.RandomHorizontalFlip()] * image_set.flip
         normalise = [transforms.ToTensor(), transforms.Normalize(image_set.mean, image_set.std)]
         self.transform = transforms.Compose((augment if training else []) + normalise)
 
     def __getitem__(self, index_and_seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        from PIL import Image
+
         index, seed = index_and_seed
         image = Image.fromarray(self.image_set.images[index].numpy())
         with torch.random.fork_rng(devices=[]):
@@ -208,6 +210,3 @@ class TorchvisionLoader(Loader):
     def take(self, count: int) -> tuple[Tensor, Tensor]:
         images, targets = next(self._batches)
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True), targets.to(self.device)
-
-
-LOADERS: dict[str, type[Loader]] = {"resident": ResidentLoader, "torchvision": TorchvisionLoader}

@@ -1,12 +1,11 @@
 """Data sets of 32x32 colour images, and the loaders of their batches by name.
 
 CIFAR10 and CIFAR100 come through torchvision.datasets; Digits is scikit-learn's bundled set; NPZ:path is your own.
-Adding a data set is one function (split, root) -> ImageSet and one line in DATASETS.
+Adding a data set is one function (split, root) -> ImageSet here and one line in utils/choices.py.
 """
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from zipfile import BadZipFile
@@ -14,9 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 
-from utils.batches import LOADERS, SIZE, ImageSet, Loader
+from utils.batches import SIZE, ImageSet, Loader
+from utils.choices import DATASETS, LOADERS
 from utils.errors import BadInput
 
 SPLITS = ("train", "test")
@@ -27,20 +26,31 @@ def default_data_root() -> str:
     return os.environ.get("METAQUANT_DATA") or "./data"
 
 
-def _cifar(cls: type, num_classes: int, mean: tuple, std: tuple) -> Callable[[str, Path], ImageSet]:
-    def load(split: str, root: Path) -> ImageSet:
-        train = split == "train"
-        try:
-            data = cls(root, train=train, download=False)  # checks every file's MD5
-        except RuntimeError:
-            problem = _download(cls, root)
-            try:
-                data = cls(root, train=train, download=False)  # another process may have brought it in the meantime
-            except RuntimeError as error:
-                raise BadInput(problem or f"--data-root {root}: {error}") from None
-        return ImageSet(torch.from_numpy(data.data), torch.tensor(data.targets), num_classes, mean, std)
+def cifar10(split: str, root: Path) -> ImageSet:
+    """CIFAR-10 through torchvision, with the published normalisation."""
+    from torchvision.datasets import CIFAR10
 
-    return load
+    return _cifar(CIFAR10, split, root, 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def cifar100(split: str, root: Path) -> ImageSet:
+    """CIFAR-100 through torchvision, with the published normalisation."""
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, split, root, 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _cifar(cls: type, split: str, root: Path, num_classes: int, mean: tuple, std: tuple) -> ImageSet:
+    train = split == "train"
+    try:
+        data = cls(root, train=train, download=False)  # checks every file's MD5
+    except RuntimeError:
+        problem = _download(cls, root)
+        try:
+            data = cls(root, train=train, download=False)  # another process may have brought it in the meantime
+        except RuntimeError as error:
+            raise BadInput(problem or f"--data-root {root}: {error}") from None
+    return ImageSet(torch.from_numpy(data.data), torch.tensor(data.targets), num_classes, mean, std)
 
 
 def _download(cls: type, root: Path) -> str | None:
@@ -63,7 +73,7 @@ def _download(cls: type, root: Path) -> str | None:
     return None
 
 
-def _digits(split: str, root: Path) -> ImageSet:
+def digits(split: str, root: Path) -> ImageSet:
     """1,797 handwritten digits, 8x8 greys of 0-16, resized to 32x32 in three channels; 1,437 to train, 360 to test.
 
     The split is fixed and stratified. No horizontal flips: a mirrored digit is no digit.
@@ -71,13 +81,13 @@ def _digits(split: str, root: Path) -> ImageSet:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    train, test = train_test_split(np.arange(len(digits.target)), test_size=360, random_state=0, stratify=digits.target)
+    bunch = load_digits()
+    train, test = train_test_split(np.arange(len(bunch.target)), test_size=360, random_state=0, stratify=bunch.target)
     chosen = train if split == "train" else test
-    greys = torch.from_numpy(digits.images[chosen]).float().unsqueeze(1) * (255 / 16)
+    greys = torch.from_numpy(bunch.images[chosen]).float().unsqueeze(1) * (255 / 16)
     images = F.interpolate(greys, size=(SIZE, SIZE), mode="bilinear", align_corners=False).round().to(torch.uint8)
     images = images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    targets = torch.from_numpy(digits.target[chosen]).long()
+    targets = torch.from_numpy(bunch.target[chosen]).long()
     return ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3, flip=False)
 
 
@@ -109,13 +119,6 @@ def _npz(path: Path, split: str) -> ImageSet:
     return ImageSet(images, targets, num_classes, tuple(mean.tolist()), tuple(std.tolist()))
 
 
-DATASETS: dict[str, Callable[[str, Path], ImageSet]] = {
-    "CIFAR10": _cifar(torchvision.datasets.CIFAR10, 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "CIFAR100": _cifar(torchvision.datasets.CIFAR100, 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "Digits": _digits,
-}
-
-
 def npz_path(dataset_name: str) -> Path | None:
     """The file of NPZ:path; None for another name."""
     return Path(dataset_name.removeprefix("NPZ:")) if dataset_name.startswith("NPZ:") else None
@@ -133,7 +136,7 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
         return _npz(path, split)
     if dataset_name not in DATASETS:
         raise BadInput(f"--dataset {dataset_name}: choose from {', '.join(sorted(DATASETS))} or NPZ:path")
-    return DATASETS[dataset_name](split, Path(data_root or default_data_root()))
+    return DATASETS.load(dataset_name)(split, Path(data_root or default_data_root()))
 
 
 def get_dataloader(
@@ -160,4 +163,4 @@ def get_dataloader(
     if drop_last and batch_size > len(image_set.images):
         raise BadInput(f"--drop-last: the {len(image_set.images)} images of {dataset_name} make no batch of {batch_size}")
     options = {"workers": workers} if loader == "torchvision" else {}
-    return LOADERS[loader](image_set, split, batch_size, seed=seed, device=device, drop_last=drop_last, **options)
+    return LOADERS.load(loader)(image_set, split, batch_size, seed=seed, device=device, drop_last=drop_last, **options)

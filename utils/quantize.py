@@ -2,10 +2,10 @@
 
 A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by the
 straight-through estimator, the gradient times 1(|W_tilde| <= 1); the constants around it multiply.
-Adding a quantizer is one class with the methods of `Quantizer` and one line in QUANTIZERS.
+Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.choices import QUANTIZERS
 from utils.layout import ONE_TENSOR, Layout
 from utils.miscellaneous import accuracy
 
@@ -149,9 +150,6 @@ class BWNF(BWN):
         return layout.abs_mean_per_filter(W)
 
 
-QUANTIZERS: dict[str, Callable[[int], Quantizer]] = {"dorefa": DoReFa, "BWN": BWN, "BWN-F": BWNF}
-
-
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quantizer | None:
     """A registered name at `bits` bits as a quantizer; a quantizer or None (full precision) as it is.
 
@@ -161,7 +159,7 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quan
         return quantized_type
     if quantized_type not in QUANTIZERS:
         raise ValueError(f"unknown quantizer {quantized_type!r}: choose from {', '.join(sorted(QUANTIZERS))}")
-    return QUANTIZERS[quantized_type](bits)
+    return QUANTIZERS.load(quantized_type)(bits)
 
 
 def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.choices import MODELS
 
 
 class Result:
@@ -28,7 +28,7 @@ def base_model(tmp_path_factory, tiny_set):
     """A base model of ResNet20 for the tiny set, at random."""
     torch.manual_seed(5)
     path = tmp_path_factory.mktemp("base") / "base.pth"
-    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), path)
+    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), path)
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import PROJECT, Malicious
 
-from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.choices import MODELS
 
 TRAIN = ["train", "-m", "ResNet20", "-d", "{set}", "--pretrained", "none", "-n", "1"]
 
@@ -82,7 +82,7 @@ def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, tiny_s
 
 
 def weights_of(model, classes, **changes):
-    state = MODELS[model](num_classes=classes).state_dict() | changes
+    state = MODELS.load(model)(num_classes=classes).state_dict() | changes
     return {name: value for name, value in state.items() if value is not None}
 
 

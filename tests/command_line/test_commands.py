@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.choices import MODELS
 from utils.cli.parser import FLAGS
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
@@ -75,7 +75,7 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
 def test_runs_from_different_base_models_of_one_name_are_told_apart(call_main, tmp_path, tiny_set, base_model):
     other = tmp_path / "other" / base_model.name
     other.parent.mkdir()
-    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), other)
+    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), other)
     command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "-bs", 4, "-meta", "STE"]
     for trial, base in enumerate((base_model, other), start=1):
         outcome = call_main(*command, "--trial", trial, "--pretrained", base, "--results-root", tmp_path / "R")

@@ -8,7 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from main import COMMANDS
-from meta_utils.meta_network import META_NETWORKS, MetaNetwork
+from meta_utils.meta_network import MetaNetwork
+from utils.choices import META_NETWORKS
 from utils.cli.parser import build_parser, flags_without_effect
 
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs

@@ -9,18 +9,17 @@ from tape import Tape
 
 from meta_utils.adam import Adam
 from meta_utils.iterations import CudaGraphs, Iterations
-from meta_utils.meta_network import META_NETWORKS
-from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import resnet20_cifar
 from utils.batches import ImageSet, ResidentLoader
+from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.quantize import get_quantizer
 
 CASES = [
     ("STE", "dorefa", "SGD-M", "notebook", {}),
-    ("FC-Grad", "BWN", "Adam", "notebook", {"nonlinear": "relu"}),
+    ("FC-Grad", "BWN", "Adam", "notebook", {"use_nonlinear": "relu"}),
     ("MultiFC", "dorefa", "Adam", "notebook", {}),
-    ("MultiFC", "BWN-F", "SGD", "paper", {"nonlinear": "tanh", "hidden_size": 3}),
+    ("MultiFC", "BWN-F", "SGD", "paper", {"use_nonlinear": "tanh", "hidden_size": 3}),
     ("LSTMFC", "dorefa", "SGD", "notebook", {"hidden_size": 2}),
 ]
 BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
@@ -33,7 +32,7 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
     meta_net = meta_optimizer = None
     if method != "STE":
-        meta_net = META_NETWORKS[method](**options).to(device, dtype)
+        meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
         meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
     loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -9,13 +9,13 @@ from torch import nn
 from meta_utils import coordinate_lstm
 from meta_utils.helpers import compare_with_ste, meta_gradient_generation
 from meta_utils.meta_network import (
-    META_NETWORKS,
-    NONLINEARITIES,
+    ACTIVATIONS,
     CoordinateFC,
     MetaDesignedMultiFC,
     MetaFC,
     MetaLSTMFC,
 )
+from utils.choices import META_NETWORKS
 from utils.quantize import DoReFa, get_quantizer, ste_gradient
 
 X = torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.0], dtype=torch.float64)
@@ -29,7 +29,7 @@ def layer_by_layer(fc, x):
     return fc.maps[-1](x)[:, 0]
 
 
-@pytest.mark.parametrize("nonlinear", NONLINEARITIES)
+@pytest.mark.parametrize("nonlinear", ACTIVATIONS)
 @pytest.mark.parametrize(("hidden", "num_fc"), [(1, 2), (5, 2), (100, 3), (7, 1), (6, 4)])
 def test_the_product_form_is_exact(nonlinear, hidden, num_fc):
     torch.manual_seed(hidden)
@@ -68,11 +68,11 @@ def test_identity_start_of_fc_grad_and_lstmfc_is_ste_and_of_multifc_w_tilde():
 @pytest.mark.parametrize(
     ("build", "word"),
     [
-        (lambda: MetaFC(nonlinear="gelu"), "gelu"),
+        (lambda: MetaFC(use_nonlinear="gelu"), "gelu"),
         (lambda: MetaFC(init="zero"), "zero"),
         (lambda: MetaFC(hidden_size=0), "hidden_size"),
-        (lambda: MetaFC(hidden_size=1, nonlinear="relu", init="identity"), "hidden_size"),
-        (lambda: MetaDesignedMultiFC(num_fc=0), "num_fc"),
+        (lambda: MetaFC(hidden_size=1, use_nonlinear="relu", init="identity"), "hidden_size"),
+        (lambda: MetaDesignedMultiFC(num_layers=0), "num_layers"),
         (lambda: MetaLSTMFC(num_lstm=0), "num_lstm"),
         (lambda: MetaLSTMFC(lstm_state="forget"), "forget"),
     ],
@@ -115,12 +115,12 @@ def test_lstmfc_gradients_do_not_depend_on_chunks_and_slices(num_lstm, chunk_siz
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 10.0])
-@pytest.mark.parametrize("nonlinear", NONLINEARITIES)
+@pytest.mark.parametrize("nonlinear", ACTIVATIONS)
 def test_fc_grad_keeps_its_digits_in_float32_however_small_the_gradient(nonlinear, scale):
     """Of the sum over the hidden units: to a millionth of what its terms come to without their signs."""
     for seed in range(20):
         torch.manual_seed(seed)
-        meta, g = MetaFC(nonlinear=nonlinear), scale * torch.randn(100)
+        meta, g = MetaFC(use_nonlinear=nonlinear), scale * torch.randn(100)
         got = meta(g, g)[0].double()
         first, last = (linear.weight.double() for linear in meta.fc.maps)
         terms = (last.abs() @ first.abs()).item() * g.double().abs()
@@ -129,7 +129,7 @@ def test_fc_grad_keeps_its_digits_in_float32_however_small_the_gradient(nonlinea
 
 def test_no_coordinates_are_no_error():
     nothing = torch.zeros(0, dtype=torch.float64)
-    for build in META_NETWORKS.values():
+    for build in map(META_NETWORKS.load, META_NETWORKS):
         meta = build().double()
         out, _ = meta(nothing, nothing)
         out.sum().backward()
@@ -160,7 +160,7 @@ def after_one_iteration(net, batch, quantizer="dorefa"):
 def test_one_evaluation_for_all_layers_equals_layer_by_layer(method, tiny_net, batches):
     """Coordinate-wise: M on all layers as one vector is M on each."""
     after_one_iteration(tiny_net, batches(1)[0])
-    meta_net = META_NETWORKS[method](hidden_size=10).double()
+    meta_net = META_NETWORKS.load(method)(hidden_size=10).double()
     calls = []
     meta_net.register_forward_hook(lambda *_: calls.append(1))
     meta_grad_dict, hidden = meta_gradient_generation(meta_net, tiny_net, method, {})
@@ -201,7 +201,7 @@ def test_comparison_with_ste(tiny_net, batches):
     opposite = compare_with_ste(meta_net, tiny_net, DoReFa(1), {})
     assert opposite.scale == pytest.approx(-3)
     assert opposite.cosine == pytest.approx(-1)
-    tanh = MetaFC(nonlinear="tanh").double()
+    tanh = MetaFC(use_nonlinear="tanh").double()
     got = compare_with_ste(tanh, tiny_net, get_quantizer("BWN"), {})
     layers = tiny_net.meta_layers()
     g_W_hat = torch.cat([layer.quantized_grads.flatten() for layer in layers])

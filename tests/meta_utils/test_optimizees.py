@@ -7,8 +7,8 @@ import torch
 
 from meta_utils.adam import Adam
 from meta_utils.optimizee import apply_gradients
-from meta_utils.registry import OPTIMIZEES
 from meta_utils.SGD import SGD
+from utils.choices import OPTIMIZEES
 
 SGD_GRID = [
     {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": decay, "nesterov": nesterov}

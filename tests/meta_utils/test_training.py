@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from meta_utils.adam import Adam
 from meta_utils.helpers import meta_gradient_generation, update_parameters
-from meta_utils.meta_network import META_NETWORKS, MetaDesignedMultiFC, MetaFC, MetaNetwork
-from meta_utils.registry import OPTIMIZEES
+from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
+from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.quantize import get_quantizer
 
 QUANTIZED = ["dorefa", "BWN", "BWN-F"]
@@ -21,7 +21,7 @@ QUANTIZED = ["dorefa", "BWN", "BWN-F"]
 
 def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=None, order="notebook", meta_lr=1e-2):
     if meta_net is None and method != "STE":
-        meta_net = META_NETWORKS[method](hidden_size=10).double()
+        meta_net = META_NETWORKS.load(method)(hidden_size=10).double()
     meta_optimizer = None if meta_net is None else torch.optim.Adam(meta_net.parameters(), lr=meta_lr)
     optimizee = optimizee or SGD(net.parameters(), lr=0.05)
     return TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)

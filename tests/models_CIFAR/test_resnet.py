@@ -6,7 +6,8 @@ from torch import nn
 
 from meta_utils.meta_quantized_module import MetaConv2d
 from models_CIFAR import quantized_meta_resnet, resnet
-from models_CIFAR.quantized_meta_resnet import MODELS, QuantizedMetaResNet
+from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
+from utils.choices import MODELS
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
 from utils.quantize import evaluate
@@ -15,7 +16,7 @@ from utils.run.base_model import load_base_model
 
 @pytest.mark.parametrize("depth", resnet.DEPTHS)
 def test_layer_name_list_names_exactly_the_meta_layers(depth):
-    net = MODELS[f"ResNet{depth}"]()
+    net = MODELS.load(f"ResNet{depth}")()
     assert len(net.layer_name_list) == depth + 2  # depth - 1 convolutions and a classifier, and 2 shortcuts
     named = {name: module for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     assert [name for name, _ in net.layer_name_list] == list(named)
@@ -46,7 +47,7 @@ def test_a_meta_convolution_takes_every_option_of_a_convolution(options):
 @pytest.mark.parametrize("num_classes", [10, 100])
 def test_a_quantized_net_is_the_plain_net_with_meta_layers(num_classes):
     torch.manual_seed(0)
-    plain = resnet.MODELS["ResNet20"](num_classes=num_classes)
+    plain = MODELS.load("ResNet20")(num_classes=num_classes)
     quantized = quantized_meta_resnet.resnet20_cifar(num_classes=num_classes)
     quantized.load_state_dict(plain.state_dict(), strict=True)
     images = torch.randn(2, 3, 32, 32)
@@ -73,7 +74,7 @@ def test_impossible_nets_are_refused(depth, classes):
 )
 def test_released_base_models_load_strictly_and_reach_their_accuracy(model, dataset, accuracy, data_root, pretrained_root):
     loader = get_dataloader(dataset, "test", 250, data_root=data_root)
-    net = MODELS[model](num_classes=loader.image_set.num_classes).to(memory_format=torch.channels_last)
+    net = MODELS.load(model)(num_classes=loader.image_set.num_classes).to(memory_format=torch.channels_last)
     load_base_model(pretrained_root / f"{model}-{dataset}-pretrain.pth", net, model)
     result = evaluate(net, None, loader)
     assert result.top1 == pytest.approx(accuracy, abs=0.011)  # one image in 10,000 is 0.01

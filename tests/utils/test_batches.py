@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from utils.batches import LOADERS, ImageSet, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
+from utils.batches import ImageSet, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
+from utils.choices import LOADERS
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput
 
@@ -98,7 +99,7 @@ def image_set(count):
 
 def test_the_loaders_give_the_same_images_without_augmentation():
     images = image_set(10)
-    resident, plain = (list(kind(images, "test", 4)) for kind in LOADERS.values())
+    resident, plain = (list(kind(images, "test", 4)) for kind in map(LOADERS.load, LOADERS))
     for (ours, targets), (theirs, same_targets) in zip(resident, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         assert torch.equal(targets, same_targets)
@@ -110,7 +111,7 @@ def test_both_loaders_augment_to_crops_of_the_padded_image():
     """Every image that comes out is one of the 162 of its own that padding, cropping and mirroring can give."""
     images = image_set(6)
     normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
-    for kind in LOADERS.values():
+    for kind in map(LOADERS.load, LOADERS):
         for batch, targets in kind(images, "train", 6, seed=1):
             for image, target in zip(batch, targets.tolist(), strict=True):
                 padded = v2.functional.pad(images.images[target].permute(2, 0, 1), 4)
@@ -137,7 +138,7 @@ def test_only_the_resident_loader_can_be_captured():
 def test_a_test_set_can_be_entered_in_the_middle(kind):
     targets = torch.arange(10)
     images = torch.zeros(10, 32, 32, 3, dtype=torch.uint8)
-    loader = LOADERS[kind](ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "test", 4)
+    loader = LOADERS.load(kind)(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "test", 4)
     loader.skip = 1
     assert [batch.tolist() for _, batch in loader] == [[4, 5, 6, 7], [8, 9]]
     assert [batch.tolist() for _, batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

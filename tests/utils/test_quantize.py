@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from utils import quantize
+from utils.choices import QUANTIZERS
 from utils.miscellaneous import accuracy
-from utils.quantize import BWN, BWNF, QUANTIZERS, DoReFa, evaluate, get_quantizer, ste_gradient
+from utils.quantize import BWN, BWNF, DoReFa, evaluate, get_quantizer, ste_gradient
 
 ALL = [DoReFa(bits) for bits in range(1, 9)] + [BWN(), BWNF()]
 shapes = st.sampled_from([(1,), (7,), (3, 5), (2, 3, 3, 3), (4, 1, 1, 1)])

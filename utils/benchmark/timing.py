@@ -18,10 +18,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
-from models_CIFAR import resnet
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
+from utils.choices import MODELS
 from utils.cli.parser import parse_training
 from utils.environment import describe, git_state, peak_memory, versions
 from utils.run.build import build_loop
@@ -79,7 +79,7 @@ def _loader(batch_size: int, device: torch.device) -> Loader:
 
 
 def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
-    net = resnet.MODELS[model]().to(device)
+    net = MODELS.load(model)().to(device)  # without a quantizer it computes what the plain net does
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     endless = chain.from_iterable(repeat(loader))
 

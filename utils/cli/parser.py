@@ -6,13 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from meta_utils.meta_network import LSTM_STATES, STARTS
-from meta_utils.registry import OPTIMIZEES
-from meta_utils.training import UPDATE_ORDERS
-from models_CIFAR.quantized_meta_resnet import MODELS
-from utils.batches import LOADERS
+from utils.choices import DATASETS, LOADERS, LSTM_STATES, MODELS, OPTIMIZEES, QUANTIZERS, STARTS, UPDATE_ORDERS, methods
 from utils.cli.types import (
-    METHODS,
     assignment,
     dataset,
     device,
@@ -25,10 +20,10 @@ from utils.cli.types import (
     share,
     whole,
 )
-from utils.dataset import DATASETS, default_data_root
+from utils.dataset import default_data_root
 from utils.environment import MAIN, resolve_device
 from utils.errors import BadInput
-from utils.quantize import MAX_BITS, QUANTIZERS
+from utils.quantize import MAX_BITS
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, method_defaults, training_settings
 from utils.tables.engines import ENGINES
 from utils.tables.manifest import MANIFEST, PROTOCOLS
@@ -169,7 +164,7 @@ def _train(parser: Parser) -> None:
         type=real(),
         help="(default, as published: SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, 0 with STE)",
     )
-    add("-meta", "--backward", choices=METHODS, default="MultiFC", help="gradient through the quantizer: STE, or a meta network")
+    add("-meta", "--backward", choices=methods(), default="MultiFC", help="gradient through Q: STE, or a meta network")
     add("-hidden", "--hidden-size", type=whole(1), help="M's hidden size (default: 100)")
     add("-nfc", "--num-fc", type=whole(1), help="MultiFC's linear layers (default: 3)")
     add("-nlstm", "--num-lstm", type=whole(1), help="LSTMFC's LSTM layers (default: 1)")
@@ -242,7 +237,7 @@ def _tables(parser: Parser) -> None:
     chosen.add_argument("-m", "--model", nargs="+", choices=list(MODELS), help="only these networks")
     chosen.add_argument("-q", "--quantizer", nargs="+", choices=sorted(QUANTIZERS), help="only these quantizers")
     chosen.add_argument("-o", "--optimizer", nargs="+", choices=sorted(OPTIMIZEES), help="only these optimizers")
-    chosen.add_argument("-meta", "--backward", nargs="+", choices=METHODS, help="only STE, or these meta networks")
+    chosen.add_argument("-meta", "--backward", nargs="+", choices=methods(), help="only STE, or these meta networks")
     chosen.add_argument("--trials", type=whole(1), metavar="N", help="trials 1 to N (default: the manifest's)")
     chosen.add_argument("--trial", nargs="+", type=whole(1), metavar="T", help="only these trials")
     chosen.add_argument("--slice", type=share, metavar="I/N", help="only the I-th of N shares of the selected runs")

@@ -4,13 +4,9 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from inspect import signature
 
-from meta_utils.meta_network import META_NETWORKS, NONLINEARITIES
-from utils.dataset import DATASETS
+from utils.choices import DATASETS, META_NETWORKS, NONLINEARITIES, methods
 from utils.recorder import ADAPTIVE
-
-METHODS = ("STE", *META_NETWORKS)
 
 
 def whole(low: int, high: float = math.inf) -> Callable[[str], int]:
@@ -60,9 +56,8 @@ def lr_adjust(text: str) -> int | str:
 def nonlinearity(text: str) -> str | None:
     """A registered nonlinearity; "none" or "None" for none."""
     name = None if text.lower() == "none" else text
-    if name not in NONLINEARITIES:
-        known = ", ".join(str(key or "none") for key in NONLINEARITIES)
-        raise argparse.ArgumentTypeError(f"must be one of {known}, not {text!r}")
+    if name not in (None, *NONLINEARITIES):
+        raise argparse.ArgumentTypeError(f"must be one of none, {', '.join(NONLINEARITIES)}, not {text!r}")
     return name
 
 
@@ -83,9 +78,9 @@ def dataset(text: str) -> str:
 def method(text: str) -> str:
     """plain, STE, or a meta network with or without :relu or :tanh."""
     network, _, nonlinear = text.partition(":")
-    takes = network in META_NETWORKS and "nonlinear" in signature(META_NETWORKS[network]).parameters
-    if network not in ("plain", *METHODS) or (nonlinear and not (takes and nonlinear in NONLINEARITIES)):
-        raise argparse.ArgumentTypeError(f"must be plain, {', '.join(METHODS)}, or such as MultiFC:tanh, not {text!r}")
+    takes = network in META_NETWORKS and "use_nonlinear" in META_NETWORKS.options(network)
+    if network not in ("plain", *methods()) or (nonlinear and not (takes and nonlinear in NONLINEARITIES)):
+        raise argparse.ArgumentTypeError(f"must be plain, {', '.join(methods())}, or such as MultiFC:tanh, not {text!r}")
     return text
 
 

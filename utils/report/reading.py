@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from meta_utils.meta_network import META_NETWORKS
-from meta_utils.registry import OPTIMIZEES
-from models_CIFAR.resnet import MODELS
+from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
-from utils.quantize import QUANTIZERS
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
 from utils.run.record import MAY_DIFFER, REPLACED, dataset_label, read_record
 from utils.tables.cells import Cell

@@ -6,11 +6,9 @@ import torch
 from torch import nn
 
 from meta_utils.adam import Adam
-from meta_utils.meta_network import META_NETWORKS
-from meta_utils.registry import OPTIMIZEES
 from meta_utils.training import TrainingLoop
-from models_CIFAR.quantized_meta_resnet import MODELS
 from utils.batches import Loader
+from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES
 from utils.dataset import get_dataloader
 from utils.errors import BadInput
 from utils.quantize import get_quantizer
@@ -29,7 +27,7 @@ def load_data(settings: dict[str, Any], data_seed: int, device: torch.device) ->
 
 def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:
     """A net for the loader's classes, on the device, channels last in memory, which is faster."""
-    net = MODELS[model](bitW=bits, num_classes=loader.image_set.num_classes)
+    net = MODELS.load(model)(bitW=bits, num_classes=loader.image_set.num_classes)
     return net.to(device, memory_format=torch.channels_last)
 
 
@@ -50,7 +48,7 @@ def _build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple
     if settings["backward"] == "STE":
         return None, None
     try:
-        meta_net = META_NETWORKS[settings["backward"]](**meta_network_options(settings)).to(device)
+        meta_net = META_NETWORKS.load(settings["backward"])(**meta_network_options(settings)).to(device)
     except ValueError as error:
         raise BadInput(f"--backward {settings['backward']}: {error}") from None
     decay = settings["meta_weight_decay"]

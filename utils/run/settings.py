@@ -1,12 +1,11 @@
 """What the flags of `pretrain` and `train` come to: every setting of a run, resolved."""
 
 from argparse import Namespace
-from inspect import Parameter, signature
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from meta_utils.meta_network import META_NETWORKS
-from meta_utils.registry import OPTIMIZEES
+from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.dataset import npz_path
 from utils.errors import BadInput
 from utils.quantize import get_quantizer
@@ -14,9 +13,9 @@ from utils.run.record import base_model_path
 
 META_OPTIONS = {  # flag -> the meta networks' constructor option
     "hidden_size": "hidden_size",
-    "num_fc": "num_fc",
+    "num_fc": "num_layers",
     "num_lstm": "num_lstm",
-    "meta_nonlinear": "nonlinear",
+    "meta_nonlinear": "use_nonlinear",
     "meta_init": "init",
     "lstm_state": "lstm_state",
 }
@@ -58,8 +57,8 @@ def method_defaults(backward: str) -> dict[str, Any]:
     """The flags that a method heeds, with their defaults. Raises BadInput for a meta network's option without one."""
     if backward == "STE":
         return {}
-    taken = signature(META_NETWORKS[backward]).parameters
-    defaults = {flag: taken[option].default for flag, option in META_OPTIONS.items() if option in taken}
+    taken = META_NETWORKS.options(backward)
+    defaults = {flag: taken[option] for flag, option in META_OPTIONS.items() if option in taken}
     for flag, default in defaults.items():
         if default is Parameter.empty:
             raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[flag]} a default")
@@ -68,7 +67,7 @@ def method_defaults(backward: str) -> dict[str, Any]:
 
 def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
     """The options for the constructor of the chosen meta network, from resolved settings."""
-    taken = signature(META_NETWORKS[settings["backward"]]).parameters
+    taken = META_NETWORKS.options(settings["backward"])
     return {option: settings[flag] for flag, option in META_OPTIONS.items() if option in taken}
 
 

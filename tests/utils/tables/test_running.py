@@ -13,7 +13,7 @@ import torch
 from conftest import PROJECT, until
 from table_runs import by_hand, logs_of, record, runs_of, states
 
-from models_CIFAR.quantized_meta_resnet import MODELS
+from utils.choices import MODELS
 from utils.tables.selection import State
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (requirements-ray.txt)")
@@ -61,7 +61,7 @@ def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifes
     manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet32", quantizer = "BWN"'))
     bases = tmp_path / "bases"
     bases.mkdir()
-    torch.save(MODELS["ResNet20"](num_classes=2).state_dict(), bases / "ResNet20-NPZ-tiny-pretrain.pth")
+    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), bases / "ResNet20-NPZ-tiny-pretrain.pth")
     flags = ["-n", "1", "--pretrained-root", str(bases)]
     outcome = call_main(*command("R", *flags))
     assert outcome.code == 1

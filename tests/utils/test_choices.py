@@ -1,0 +1,53 @@
+"""The registries: what an entry says of a class must be what the class says of itself."""
+
+import subprocess
+import sys
+from inspect import signature
+
+import pytest
+
+from utils.choices import DATASETS, LOADERS, META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS, Place, Registry
+from utils.environment import PROJECT
+
+REGISTRIES = {"quantizers": QUANTIZERS, "meta networks": META_NETWORKS, "models": MODELS, "data": DATASETS, "loaders": LOADERS}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, registry in REGISTRIES.items() for name in registry])
+def test_every_place_exists(kind, name):
+    assert callable(REGISTRIES[kind].load(name))
+
+
+@pytest.mark.parametrize("name", META_NETWORKS)
+def test_options_are_the_constructors(name):
+    own = {p.name: p.default for p in signature(META_NETWORKS.load(name)).parameters.values()}
+    assert META_NETWORKS.options(name) == own
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantizer_takes_bits(name):
+    own = {p.name: p.default for p in signature(QUANTIZERS.load(name)).parameters.values()}
+    assert QUANTIZERS.options(name) == own == {"bits": 1}
+
+
+@pytest.mark.parametrize("name", OPTIMIZEES)
+def test_an_optimizees_options_are_its_classs(name):
+    choice = OPTIMIZEES[name]
+    taken = signature(choice.optimizee.load()).parameters
+    assert {*choice.options, *choice.options_ste, "lr", "weight_decay"} <= set(taken)
+
+
+def test_a_class_registers_itself():
+    class Gain:
+        def __init__(self, hidden_size=7, *args, **kwargs):
+            self.hidden_size = hidden_size
+
+    registry = Registry({"there": Place("utils.choices:Place")})
+    registry["Gain"] = Gain
+    assert registry.load("Gain")(3).hidden_size == 3
+    assert registry.options("Gain") == {"hidden_size": 7}
+    assert registry.load("there") is Place
+
+
+def test_names_need_no_torch():
+    code = "import utils.choices, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

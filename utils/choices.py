@@ -1,0 +1,118 @@
+"""Everything that is chosen by name. Adding a quantizer, meta network, optimizee, net or data set is one class and one line here.
+
+A built-in class is named by its place, so that the command line and the report know all names without importing torch. A program
+of one's own registers its classes themselves: `QUANTIZERS["ternary"] = Ternary`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any
+
+STARTS = ("random", "identity")  # of a meta network's parameters phi
+NONLINEARITIES = ("relu", "tanh")  # between a meta network's linear layers; None: nothing between them
+LSTM_STATES = ("carry", "reset")  # LSTMFC's (h, c) from iteration to iteration
+UPDATE_ORDERS = ("notebook", "paper")  # of the training loop
+STE = "STE"
+
+
+class Place:
+    """Where a class or function of this project is ("module:name"), and which options it takes, with their defaults."""
+
+    def __init__(self, target: str, **options: Any):
+        self.target, self.options = target, options
+
+    def load(self) -> Any:
+        """Imports it."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)
+
+
+class Registry(dict[str, Any]):
+    """Name -> a class or function, or the Place of one."""
+
+    def load(self, name: str) -> Any:
+        """The class or function of a name. Raises KeyError for an unknown name."""
+        entry = self[name]
+        return entry.load() if isinstance(entry, Place) else entry
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The options that it takes, with their defaults (Parameter.empty for one without)."""
+        entry = self[name]
+        if isinstance(entry, Place):
+            return dict(entry.options)
+        taken = signature(entry).parameters.values()
+        return {p.name: p.default for p in taken if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
+
+
+@dataclass(frozen=True)
+class OptimizeeChoice:
+    """An optimizee and its defaults: weight decay with a learned gradient and with a fixed one, and the class's other options.
+
+    options_ste: options that a fixed gradient has beside them.
+    """
+
+    optimizee: Any  # a subclass of meta_utils.optimizee.Optimizee, or its Place
+    decay_learned: float
+    decay_ste: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    options_ste: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, params: Any, **options: Any) -> Any:
+        """The optimizee of some parameters; options: lr and weight_decay, and others of the class."""
+        make = self.optimizee.load() if isinstance(self.optimizee, Place) else self.optimizee
+        return make(params, **self.options, **options)
+
+
+QUANTIZERS = Registry(  # (bits) -> Quantizer, see utils/quantize.py
+    {
+        "dorefa": Place("utils.quantize:DoReFa", bits=1),
+        "BWN": Place("utils.quantize:BWN", bits=1),
+        "BWN-F": Place("utils.quantize:BWNF", bits=1),
+    }
+)
+
+META_NETWORKS = Registry(  # (options) -> MetaNetwork, see meta_utils/meta_network.py
+    {
+        "FC-Grad": Place("meta_utils.meta_network:MetaFC", hidden_size=100, use_nonlinear=None, init="random"),
+        "MultiFC": Place(
+            "meta_utils.meta_network:MetaDesignedMultiFC", hidden_size=100, num_layers=3, use_nonlinear=None, init="random"
+        ),
+        "LSTMFC": Place("meta_utils.meta_network:MetaLSTMFC", hidden_size=100, num_lstm=1, lstm_state="carry", init="random"),
+    }
+)
+
+_SGD, _ADAM = Place("meta_utils.SGD:SGD"), Place("meta_utils.adam:Adam")
+_TORCHS_EPS = {"bias_corrected_eps": True}  # torch.optim's Adam; the published runs' Adam with a learned gradient differs
+OPTIMIZEES: dict[str, OptimizeeChoice] = {
+    "SGD": OptimizeeChoice(_SGD, 0.0, 0.0),
+    "SGD-M": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9}),
+    "Nesterov": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9, "nesterov": True}),
+    "Adam": OptimizeeChoice(_ADAM, 5e-4, 0.0, {}, _TORCHS_EPS),
+    "AMSGrad": OptimizeeChoice(_ADAM, 5e-4, 0.0, {"amsgrad": True}, _TORCHS_EPS),
+}
+
+MODELS = Registry(  # (bitW, num_classes) -> a quantized net
+    {
+        f"ResNet{depth}": Place(f"models_CIFAR.quantized_meta_resnet:resnet{depth}_cifar", bitW=1, num_classes=10)
+        for depth in (20, 32, 44, 56, 110)
+    }
+)
+
+DATASETS = Registry(  # (split, root) -> ImageSet, see utils/dataset.py
+    {
+        "CIFAR10": Place("utils.dataset:cifar10"),
+        "CIFAR100": Place("utils.dataset:cifar100"),
+        "Digits": Place("utils.dataset:digits"),
+    }
+)
+
+LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/batches.py
+    {"resident": Place("utils.batches:ResidentLoader"), "torchvision": Place("utils.batches:TorchvisionLoader")}
+)
+
+
+def methods() -> tuple[str, ...]:
+    """What may stand behind a quantizer: STE, or a meta network."""
+    return (STE, *META_NETWORKS)
