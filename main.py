@@ -14,6 +14,7 @@ from torch import nn
 
 from meta_utils.iterations import CudaGraphs, Iterations
 from meta_utils.training import NotFinite, TrainingLoop
+from utils import MAIN
 from utils.batches import Loader
 from utils.benchmark.costs import MACHINES, this_cpu
 from utils.benchmark.costs import table as scale_table
@@ -24,7 +25,7 @@ from utils.benchmark.timing import table as benchmark_table
 from utils.choices import MODELS, OPTIMIZEES
 from utils.cli.parser import build_parser, flags_without_effect, parse_training
 from utils.dataset import get_dataloader
-from utils.environment import MAIN, choose_device, describe, keep_freed_memory, seed_everything, versions
+from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed
 from utils.quantize import Evaluation, evaluate, get_quantizer
 from utils.recorder import Recorder

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils import PROJECT
 from utils.errors import BadInput
-
-PROJECT = Path(__file__).resolve().parent.parent
-MAIN = PROJECT / "main.py"
 
 
 def seed_everything(seed: int, trial: int) -> int:

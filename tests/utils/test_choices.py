@@ -6,8 +6,8 @@ from inspect import signature
 
 import pytest
 
+from utils import PROJECT
 from utils.choices import DATASETS, LOADERS, META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS, Place, Registry
-from utils.environment import PROJECT
 
 REGISTRIES = {"quantizers": QUANTIZERS, "meta networks": META_NETWORKS, "models": MODELS, "data": DATASETS, "loaders": LOADERS}
 

@@ -152,7 +152,7 @@ def test_a_download_goes_into_the_root_and_nowhere_else(there, tmp_path):
     root = tmp_path / "root"
     if there:
         root.mkdir()
-    images = _cifar(Downloaded, 2, MEAN, STD)("train", root)
+    images = _cifar(Downloaded, "train", root, 2, MEAN, STD)
     assert len(images.images) == 2
     assert [path.name for path in tmp_path.rglob("*")] == ["root", "set", "batch"]
 
@@ -160,8 +160,8 @@ def test_a_download_goes_into_the_root_and_nowhere_else(there, tmp_path):
 def test_two_downloads_at_once_both_succeed(tmp_path, monkeypatch):
     def other():
         monkeypatch.setattr(Downloaded, "in_the_meantime", None)
-        _cifar(Downloaded, 2, MEAN, STD)("train", tmp_path)
+        _cifar(Downloaded, "train", tmp_path, 2, MEAN, STD)
 
     monkeypatch.setattr(Downloaded, "in_the_meantime", staticmethod(other))
-    assert len(_cifar(Downloaded, 2, MEAN, STD)("train", tmp_path).images) == 2
+    assert len(_cifar(Downloaded, "train", tmp_path, 2, MEAN, STD).images) == 2
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["batch", "set"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from utils import MAIN
 from utils.choices import DATASETS, LOADERS, LSTM_STATES, MODELS, OPTIMIZEES, QUANTIZERS, STARTS, UPDATE_ORDERS, methods
 from utils.cli.types import (
     assignment,
@@ -21,7 +22,7 @@ from utils.cli.types import (
     whole,
 )
 from utils.dataset import default_data_root
-from utils.environment import MAIN, resolve_device
+from utils.environment import resolve_device
 from utils.errors import BadInput
 from utils.quantize import MAX_BITS
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, method_defaults, training_settings

@@ -4,8 +4,8 @@ import csv
 from functools import cache
 from typing import Any, NamedTuple
 
+from utils import PROJECT
 from utils.cli.parser import parse_training
-from utils.environment import PROJECT
 from utils.report.reading import read_csv
 from utils.report.trials import Statistics, Trial, statistics
 from utils.tables.cells import Cell

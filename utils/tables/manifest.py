@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.environment import PROJECT
+from utils import PROJECT
 from utils.errors import BadInput
 from utils.tables.cells import Cell
 

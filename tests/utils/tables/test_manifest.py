@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
+from utils import PROJECT
 from utils.cli.parser import parse_training
-from utils.environment import PROJECT
 from utils.errors import BadInput
 from utils.tables.cells import Cell
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
