@@ -1,21 +1,16 @@
 #!/usr/bin/env python3
 """MetaQuant (Chen, Wang, Pan, NeurIPS 2019): the command line. Each subcommand is a recipe; `main.py COMMAND -h` says more."""
 
-import math
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from meta_utils.iterations import CudaGraphs, Iterations
-from meta_utils.training import NotFinite, TrainingLoop
+from meta_utils.training import TrainingLoop
 from utils import MAIN
-from utils.batches import Loader
 from utils.benchmark.costs import MACHINES, this_cpu
 from utils.benchmark.costs import table as scale_table
 from utils.benchmark.throughput import measure_throughput
@@ -28,11 +23,11 @@ from utils.dataset import get_dataloader
 from utils.environment import choose_device, describe, keep_freed_memory, seed_everything, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed
 from utils.quantize import Evaluation, evaluate, get_quantizer
-from utils.recorder import Recorder
 from utils.report.report import make_report
 from utils.run.base_model import check_base_model, check_start, load_base_model, load_start, write_base_model
 from utils.run.build import TEST_BATCH_SIZE, build_loop, build_net, load_data
 from utils.run.checkpoint import Checkpoints
+from utils.run.epochs import fit
 from utils.run.folder import Run
 from utils.run.record import base_model_path, check_record, digest_of, read_record, run_path
 from utils.run.settings import OF_THE_COMMAND, pretraining_settings, training_settings
@@ -40,9 +35,6 @@ from utils.tables.engines import make_engine, train_command
 from utils.tables.scheduler import Scheduler
 from utils.tables.selection import State, fetch_data, select_runs, status_table, without_base_model
 from utils.tables.slurm import slurm_script
-
-COMPARE_EVERY = 100  # iterations
-LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 
 
 def pretrain(args: Namespace) -> None:
@@ -76,69 +68,6 @@ def train(args: Namespace) -> None:
     with Run(path, settings, device, args.overwrite) as run:
         run.write(base_model=run.record.get("base_model") or digest_of(settings["pretrained"]))
         fit(loop, train_loader, test_loader, run)
-
-
-def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
-    """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
-    settings = run.settings
-    drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
-    print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
-        run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
-        replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
-        iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
-        while recorder.epoch < settings["epochs"] and not recorder.stop:
-            run.give_way(loop, recorder)
-            train_epoch(iterations, recorder, run)
-            evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
-            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=drops_too)
-            print(
-                f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
-                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
-                flush=True,
-            )
-            run.after_epoch(loop, recorder, evaluation)
-
-
-def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
-    """One pass over the training data, or what is left of it. On CUDA the log waits for the device at its end, not in between."""
-    loop, total = iterations.loop, len(iterations.loader)
-    loop.net.train()
-    if not recorder.batches:
-        recorder.reset_performance()
-    for batch_idx, count in enumerate(iterations.begin(recorder.epoch, skip=recorder.batches), start=recorder.batches):
-        try:
-            iterations.run(count)
-        except NotFinite as error:
-            loss, where = error.args
-            raise RunFailed(
-                f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}"
-            ) from None
-        waiting = run.device.type == "cuda" and iterations.seconds_unread < LOG_SECONDS and batch_idx + 1 < total
-        if not waiting or run.is_due(loop):
-            write_log(iterations, recorder, run)
-            run.after_iteration(loop, recorder)  # never while the log lags behind
-        recorder.print_training_result(batch_idx, total)
-
-
-def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
-    """Records the iterations since the last time. Raises RunFailed where the loss is not finite."""
-    loop, first = iterations.loop, recorder.iteration
-    for loss, top1, count in iterations.read():
-        if not math.isfinite(loss):
-            advice = "the same command with --device cpu goes on from there, and names the layer if it happens again"
-            raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
-        recorder.update(loss=loss, acc=top1, batch_size=count, cur_lr=loop.lr)
-    if loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
-        recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
-
-
-def interruptible(batches: Iterable, give_way: Callable[[], None]) -> Iterator:
-    """The batches, and before each a way out after SIGINT or SIGTERM: evaluation changes no state, so it can be left."""
-    for batch in batches:
-        give_way()
-        yield batch
 
 
 def evaluate_files(args: Namespace) -> None:
