@@ -4,48 +4,24 @@ On CUDA an iteration (augmentation, meta step, forward, backward, refinement, up
 again when a learning rate changes, and then replayed: the same kernels on the same numbers, launched all at once.
 """
 
-import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
+from meta_utils.capture import Body, Graphs, why_not_captured
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
+from utils.errors import first_line
 from utils.miscellaneous import accuracy
 
-Body = Callable[[], None]
 WARM_UP = 3  # iterations before the first capture: t = 0 and t = 1 differ from the others, and kernels are chosen
-
-
-class CudaGraphs:
-    """Captures work as CUDA graphs that share one pool of memory, and does work eagerly, on one stream."""
-
-    def __init__(self, device: torch.device):
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._keeps_pool = torch.cuda.CUDAGraph()  # a pool without a graph cannot be captured into again
-        with torch.cuda.graph(self._keeps_pool, pool=self._pool, stream=self._stream):
-            torch.zeros(1, device=device)
-
-    def eagerly(self, body: Body) -> None:
-        """Does the work."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            body()
-        torch.cuda.current_stream().wait_stream(self._stream)
-
-    def capture(self, body: Body) -> Body:
-        """Records the work without doing it; what is returned does it."""
-        gc.collect()  # a graph that the collector meets later, during the capture, would spoil it
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            body()
-        return graph.replay
+CHECKED = WARM_UP + 4  # iterations of the check: the warm-up, one that is captured, three that are replayed
+LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 
 
 class Measured(NamedTuple):
@@ -53,21 +29,22 @@ class Measured(NamedTuple):
 
     loss: float
     top1: float
-    count: int
+    size: int
 
 
 class Iterations:
-    """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until `read`.
+    """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until they are read.
 
-    graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait.
-    Each size of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the
-    state then lies in the same tensors.
+    graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait. Each size
+    of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the state then
+    lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it; on_eager is told why.
     """
 
-    def __init__(self, loop: TrainingLoop, loader: Loader, graphs: CudaGraphs | None = None):
-        self.loop, self.loader, self._graphs = loop, loader, graphs
+    def __init__(self, loop: TrainingLoop, loader: Loader, graphs: Graphs | None = None, on_eager: Callable[[str], None] = print):
+        self.loop, self.loader, self._graphs, self._on_eager = loop, loader, graphs, on_eager
         loop.checks_loss &= graphs is None
         device = next(loop.net.parameters()).device
+        self._lags = device.type == "cuda"
         self._measured = torch.zeros(len(loader), 2, dtype=torch.float64, device=device)
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._unread: list[int] = []
@@ -75,69 +52,111 @@ class Iterations:
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
         self._replays: dict[int, Body] = {}  # size of the batch -> what does an iteration
-        self._captured_at: tuple[float, ...] | None = None
+        self._captured_at: tuple[float | None, ...] | None = None
 
-    @property
-    def seconds_unread(self) -> float:
-        """How long ago `read` was called."""
-        return time.monotonic() - self._read_at
+    def rest_of_epoch(self, epoch: int) -> Iterator[list[Measured]]:
+        """Trains on the batches of an epoch (from 0) that the loop has not had; yields after each one what has been read.
+
+        On CUDA reading waits for the device, so that it happens every LOG_SECONDS and at the epoch's end; `read` reads at once.
+        """
+        for size in self.begin(epoch, skip=self.loop.iteration - epoch * len(self.loader)):
+            self.run(size)
+            is_last = self.loop.iteration == (epoch + 1) * len(self.loader)
+            may_wait = self._lags and time.monotonic() - self._read_at < LOG_SECONDS and not is_last
+            yield [] if may_wait else self.read()
 
     def begin(self, epoch: int, skip: int = 0) -> list[int]:
-        """Starts an epoch, `skip` batches in; the sizes of the batches that are left, each for a `run`."""
-        self.loader.epoch, self.loader.skip = epoch, skip
+        """Starts an epoch without its first `skip` batches; the sizes of the batches that are left, each for a `run`."""
         self._row.zero_()
         self._unread = []
-        return self.loader.begin()
+        return self.loader.begin(epoch, skip)
 
-    def run(self, count: int) -> None:
-        """One iteration, on the next `count` images."""
-        self._unread.append(count)
-        body = partial(self._iterate, count)
+    def run(self, size: int) -> None:
+        """One iteration, on the next `size` images."""
+        self._unread.append(size)
+        body = partial(self._iterate, size)
         if self._graphs is None:
             body()
-        elif self._warm_up or count not in self._ran:
+        elif self._warm_up or size not in self._ran:
             self._warm_up = max(0, self._warm_up - 1)
-            self._ran.add(count)
+            self._ran.add(size)
             self._graphs.eagerly(body)
         else:
-            self._replay(count, body)
+            self._replay(size, body)
 
     def read(self) -> list[Measured]:
         """The iterations since the last read or `begin`; waits for the device."""
         rows = self._measured[: len(self._unread)].tolist()
-        found = [Measured(*row, count) for row, count in zip(rows, self._unread, strict=True)]
+        measured = [Measured(*row, size) for row, size in zip(rows, self._unread, strict=True)]
         self._row.zero_()
         self._unread, self._read_at = [], time.monotonic()
-        return found
+        return measured
 
-    def _iterate(self, count: int) -> None:
-        with record_function("data"):
-            inputs, targets = self.loader.take(count)
-        loss, outputs = self.loop.step(inputs, targets)
-        (top1,) = accuracy(outputs, targets)
+    def check_capture(self, epoch: int) -> None:
+        """Compares CHECKED eager iterations on an epoch's batches with captured ones; where they differ, eager ones go on.
+
+        The state is afterwards what it was. The cost: 2 CHECKED iterations, and a capture for each size of a batch among them.
+        """
+        if self._graphs is None:
+            return
+
+        def losses(graphs: Graphs | None) -> list[float]:
+            work, measured = Iterations(self.loop, self.loader, graphs, self._fail), []
+            sizes = chain.from_iterable(map(work.begin, repeat(epoch)))  # a short epoch over again
+            for size in islice(sizes, CHECKED):
+                work.run(size)
+                measured += work.read()
+            return [one.loss for one in measured]
+
+        if why := why_not_captured(self.loop, partial(losses, None), partial(losses, self._graphs)):
+            self._go_eager(why)
+
+    @staticmethod
+    def _fail(why: str) -> None:
+        raise RuntimeError(why)
+
+    def _go_eager(self, why: str) -> None:
+        self._graphs, self._carried, self._replays = None, None, {}
+        self._on_eager(why)
+
+    def _iterate(self, size: int) -> None:
+        loss, outputs = self.loop.step(*(batch := self.loader.take(size)))
+        (top1,) = accuracy(outputs, batch[1])
         self._measured.index_copy_(0, self._row, torch.stack([loss, top1]).double()[None])
         self._row += 1
         if self._carried is not None:
-            self._settle()
+            self._put_back()
 
-    def _replay(self, count: int, body: Body) -> None:
+    def _replay(self, size: int, body: Body) -> None:
         rates = (self.loop.lr, self.loop.meta_lr)
         if rates != self._captured_at:
             self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
-        if count not in self._replays:
-            if self._carried is None:
-                self._carried = {
-                    kind: {name: value.clone() for name, value in tensors.items()}
-                    for kind, tensors in self.loop.carried().items()
-                }
-                self.loop.set_carried(self._carried)
-            self._replays[count] = self._graphs.capture(body)  # runs the Python of the iteration, counters included
-        else:
+        if size in self._replays:
             self.loop.iteration += 1
-        self._replays[count]()
+        elif not self._capture(size, body):
+            body()
+            return
+        self._replays[size]()
+
+    def _capture(self, size: int, body: Body) -> bool:
+        """Captures an iteration, whose Python runs on the way, counters included; where that fails, all is as before."""
+        if self._carried is None:
+            self._carried = {
+                kind: {name: value.clone() for name, value in tensors.items()} for kind, tensors in self.loop.carried().items()
+            }
+            self.loop.set_carried(self._carried)
+        iteration, carried = self.loop.iteration, self._carried
+        try:
+            self._replays[size] = self._graphs.capture(body)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            self.loop.iteration = iteration
+            self.loop.set_carried(carried)
+            self._go_eager(f"the capture failed: {first_line(error)}")
+            return False
+        return True
 
     @torch.no_grad()
-    def _settle(self) -> None:
+    def _put_back(self) -> None:
         """Copies what the iteration left in new tensors to where the next one, captured, will look for it."""
         left = self.loop.carried()
         pairs = [(self._carried[kind][name], value) for kind, tensors in left.items() for name, value in tensors.items()]

@@ -1,7 +1,7 @@
-"""Layers that quantize their weight and take a learned gradient through their meta hook.
+"""Layers that compute with a quantized weight, and the meta layers of a net as a whole.
 
-A net owns its meta layers through `MetaLayers`: before each forward it hands every layer the weight and bias to compute with
-(`prepare`), all layers quantized as one flat vector, and then runs the plain architecture.
+A net owns its meta layers through `MetaLayers`: before each forward `prepare` quantizes all weights as one flat vector and hands
+every layer the weight and bias to compute with; then the plain architecture runs.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_utils.meta_gradients import MetaGradients
 from utils.layout import FlatLayout
 from utils.quantize import Quantizer
 
@@ -31,7 +32,7 @@ class MetaQuantizedLayer:
     _operands: tuple[Tensor, Tensor | None] | None = None
 
     def _shown(self, symbol: str) -> Tensor:
-        flat = None if self._owner is None else self._owner.kept.get(symbol)
+        flat = None if self._owner is None else self._owner.shown.get(symbol)
         if flat is None:
             kind = "with a learned gradient" if symbol == "calibration" else "and its backward"
             raise RuntimeError(f"{self.name}: no {symbol} yet, it needs a quantized training forward {kind} first")
@@ -64,16 +65,15 @@ class MetaLinear(MetaQuantizedLayer, nn.Linear):
 
 
 class MetaLayers:
-    """The meta layers of a net and what they keep between iterations, in `kept`: symbol -> flat vector (N,) over all layers."""
+    """The meta layers of a net and what they show between iterations, in `shown`: symbol -> flat vector (N,) over all layers."""
 
     def __init__(self, named: Mapping[str, MetaQuantizedLayer]):
         self.layers = list(named.values())
         for index, (name, layer) in enumerate(named.items()):
             layer.name, layer._owner, layer._index = name, self, index
-        self.kept: dict[str, Tensor] = {}
+        self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
         self._made_for: tuple | None = None
-        self._folded: tuple[Mapping[str, tuple], Tensor] | None = None  # meta_grad_dict and its u
 
     @property
     def layout(self) -> FlatLayout:
@@ -84,36 +84,35 @@ class MetaLayers:
             self._layout, self._made_for = FlatLayout(layer.weight for layer in self.layers), (first.device, strides)
         return self._layout
 
+    def index_of(self, name: str) -> int:
+        """A layer's place in `layers`. Raises KeyError for a name that is no meta layer's."""
+        for index, layer in enumerate(self.layers):
+            if layer.name == name:
+                return index
+        raise KeyError(name)
+
     def weights(self) -> Tensor:
         """W of all layers, flat (N,); keeps the graph to the parameters."""
         return self.layout.flatten(layer.weight for layer in self.layers)
 
+    def refined(self) -> Tensor:
+        """r of all layers, flat (N,): the refined gradients in weight.grad. Raises RuntimeError where a layer has none."""
+        for layer in self.layers:
+            if layer.weight.grad is None:
+                raise RuntimeError(f"{layer.name}: a meta gradient needs the refined gradient in weight.grad, and there is none")
+        return self.layout.flatten(layer.weight.grad for layer in self.layers)
+
     def get(self, symbol: str) -> Tensor:
-        """A flat vector that is kept. Raises RuntimeError with the first layer's name where it does not exist yet."""
+        """A flat vector of `shown`. Raises RuntimeError with the first layer's name where it does not exist yet."""
         self.layers[0]._shown(symbol)
-        return self.kept[symbol]
-
-    def fold(self, quantizer: Quantizer, meta_grad_dict: Mapping[str, tuple], training: bool = True) -> None:
-        """u = calibration(W) * g_W_tilde, with a graph to phi, ready for the coming forward (which folds by itself if need be).
-
-        training: keep `calibration`, `g_W_tilde` and `g_W` = stopgrad(u). Raises ValueError where a layer is not in the dict.
-        """
-        missing = [layer.name for layer in self.layers if layer.name not in meta_grad_dict]
-        if missing:
-            raise ValueError(f"no meta gradient for {', '.join(missing)}")
-        g_W_tilde = self.layout.flatten(meta_grad_dict[layer.name][1] for layer in self.layers)
-        calibration = quantizer.calibration(self.weights().detach(), self.layout)
-        u = calibration * g_W_tilde
-        self._folded = meta_grad_dict, u
-        if training:
-            self.kept |= {"calibration": calibration, "g_W_tilde": g_W_tilde.detach(), "g_W": u.detach()}
+        return self.shown[symbol]
 
     def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: float, training: bool) -> None:
-        """Hands every layer the weight and bias of the coming forward: step 3 of the loop.
+        """Hands every layer the weight W_hat = Q(A(W')) and the bias of the coming forward: step 3 of the loop, Eq. (6).
 
-        With meta gradients W' = W - alpha (u + stopgrad(r - u)), whose value is W - alpha r exactly and whose derivative for phi
-        is that of -alpha u, and b - alpha r_b. Then W_tilde = A(W'), W_hat = Q(W_tilde).
-        training: keep W_tilde and W_hat, and g_W_hat by a hook.
+        With meta gradients W' = W - alpha (u + stopgrad(r - u)), whose value is W - alpha r exactly and whose derivative with
+        respect to phi is that of -alpha u; a bias is b - alpha r_b. Without them W' = W.
+        training: show W_tilde, W_hat and, from the backward on, g_W_hat; with meta gradients g_W_tilde and calibration.
         Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
         """
         if quantizer is None:
@@ -122,46 +121,37 @@ class MetaLayers:
             for layer in self.layers:
                 layer._operands = None
             return
-        layout, stored = self.layout, self.weights()
-        W, biases = stored, [layer.bias for layer in self.layers]
+        W = stored = self.weights()
+        biases, meta_grads = [layer.bias for layer in self.layers], None
         if meta_grad_dict:
-            if self._folded is None or self._folded[0] is not meta_grad_dict:
-                self.fold(quantizer, meta_grad_dict, training)
-            (_, u), self._folded = self._folded, None
-            r = layout.flatten(self._refined(layer) for layer in self.layers)
-            W = stored.sub(r, alpha=lr).sub(u - u.detach(), alpha=lr)
-            bias_grads = [meta_grad_dict[layer.name][2] for layer in self.layers]
-            biases = [b if g is None else b.sub(g, alpha=lr) for b, g in zip(biases, bias_grads, strict=True)]
-        W_tilde = quantizer.preprocess(W, layout)
-        W_hat = quantizer.quantize(W_tilde, stored, layout)
+            meta_grads = MetaGradients.of(self, meta_grad_dict)
+            u = meta_grads.calibrate(quantizer, stored)
+            W = stored.sub(self.refined(), alpha=lr).sub(u - u.detach(), alpha=lr)
+            biases = [b if r is None else b.sub(r, alpha=lr) for b, r in zip(biases, meta_grads.bias_grads, strict=True)]
+        W_tilde = quantizer.preprocess(W, self.layout)
+        W_hat = quantizer.quantize(W_tilde, stored, self.layout)
         if training:
-            self._keep(W_tilde, W_hat, learned=bool(meta_grad_dict))
-        for layer, weight, bias in zip(self.layers, layout.split(W_hat), biases, strict=True):
+            self._show(W_tilde, W_hat, meta_grads)
+        for layer, weight, bias in zip(self.layers, self.layout.split(W_hat), biases, strict=True):
             layer._operands = (weight, bias)
 
-    @staticmethod
-    def _refined(layer: MetaQuantizedLayer) -> Tensor:
-        if layer.weight.grad is None:
-            raise RuntimeError(f"{layer.name}: a meta gradient needs the refined gradient in weight.grad, and there is none")
-        return layer.weight.grad
+    def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
+        self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
+        if meta_grads:
+            self.shown |= {"calibration": meta_grads.calibration, "g_W_tilde": meta_grads.g_W_tilde.detach()}
+            W_hat.register_hook(partial(self.shown.__setitem__, "g_W_hat"))
+        else:  # autograd may make such a gradient a weight's .grad, which is refined in place: a copy is shown
+            W_hat.register_hook(partial(self._show_copy, "g_W_hat"))
+            W_tilde.register_hook(partial(self._show_copy, "g_W_tilde"))
 
-    def _keep(self, W_tilde: Tensor, W_hat: Tensor, learned: bool) -> None:
-        self.kept |= {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
-        for symbol in ("g_W_hat",) if learned else ("g_W_hat", "g_W_tilde", "g_W", "calibration"):
-            self.kept.pop(symbol, None)
-        W_hat.register_hook(partial(self._keep_gradient, "g_W_hat", learned))
-        if not learned:
-            W_tilde.register_hook(partial(self._keep_gradient, "g_W_tilde", learned))
-
-    def _keep_gradient(self, symbol: str, learned: bool, g: Tensor) -> None:
-        # autograd may make g a weight's .grad, which is refined in place; a learned gradient takes its place before that
-        self.kept[symbol] = g if learned else g.clone()
+    def _show_copy(self, symbol: str, g: Tensor) -> None:
+        self.shown[symbol] = g.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""
-        return {symbol: self.kept[symbol] for symbol in ("g_W_hat", "W_tilde") if "g_W_hat" in self.kept}
+        return {symbol: self.shown[symbol] for symbol in ("g_W_hat", "W_tilde") if "g_W_hat" in self.shown}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state_dict` gave."""
         device = self.layers[0].weight.device
-        self.kept = {symbol: value.to(device) for symbol, value in state.items()}
+        self.shown = {symbol: value.to(device) for symbol, value in state.items()}

@@ -1,5 +1,5 @@
-"""What the optimizees share: the refined gradient pi(g) apart from the step, so that a meta gradient can be folded into the
-next forward pass before anything is updated.
+"""What the optimizees share: the refined gradient pi(g), Eq. (5), apart from the step that it makes, so that the next forward
+pass can compute with a meta gradient before anything is updated.
 """
 
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 
 class Optimizee(Optimizer):
@@ -26,9 +27,13 @@ class Optimizee(Optimizer):
         """grads <- pi(grads), in place: weight decay, momentum, moments; no learning rate."""
         raise NotImplementedError(f"{type(self).__name__} does not define refine()")
 
-    @torch.no_grad()
+    @record_function("update")
     def get_refine_gradient(self) -> None:
-        """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are."""
+        """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are. Step 7."""
+        self._refine_gradients()
+
+    @torch.no_grad()
+    def _refine_gradients(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -41,7 +46,7 @@ class Optimizee(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.get_refine_gradient()
+        self._refine_gradients()
         for group in self.param_groups:
             apply_gradients([p for p in group["params"] if p.grad is not None], group["lr"])
         return loss

@@ -1,16 +1,7 @@
-"""One training iteration of MetaQuant (Algorithm 1), in both orders, and of the STE baseline.
+"""One training iteration of MetaQuant (Algorithm 1), in both orders, and with a fixed estimator such as STE.
 
-Iteration t, order "notebook" (the default; it made the published curves):
-  1. zero phi's gradients
-  2. t > 0: g_W_tilde = M(g_W_hat, W_tilde) for every layer, from iteration t-1's values, with a graph to phi
-  3. forward with W' = W - alpha (u + stopgrad(r - u)), u = calibration(W) g_W_tilde, r the refined gradient of t-1
-  4. zero the parameters' gradients; cross-entropy; backward
-  5. step phi
-  6. t > 0: weight.grad = stopgrad(calibration(W) g_W_tilde) for every meta layer
-  7. refine every gradient in place: p.grad = pi(p.grad)
-  8. t > 0: p <- p - alpha p.grad for every parameter
-Order "paper", t > 0: 1, 2; 6, 7; the forward of 3 with r = pi(g_W), so that W' is the updated weight itself; 4; 8 with that r; 5.
-STE: no 2, no 6, W' = W, and 8 in every iteration from t = 0 on. Without a quantizer it is plain full-precision training.
+`TrainingLoop.notebook_iteration` is the loop that made the published curves, step by step; `TrainingLoop.paper_iteration` is
+Algorithm 1 as the paper prints it. Steps and equations are numbered alike in both.
 """
 
 import math
@@ -21,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.profiler import record_function
 
 from meta_utils.helpers import (
     GradientComparison,
@@ -30,23 +20,22 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
-from meta_utils.meta_network import require_method
+from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.optimizee import Optimizee, apply_gradients
 from utils.choices import UPDATE_ORDERS
 from utils.quantize import Quantizer
 
 
 class NotFinite(Exception):
-    """The loss of an iteration is not finite: its value, and where in the net that begins. No parameter was updated."""
+    """Raised where an iteration's loss is not finite: args are its value and where in the net that begins. No parameter moved."""
 
 
 class TrainingLoop:
     """The state between iterations and the iteration itself.
 
     net: a quantized net in train mode; optimizee: over net.parameters(); quantizer: None for full precision.
-    meta_method "STE" is the baseline; any other takes its meta network and the optimizer of phi.
-    Raises ValueError for an unknown order, for a learned gradient without quantizer, meta network (of the method's class) or its
-    optimizer, and for STE with one of the latter.
+    meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
+    Raises ValueError for an unknown order, for one of M and its optimizer without the other, and for M without a quantizer.
     """
 
     def __init__(
@@ -54,26 +43,85 @@ class TrainingLoop:
         net: nn.Module,
         optimizee: Optimizee,
         quantizer: Quantizer | None,
-        meta_method: str = "STE",
         meta_net: nn.Module | None = None,
         meta_optimizer: Optimizer | None = None,
         update_order: str = "notebook",
     ):
         if update_order not in UPDATE_ORDERS:
             raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
-        self.learned = meta_method != "STE"
-        if self.learned != (meta_net is not None) or self.learned != (meta_optimizer is not None):
-            raise ValueError(f"a learned gradient takes a meta network and its optimizer, STE neither (method {meta_method})")
-        if self.learned and quantizer is None:
-            raise ValueError(f"a learned gradient (method {meta_method}) takes a quantizer")
-        if self.learned:
-            require_method(meta_method, meta_net)
+        if (meta_net is None) != (meta_optimizer is None):
+            raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
+        if meta_net is not None and quantizer is None:
+            raise ValueError("a learned gradient takes a quantizer")
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
-        self.meta_method, self.meta_net, self.meta_optimizer = meta_method, meta_net, meta_optimizer
+        self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
+        self.learned = meta_net is not None
         self.update_order = update_order
         self.meta_hidden_state_dict: dict[str, Tensor] = {}
         self.iteration = 0
         self.checks_loss = next(net.parameters()).device.type == "cpu"  # elsewhere that would wait for the device
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).
+
+        Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
+        """
+        in_papers_order = self.learned and self.update_order == "paper"
+        loss, outputs = (self.paper_iteration if in_papers_order else self.notebook_iteration)(inputs, targets)
+        self.iteration += 1
+        return loss.detach(), outputs.detach()
+
+    def notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loop in the order of the published curves: the forward of t uses the refined gradient of t-1.
+
+        At t = 0 there are no meta gradients, and nothing is updated. A fixed estimator never has meta gradients, and updates in
+        every iteration.
+        """
+        meta_grad_dict = NO_META_GRADIENTS
+        if self.learned and self.iteration > 0:
+            self.meta_optimizer.zero_grad()  # 1
+            meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
+                self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
+            )
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3: with W', Eqs. (4) and (6)
+        loss = F.cross_entropy(outputs, targets)  # 4: Eq. (7)
+        self._require_finite(loss, inputs, meta_grad_dict)
+        self.optimizee.zero_grad(set_to_none=True)
+        loss.backward()  # Eq. (8)
+        if meta_grad_dict:
+            self.meta_optimizer.step()  # 5: phi
+            assign_meta_gradients(self.net, meta_grad_dict)  # 6: g_W = calibration(W) g_W_tilde, Eq. (4)
+        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
+        if meta_grad_dict or not self.learned:
+            update_parameters(self.net, self.lr)  # 8: W <- W - alpha pi(g_W), Eq. (5)
+        return loss, outputs
+
+    def paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Algorithm 1 of the paper: the forward of t computes with the very weights that the update of t leaves behind."""
+        if self.iteration == 0:  # lines 3-7 without meta gradients; nothing is updated
+            outputs = self.net(inputs, self.quantizer)
+            loss = F.cross_entropy(outputs, targets)
+            self._require_finite(loss, inputs, NO_META_GRADIENTS)
+            self.optimizee.zero_grad(set_to_none=True)
+            loss.backward()
+            return loss, outputs
+        self.meta_optimizer.zero_grad()  # 1
+        meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: line 8, Eq. (3)
+            self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
+        )
+        meta_grad_dict.calibrate(self.quantizer, self.net.meta.weights())
+        assign_meta_gradients(self.net, meta_grad_dict)  # 6: Eq. (4)
+        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
+        parameters = [p for p in self.net.parameters() if p.grad is not None]
+        refined = [p.grad for p in parameters]
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3: lines 3-5, with W' = W - alpha pi(g_W), Eq. (6)
+        loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
+        self._require_finite(loss, inputs, meta_grad_dict)
+        self.optimizee.zero_grad(set_to_none=True)
+        loss.backward()  # lines 7 and 9, Eq. (8)
+        apply_gradients(parameters, self.lr, refined)  # 8: lines 10-12, W <- W', after the backward, which needs what it read
+        self.meta_optimizer.step()  # 5: line 13
+        return loss, outputs
 
     @property
     def lr(self) -> float:
@@ -82,7 +130,7 @@ class TrainingLoop:
 
     @property
     def meta_lr(self) -> float | None:
-        """gamma; None for STE."""
+        """gamma; None for a fixed estimator."""
         return self.meta_optimizer.param_groups[0]["lr"] if self.learned else None
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
@@ -91,18 +139,6 @@ class TrainingLoop:
         groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
         changing = ("params", "lr", "initial_lr")
         return {name: {key: value for key, value in g.items() if key not in changing} for name, g in groups.items()}
-
-    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).
-
-        Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
-        """
-        if self.learned and self.iteration > 0 and self.update_order == "paper":
-            loss, outputs = self._paper_iteration(inputs, targets)
-        else:
-            loss, outputs = self._notebook_iteration(inputs, targets)
-        self.iteration += 1
-        return loss.detach(), outputs.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on: parameters and buffers, phi, both optimizers, M's state, each
@@ -133,13 +169,13 @@ class TrainingLoop:
         self.iteration = state["iteration"]
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
-        """What an iteration leaves in new tensors: the gradients, what the layers keep, M's state. All else changes in place."""
-        return {"gradients": self._gradients(), "kept": dict(self.net.meta.kept), "hidden": dict(self.meta_hidden_state_dict)}
+        """What an iteration leaves in new tensors: the gradients, what the layers show, M's state. All else changes in place."""
+        return {"gradients": self._gradients(), "shown": dict(self.net.meta.shown), "hidden": dict(self.meta_hidden_state_dict)}
 
     def set_carried(self, carried: dict[str, dict[str, Tensor]]) -> None:
         """Puts other tensors in the place of those that `carried` gave."""
         self._set_gradients(carried["gradients"])
-        self.net.meta.kept, self.meta_hidden_state_dict = dict(carried["kept"]), dict(carried["hidden"])
+        self.net.meta.shown, self.meta_hidden_state_dict = dict(carried["shown"]), dict(carried["hidden"])
 
     def _gradients(self) -> dict[str, Tensor]:
         return {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
@@ -147,6 +183,11 @@ class TrainingLoop:
     def _set_gradients(self, gradients: dict[str, Tensor]) -> None:
         for name, p in self.net.named_parameters():
             p.grad = gradients.get(name)
+
+    def _require_finite(self, loss: Tensor, inputs: Tensor, meta_grad_dict: Mapping[str, tuple]) -> None:
+        """Raises NotFinite, before anything is updated, for a loss that is not finite; does not look where it would wait."""
+        if self.checks_loss and not math.isfinite(loss.detach()):
+            raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
 
     @torch.no_grad()
     def _first_not_finite(self, inputs: Tensor, meta_grad_dict: Mapping[str, tuple]) -> str:
@@ -166,61 +207,7 @@ class TrainingLoop:
         return f"first in layer {found[0]}" if found else "with every layer finite"
 
     def compare_with_ste(self) -> GradientComparison | None:
-        """M's gradient beside STE's after the last iteration; None for STE and before the first iteration."""
+        """M's gradient beside STE's after the last iteration; None for a fixed estimator and before the first iteration."""
         if not self.learned or not self.iteration:
             return None
         return compare_with_ste(self.meta_net, self.net, self.quantizer, self.meta_hidden_state_dict)
-
-    def _notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        meta_grad_dict = self._meta_gradients() if self.learned and self.iteration > 0 else {}  # 1, 2
-        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3
-        self._backward(loss)  # 4
-        if meta_grad_dict:
-            self._step_phi()  # 5
-            assign_meta_gradients(self.net)  # 6
-        if self.update_order == "notebook" or not self.learned:  # order "paper" refines in the next iteration
-            self._refine()  # 7
-        if meta_grad_dict or not self.learned:
-            update_parameters(self.net, self.lr)  # 8
-        return loss, outputs
-
-    def _paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        meta_grad_dict = self._meta_gradients()  # 1, 2: g_W_tilde = M(g_W_hat, W_tilde) of t-1
-        self.net.meta.fold(self.quantizer, meta_grad_dict)
-        assign_meta_gradients(self.net)  # 6: g_W = calibration(W) g_W_tilde
-        self._refine()  # 7: pi(g_W)
-        parameters = [p for p in self.net.parameters() if p.grad is not None]
-        refined = [p.grad for p in parameters]
-        loss, outputs = self._forward(inputs, targets, meta_grad_dict)  # 3: at W' = W - alpha pi(g_W), with a graph to phi
-        self._backward(loss)  # 4: g_W_hat of t, and phi's gradient
-        with record_function("update"):
-            apply_gradients(parameters, self.lr, refined)  # 8: W <- W', after the backward, which needs what the forward read
-        self._step_phi()  # 5
-        return loss, outputs
-
-    def _meta_gradients(self) -> dict[str, tuple]:
-        self.meta_optimizer.zero_grad()
-        meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(
-            self.meta_net, self.net, self.meta_method, self.meta_hidden_state_dict
-        )
-        return meta_grad_dict
-
-    @record_function("update")
-    def _refine(self) -> None:
-        self.optimizee.get_refine_gradient()
-
-    @record_function("meta")
-    def _step_phi(self) -> None:
-        self.meta_optimizer.step()
-
-    def _forward(self, inputs: Tensor, targets: Tensor, meta_grad_dict: Mapping[str, tuple]) -> tuple[Tensor, Tensor]:
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)
-        loss = F.cross_entropy(outputs, targets)
-        if self.checks_loss and not math.isfinite(loss.detach()):
-            raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
-        return loss, outputs
-
-    @record_function("backward")
-    def _backward(self, loss: Tensor) -> None:
-        self.optimizee.zero_grad(set_to_none=True)
-        loss.backward()

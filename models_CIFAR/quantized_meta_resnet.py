@@ -5,17 +5,15 @@ The architecture is models_CIFAR/resnet.py's; only the layer types differ. State
 
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear, MetaQuantizedLayer
 from models_CIFAR.resnet import ResNet
 from utils.quantize import Quantizer, get_quantizer
-
-NO_META_GRADIENTS = MappingProxyType({})
 
 
 class QuantizedMetaResNet(ResNet):

@@ -66,3 +66,17 @@ class Tape:
                         place.copy_(value)
 
         return replay
+
+
+class CannotCapture(Tape):
+    """A capture that fails halfway, from the n-th on; what the iteration's Python did by then has happened."""
+
+    def __init__(self, nth=1, error=RuntimeError):
+        super().__init__()
+        self.nth, self.error = nth, error
+
+    def capture(self, body):
+        replay = super().capture(body)
+        if self.captures >= self.nth:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB\nmore of it")
+        return replay

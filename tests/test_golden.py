@@ -57,7 +57,7 @@ def test_golden_trajectory(case, device):
     expected = case["result"]
     net, meta_net, optimizee = build(method, optimizer, device)
     meta_optimizer = torch.optim.Adam(meta_net.parameters(), lr=1e-2)
-    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer)
+    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer)
     losses = []
     for t in range(6):
         inputs = torch.from_numpy(np.random.RandomState(1000 + t).standard_normal((8, 3, 32, 32)))

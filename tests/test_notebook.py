@@ -68,7 +68,6 @@ def test_the_notebooks_loop(tmp_path, batches):
         own_net,
         own_optimizee := SGD(own_net.parameters(), lr=0.05),
         get_quantizer("dorefa"),
-        "MultiFC",
         own_meta_net,
         torch.optim.Adam(own_meta_net.parameters(), lr=1e-2),
     )

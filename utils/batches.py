@@ -6,12 +6,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 SIZE, PADDING = 32, 4
@@ -38,10 +40,9 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 class Loader:
     """An epoch's batches (images (B, 3, 32, 32) float32, targets (B,)) on a device; "train" is shuffled and augmented.
 
-    `begin` starts an epoch and says how large its batches are, `take` gives the next one; iterating does both. Every pass moves
-    on to the next epoch; `epoch`, and `skip`, the number of batches that the next pass leaves out, may be set, so that a
-    resumed run draws what the whole run would have. drop_last: an epoch has no smaller batch at its end. Raises ValueError
-    where that leaves none.
+    `begin` starts an epoch, in the middle of it for a resumed run, and says how large its batches are; `take` gives the next one.
+    Iterating over the loader goes through one epoch after the other, the first one first. drop_last: an epoch has no smaller
+    batch at its end. Raises ValueError where that leaves none.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Loader:
         self.image_set, self.batch_size, self.seed = image_set, batch_size, seed
         self.training = split == "train"
         self.device = torch.device(device)
-        self.epoch = self.skip = 0
+        self._passes = count()  # of `for images, targets in loader`, which names no epoch
         full, rest = divmod(len(image_set.images), batch_size)
         self._sizes = [batch_size] * full + [rest] * (rest > 0 and not drop_last)
         if not self._sizes:
@@ -66,17 +67,15 @@ class Loader:
         return len(self._sizes)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for count in self.begin():
-            yield self.take(count)
+        for size in self.begin(next(self._passes)):
+            yield self.take(size)
 
-    def begin(self) -> list[int]:
-        """Starts the pass: the sizes of the batches to take."""
-        epoch, skip = self.epoch, self.skip
-        self.epoch, self.skip = epoch + 1, 0
+    def begin(self, epoch: int, skip: int = 0) -> list[int]:
+        """Starts an epoch (from 0) without its first `skip` batches; returns the sizes of the batches to take."""
         self._start(epoch, skip)
         return self._sizes[skip:]
 
-    def take(self, count: int) -> tuple[Tensor, Tensor]:
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
         """The next batch, of the size that `begin` said."""
         raise NotImplementedError(f"{type(self).__name__} does not define take()")
 
@@ -92,10 +91,10 @@ class Crops(NamedTuple):
     mirrored: Tensor
 
 
-def draw_crops(count: int, generator: torch.Generator, flip: bool = True) -> Crops:
+def draw_crops(number: int, generator: torch.Generator, flip: bool = True) -> Crops:
     """Offsets uniform over 9 x 9, mirrored with probability 1/2 (never without `flip`)."""
-    top, left = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
-    return Crops(top, left, torch.rand(count, generator=generator) < (0.5 if flip else 0.0))
+    top, left = torch.randint(2 * PADDING + 1, (2, number), generator=generator)
+    return Crops(top, left, torch.rand(number, generator=generator) < (0.5 if flip else 0.0))
 
 
 def crop_and_flip(images: Tensor, crops: Crops) -> Tensor:
@@ -135,10 +134,11 @@ class ResidentLoader(Loader):
         for ours, drawn in zip(self._crops, draw_crops(len(self._order), generator, self.image_set.flip), strict=True):
             ours.copy_(drawn)
 
-    def take(self, count: int) -> tuple[Tensor, Tensor]:
-        """The next `count` images, channels last in memory, and their targets."""
-        places = self._place + self._steps[:count]
-        self._place += count
+    @record_function("data")
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next `size` images, channels last in memory, and their targets."""
+        places = self._place + self._steps[:size]
+        self._place += size
         chosen = self._order.index_select(0, places)
         images = self._images.index_select(0, chosen)
         if self.training:
@@ -207,6 +207,7 @@ class TorchvisionLoader(Loader):
         self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)
 
-    def take(self, count: int) -> tuple[Tensor, Tensor]:
+    @record_function("data")
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
         images, targets = next(self._batches)
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True), targets.to(self.device)

@@ -33,7 +33,7 @@ class Recorder:
     are added to. Raises BadInput where a file is shorter than it was.
     """
 
-    _COUNTERS = ("iteration", "epoch", "batches", "test_acc", "epoch_losses", "seconds_per_epoch")
+    _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
     _SCHEDULE = ("stop", "_drops", "_epochs_without_progress", "_lowest_loss")
 
     def __init__(self, SummaryPath: str | Path, dataset_name: str = "CIFAR10", state: dict[str, Any] | None = None):
@@ -43,7 +43,7 @@ class Recorder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.dataset_name = dataset_name
         self.stop = False
-        self.iteration = self.epoch = self.batches = 0
+        self.iteration = 0  # the number of the next row
         self.test_acc: list[float] = []
         self.epoch_losses: list[float] = []
         self.seconds_per_epoch: list[float] = []
@@ -65,7 +65,7 @@ class Recorder:
             log.seek(size)
         if not state:
             return
-        for name in (*self._COUNTERS, *self._SCHEDULE):
+        for name in (*self._CURVES, *self._SCHEDULE):
             setattr(self, name, state[name])
         for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
             meter.sum, meter.count = total, count
@@ -73,12 +73,12 @@ class Recorder:
         self._started = time.perf_counter() - state["elapsed"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, running means, the schedule, and how long each file is; the files are safely on disk by then."""
+        """Curves, running means, the schedule, and how long each file is; the files are safely on disk by then."""
         for log in self._logs.values():
             log.flush()
             os.fsync(log.fileno())
         return {
-            **{name: getattr(self, name) for name in (*self._COUNTERS, *self._SCHEDULE)},
+            **{name: getattr(self, name) for name in (*self._CURVES, *self._SCHEDULE)},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             "log_sizes": {name: log.tell() for name, log in self._logs.items()},
@@ -90,11 +90,15 @@ class Recorder:
     def __exit__(self, *exc_info) -> None:
         self.close()
 
+    @property
+    def epoch(self) -> int:
+        """Epochs that have ended, each with its test accuracy."""
+        return len(self.test_acc)
+
     def reset_performance(self) -> None:
         """Begins an epoch: the running means and the clock start anew."""
         self.loss.reset()
         self.top1.reset()
-        self.batches = 0
         self._started = time.perf_counter()
 
     def update(self, loss, acc, batch_size: int, cur_lr: float | None = None, end: float | None = None, is_train: bool = True):
@@ -115,15 +119,12 @@ class Recorder:
         if self.iteration % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
         self.iteration += 1
-        self.batches += 1
 
     def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
         self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
     def _end_epoch(self, test_acc: float) -> None:
-        self.epoch += 1
-        self.batches = 0
         self.test_acc.append(test_acc)
         self.epoch_losses.append(self.loss.avg)
         self.seconds_per_epoch.append(time.perf_counter() - self._started)

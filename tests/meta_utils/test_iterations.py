@@ -1,18 +1,21 @@
 """Captured iterations equal eager ones; an iteration waits for nothing, and its shapes hang on no data."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from tape import Tape
+from tape import CannotCapture, Tape
 
 from meta_utils.adam import Adam
-from meta_utils.iterations import CudaGraphs, Iterations
+from meta_utils.capture import CudaGraphs
+from meta_utils.iterations import Iterations
 from meta_utils.training import TrainingLoop
-from models_CIFAR.quantized_meta_resnet import resnet20_cifar
+from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
 from utils.batches import ImageSet, ResidentLoader
 from utils.choices import META_NETWORKS, OPTIMIZEES
+from utils.environment import random_states
 from utils.quantize import get_quantizer
 
 CASES = [
@@ -28,13 +31,13 @@ BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
-    net = resnet20_cifar().to(device, dtype, memory_format=torch.channels_last)
+    net = QuantizedMetaResNet(8).to(device, dtype, memory_format=torch.channels_last)
     optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
     meta_net = meta_optimizer = None
     if method != "STE":
         meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
         meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
-    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)
+    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     loader = ResidentLoader(
         ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", BATCH, device=device
@@ -48,8 +51,8 @@ def train(work, epochs=5, drop_after=3):
     """The measured loss and accuracy of every iteration, with a drop of the learning rate on the way."""
     found = []
     for epoch in range(epochs):
-        for count in work.begin(epoch):
-            work.run(count)
+        for size in work.begin(epoch):
+            work.run(size)
         found += work.read()
         if epoch + 1 == drop_after:
             work.loop.optimizee.param_groups[0]["lr"] = 1e-4
@@ -68,7 +71,7 @@ def assert_equal_runs(eager, captured, rtol):
         assert ours.keys() == theirs.keys()
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name], rtol=rtol, atol=rtol)
-    for symbol in eager.loop.net.meta.kept:
+    for symbol in eager.loop.net.meta.shown:
         ours, theirs = (work.loop.net.meta.get(symbol) for work in (eager, captured))
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
 
@@ -111,11 +114,100 @@ def test_the_log_is_what_each_iteration_measured():
     at_once = train(iterations(CASES[0]), epochs=2)
     work, one_by_one = iterations(CASES[0]), []
     for epoch in range(2):
-        for count in work.begin(epoch):
-            work.run(count)
+        for size in work.begin(epoch):
+            work.run(size)
             one_by_one += work.read()
     assert one_by_one == at_once
-    assert [m.count for m in at_once] == [4, 4, 4, 2] * 2
+    assert [m.size for m in at_once] == [4, 4, 4, 2] * 2
     assert all(0 <= m.top1 <= 100 for m in at_once)
     assert any(a.loss != b.loss for a, b in pairwise(at_once))
     assert work.begin(2, skip=3) == [2]
+
+
+class ForgetsTheUpdate(Tape):
+    """A capture that goes wrong: of every operation on a list of tensors only the first iteration's is done."""
+
+    def capture(self, body):
+        replay = super().capture(body)
+        operations = replay.__closure__[replay.__code__.co_freevars.index("recorder")].cell_contents.operations
+        operations[:] = [entry for entry in operations if "_foreach_add_" not in entry[0]._schema.name]
+        return replay
+
+
+def whole_state(work):
+    return copy.deepcopy(work.loop.state_dict()), random_states()
+
+
+def assert_same(ours, theirs):
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    else:
+        assert ours == theirs
+
+
+def advance(work, end):
+    """Runs to an iteration; returns the losses on the way."""
+    losses = []
+    while work.loop.iteration < end:
+        for measured in work.rest_of_epoch(work.loop.iteration // 4):
+            losses += [one.loss for one in measured]
+            if work.loop.iteration == end:
+                break
+    return losses
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
+@pytest.mark.parametrize("begun", [0, 6])
+def test_the_check_of_a_capture_leaves_everything_as_it_was(case, begun):
+    """At the start of a run, or of a resumed one."""
+    notes, tape = [], Tape()
+    eager = iterations(case)
+    advance(eager, begun)
+    work = Iterations(eager.loop, eager.loader, tape, notes.append)
+    before = whole_state(work)
+    work.check_capture(begun // 4)
+    assert_same(whole_state(work), before)
+    assert notes == []
+    assert tape.replays >= 3
+    reference = iterations(case)
+    advance(reference, begun)
+    np.testing.assert_allclose(advance(work, 14), advance(reference, 14), rtol=1e-12)
+
+
+def test_a_capture_that_does_something_else_is_not_used():
+    for case in CASES:
+        notes, tape = [], ForgetsTheUpdate()
+        work = iterations(case, tape)
+        work._on_eager = notes.append
+        before = whole_state(work)
+        work.check_capture(0)
+        assert_same(whole_state(work), before)
+        (note,) = notes
+        assert "the losses of replayed iterations differ" in note or "the parameters of replayed iterations differ" in note
+        tape.replays = 0
+        assert train(work, epochs=2) == train(iterations(case), epochs=2)
+        assert tape.replays == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_a_capture_that_fails_makes_the_run_go_on_eagerly(error, nth):
+    """At the check, or later, such as after a drop of the learning rate: the iteration is done, once, and so are all after it."""
+    notes = []
+    work = iterations(CASES[1], CannotCapture(nth, error))
+    work._on_eager = notes.append
+    if nth == 1:
+        before = whole_state(work)
+        work.check_capture(0)
+        assert_same(whole_state(work), before)
+    np.testing.assert_allclose(train(work), train(iterations(CASES[1])), rtol=1e-12)
+    assert notes == ["the capture failed: CUDA out of memory. Tried to allocate 2.00 GiB"]
+    assert work.loop.iteration == 20

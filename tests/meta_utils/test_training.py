@@ -24,7 +24,7 @@ def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=No
         meta_net = META_NETWORKS.load(method)(hidden_size=10).double()
     meta_optimizer = None if meta_net is None else torch.optim.Adam(meta_net.parameters(), lr=meta_lr)
     optimizee = optimizee or SGD(net.parameters(), lr=0.05)
-    return TrainingLoop(net, optimizee, get_quantizer(quantizer), method, meta_net, meta_optimizer, order)
+    return TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
 
 
 @pytest.mark.parametrize("quantizer", [None, *QUANTIZED])
@@ -162,13 +162,13 @@ def test_an_evaluation_with_meta_gradients_changes_nothing_that_the_layers_show(
     loop = make_loop(tiny_net, "FC-Grad")
     loop.step(*first)
     loop.step(*second)
-    kept = dict(tiny_net.meta.kept)
+    kept = dict(tiny_net.meta.shown)
     meta_grad_dict, _ = meta_gradient_generation(loop.meta_net, tiny_net, "FC-Grad", {})
     tiny_net.eval()
     outputs = tiny_net(third[0], "dorefa", meta_grad_dict, 10.0)
     assert not torch.equal(outputs, tiny_net(third[0], "dorefa"))
-    assert tiny_net.meta.kept.keys() == kept.keys()
-    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.kept.items())
+    assert tiny_net.meta.shown.keys() == kept.keys()
+    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.shown.items())
 
 
 @pytest.mark.parametrize("order", ["notebook", "paper"])
@@ -253,7 +253,7 @@ def test_phis_gradient_agrees_with_finite_differences_of_the_loss(method, tiny_n
         loop.step(*batch)
     images, targets = data[2]
     meta, meta_net, hidden = tiny_net.meta, loop.meta_net, loop.meta_hidden_state_dict
-    g_W_hat, W_tilde, layout = meta.kept["g_W_hat"], meta.kept["W_tilde"], meta.layout
+    g_W_hat, W_tilde, layout = meta.shown["g_W_hat"], meta.shown["W_tilde"], meta.layout
     with torch.no_grad():
         W = meta.weights()
         r = layout.flatten(layer.weight.grad for layer in meta.layers)
@@ -297,9 +297,9 @@ def test_wrong_loops_are_refused(tiny_net):
     with pytest.raises(ValueError, match="backwards"):
         make_loop(tiny_net, order="backwards")
     with pytest.raises(ValueError, match="meta network"):
-        TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), "MultiFC")
-    with pytest.raises(ValueError, match="meta network"):
-        make_loop(tiny_net, "STE", meta_net=MetaDesignedMultiFC())
+        TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), MetaDesignedMultiFC())
+    with pytest.raises(ValueError, match="takes a quantizer"):
+        make_loop(tiny_net, "FC-Grad", quantizer=None)
     images, gradients = torch.zeros(1, 3, 8, 8).double(), {"conv1": ((), torch.zeros(16, 3, 3, 3), None)}
     with pytest.raises(ValueError, match="meta gradients need a quantizer"):
         tiny_net(images, None, gradients)
@@ -337,14 +337,21 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_updates_nothing(place, me
         assert torch.equal(p.nan_to_num(7), before[name].nan_to_num(7)), name
 
 
-def test_a_folded_gradient_is_used_for_its_own_forward_only(tiny_net, batches):
-    """What was folded for one dict of meta gradients does not reach a forward with another."""
+def test_meta_gradients_come_as_the_notebooks_dict_too(tiny_net, batches):
+    """Views by name, made when asked for; a plain dict of other gradients is used in the place of M's."""
     images, targets = batches(1)[0]
     F.cross_entropy(tiny_net(images, "dorefa"), targets).backward()
     meta_net = MetaFC(hidden_size=10).double()
     grads, _ = meta_gradient_generation(meta_net, tiny_net, "FC-Grad", {})
     doubled = {name: (path, 2 * g, bias) for name, (path, g, bias) in grads.items()}
-    tiny_net.meta.fold(get_quantizer("dorefa"), grads)
+    assert list(grads) == list(tiny_net_names := [name for name, _ in tiny_net.layer_name_list])
+    assert len(grads) == len(tiny_net_names)
+    path, g_W_tilde, bias_grad = grads["fc"]
+    assert (path, g_W_tilde.shape, bias_grad) == (("fc",), tiny_net.fc.weight.shape, tiny_net.fc.bias.grad)
+    assert g_W_tilde.requires_grad
+    with pytest.raises(KeyError, match="bn1"):
+        grads["bn1"]
+    grads.calibrate(get_quantizer("dorefa"), tiny_net.meta.weights())
     tiny_net(images, "dorefa", doubled, 0.1)
     for name, (_, g, _) in doubled.items():
         torch.testing.assert_close(tiny_net.get_submodule(name).pre_quantized_grads, g.detach())

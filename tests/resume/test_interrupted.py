@@ -49,7 +49,7 @@ def test_killed_at_any_moment_and_resumed(flags, server, command, tmp_path, tall
         kills += status != 0
     server.start(command("killed", *flags), tmp_path / "last-log")
     assert server.wait() == 0, (tmp_path / "last-log").read_text()
-    assert re.search("going on after [1-9]", (tmp_path / "last-log").read_text())
+    assert re.search("resumed after [1-9]", (tmp_path / "last-log").read_text())
     assert_same(tmp_path / "killed", tmp_path / "whole")
     tally("SIGKILL at a random moment, then resumed", kills)
 
@@ -72,7 +72,7 @@ def test_killed_while_a_checkpoint_is_written(server, command, tmp_path, tally):
     assert not (only_run(tmp_path / "killed") / old).exists()
     server.start(command("killed", *flags), log)
     assert server.wait() == 0
-    assert len(re.findall("going on after [1-9]", log.read_text())) == 5
+    assert len(re.findall("resumed after [1-9]", log.read_text())) == 5
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.tmp"))
     tally("SIGKILL while a checkpoint is written, then resumed", len(kills))
@@ -122,7 +122,7 @@ def test_stop_after_so_many_iterations_and_go_on(iterations, server, command, tm
         assert server.wait() == 0
         run = only_run(tmp_path / "stopped")
         assert f"{run} stopped after {iterations} iterations" in log.read_text()
-        assert (f"going on after {iterations} iterations" in log.read_text()) == (log.name == "second")
+        assert (f"resumed after {iterations} iterations" in log.read_text()) == (log.name == "second")
         assert len((run / "loss.txt").read_text().splitlines()) == iterations
         assert json.loads((run / "run.json").read_text())["state"] == "running"
     server.start(command("stopped"), tmp_path / "log")

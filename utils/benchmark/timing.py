@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from meta_utils.iterations import WARM_UP, CudaGraphs, Iterations
+from meta_utils.capture import CudaGraphs
+from meta_utils.iterations import WARM_UP, Iterations
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost

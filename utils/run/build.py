@@ -40,7 +40,7 @@ def build_loop(settings: dict[str, Any], loader: Loader, device: torch.device) -
     optimizee = choice.build(net.parameters(), lr=s["init_lr"], weight_decay=s["weight_decay"], **options)
     meta_net, meta_optimizer = _build_meta_network(s, device)
     quantizer = get_quantizer(s["quantizer"], s["bits"])
-    return TrainingLoop(net, optimizee, quantizer, s["backward"], meta_net, meta_optimizer, s["update_order"] or "notebook")
+    return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s["update_order"] or "notebook")
 
 
 def _build_meta_network(settings: dict[str, Any], device: torch.device) -> tuple[nn.Module | None, Adam | None]:

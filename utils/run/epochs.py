@@ -1,10 +1,13 @@
-"""The epochs of a run: training, the log, the test after each, the learning rate's schedule, checkpoints on the way."""
+"""The epochs of a run: training, the log, the test after each, the learning rate's schedule, checkpoints on the way.
+
+The iteration count of the training loop is the one clock: epoch and batch follow from it.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 
-from meta_utils.iterations import CudaGraphs, Iterations
+from meta_utils.capture import CudaGraphs, Graphs
+from meta_utils.iterations import Iterations, Measured
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
 from utils.errors import RunFailed
@@ -12,25 +15,23 @@ from utils.quantize import evaluate
 from utils.recorder import Recorder
 from utils.run.folder import Run
 
-COMPARE_EVERY = 100  # iterations
-LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
+COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's
 
 
 def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
-    """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
+    """Trains for the run's epochs, from its checkpoint on; after each epoch tests and adjusts the learning rate."""
     settings = run.settings
-    drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
     print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
         run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
-        replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
-        iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
+        iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
         while recorder.epoch < settings["epochs"] and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
-            evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
+            evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, run, loop, recorder))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=drops_too)
+            follows = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
+            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=follows)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
                 f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
@@ -39,41 +40,55 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
             run.after_epoch(loop, recorder, evaluation)
 
 
+def graphs_of(run: Run, loader: Loader) -> Graphs | None:
+    """What captures the run's iterations: CUDA graphs, unless --eager is given or the loader waits for the host."""
+    wanted = run.device.type == "cuda" and loader.capturable and not run.settings["eager"]
+    return CudaGraphs(run.device) if wanted else None
+
+
+def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None, epoch: int, run: Run) -> Iterations:
+    """The loop's iterations on a loader's batches, captured where that does what eager iterations do.
+
+    run.json says whether they are ("captured"), and why not where the check, or a later capture, failed ("eager_because").
+    """
+    run.write(captured=graphs is not None)
+    iterations = Iterations(loop, loader, graphs, run.note_eager)
+    iterations.check_capture(epoch)
+    return iterations
+
+
 def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
-    """One pass over the training data, or what is left of it. On CUDA the log waits for the device at its end, not in between."""
-    loop, total = iterations.loop, len(iterations.loader)
+    """One pass over the training data, or what is left of it."""
+    loop, per_epoch = iterations.loop, len(iterations.loader)
     loop.net.train()
-    if not recorder.batches:
+    if loop.iteration == recorder.epoch * per_epoch:
         recorder.reset_performance()
-    for batch_idx, count in enumerate(iterations.begin(recorder.epoch, skip=recorder.batches), start=recorder.batches):
-        try:
-            iterations.run(count)
-        except NotFinite as error:
-            loss, where = error.args
-            raise RunFailed(
-                f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}"
-            ) from None
-        waiting = run.device.type == "cuda" and iterations.seconds_unread < LOG_SECONDS and batch_idx + 1 < total
-        if not waiting or run.is_due(loop):
-            write_log(iterations, recorder, run)
-            run.after_iteration(loop, recorder)  # never while the log lags behind
-        recorder.print_training_result(batch_idx, total)
+    try:
+        for measured in iterations.rest_of_epoch(recorder.epoch):
+            due = run.is_due(loop)
+            write_log(measured + iterations.read() if due else measured, loop, recorder, run)
+            if due:
+                run.after_iteration(loop, recorder)
+            recorder.print_training_result((loop.iteration - 1) % per_epoch, per_epoch)
+    except NotFinite as error:
+        loss, where = error.args
+        raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}") from None
 
 
-def write_log(iterations: Iterations, recorder: Recorder, run: Run) -> None:
-    """Records the iterations since the last time. Raises RunFailed where the loss is not finite."""
-    loop, first = iterations.loop, recorder.iteration
-    for loss, top1, count in iterations.read():
+def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Recorder, run: Run) -> None:
+    """Records iterations that have been read. Raises RunFailed where a loss is not finite."""
+    first = recorder.iteration
+    for loss, top1, size in measured:
         if not math.isfinite(loss):
-            advice = "the same command with --device cpu goes on from there, and names the layer if it happens again"
+            advice = "rerun the same command with --device cpu to resume there and to name the layer if it happens again"
             raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
-        recorder.update(loss=loss, acc=top1, batch_size=count, cur_lr=loop.lr)
-    if loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
+        recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=loop.lr)
+    if measured and loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
         recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
 
 
-def interruptible(batches: Iterable, give_way: Callable[[], None]) -> Iterator:
-    """The batches, and before each a way out after SIGINT or SIGTERM: evaluation changes no state, so it can be left."""
+def interruptible(batches: Iterable, run: Run, loop: TrainingLoop, recorder: Recorder) -> Iterator:
+    """The batches of an evaluation, and before each a way out after SIGINT or SIGTERM: an evaluation changes no state."""
     for batch in batches:
-        give_way()
+        run.give_way(loop, recorder)
         yield batch

@@ -116,6 +116,11 @@ class Run:
             temporary.unlink(missing_ok=True)
             raise
 
+    def note_eager(self, why: str) -> None:
+        """Says, and records, that the iterations are not captured any more."""
+        print(f"note: {self.path}: iterations run eagerly, one kernel launched after the other: {why}", file=sys.stderr)
+        self.write(captured=False, eager_because=why)
+
     def resume(self, loop: TrainingLoop) -> dict[str, Any]:
         """Brings the loop to the newest whole checkpoint, or leaves it at its start; returns the recorder's state ({}: start).
 
@@ -130,15 +135,15 @@ class Run:
         loop.load_state_dict(state["loop"])
         restore_random_states(state["random"])
         self.result = state["result"]
-        self.write(epochs_done=state["recorder"]["epoch"], iterations_done=loop.iteration)
-        print(f"{self.path}: going on after {loop.iteration} iterations")
+        self.write(epochs_done=len(state["recorder"]["test_acc"]), iterations_done=loop.iteration)
+        print(f"{self.path}: resumed after {loop.iteration} iterations")
         return state["recorder"]
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
         """Writes a checkpoint of everything, then run.json."""
         state = {"settings": self.settings, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
-        self.write(epochs_done=recorder.epoch, iterations_done=recorder.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
+        self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
 
     def last_checkpoint(self) -> str:
         """The last good checkpoint in words."""

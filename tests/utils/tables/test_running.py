@@ -44,7 +44,7 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(servers, command, c
     assert output.rstrip().endswith("main.py: error: 1 of 3 runs failed; the same command tries them again")
     assert states(runs) == [State.DONE, State.DONE, State.FAILED]
     assert logs_of(runs[:2]) == good
-    assert "going on after" in (runs[0].path / "output.log").read_text()
+    assert "resumed after" in (runs[0].path / "output.log").read_text()
     tally("a table's run killed: the table resumes it")
 
 

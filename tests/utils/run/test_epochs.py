@@ -1,0 +1,42 @@
+"""The epochs of a run: whether its iterations are captured, and what is recorded of that."""
+
+import json
+
+import pytest
+import torch
+from tape import CannotCapture, Tape
+
+from meta_utils.SGD import SGD
+from meta_utils.training import TrainingLoop
+from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
+from utils.batches import ImageSet, ResidentLoader
+from utils.quantize import get_quantizer
+from utils.recorder import Recorder
+from utils.run.epochs import checked_iterations, train_epoch
+from utils.run.folder import Run
+
+
+@pytest.mark.parametrize(("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=str)
+def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_path, capsys):
+    torch.manual_seed(0)
+    net = QuantizedMetaResNet(8).to(memory_format=torch.channels_last)
+    loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"))
+    images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
+    loader = ResidentLoader(ImageSet(images, torch.arange(20) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)
+    settings = {"checkpoint_every": 1, "stop_after": None, "epochs": 1}
+    with Run(tmp_path / "run", settings, torch.device("cpu")) as run, Recorder(run.path) as recorder:
+        iterations = checked_iterations(loop, loader, graphs, 0, run)
+        assert loop.iteration == 0
+        train_epoch(iterations, recorder, run)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["captured"] is captured
+    error = capsys.readouterr().err
+    if isinstance(graphs, CannotCapture):
+        assert record["eager_because"] == "the capture failed: CUDA out of memory. Tried to allocate 2.00 GiB"
+        assert "iterations run eagerly" in error
+        assert record["eager_because"] in error
+    else:
+        assert "eager_because" not in record
+        assert "eagerly" not in error
+    assert len((tmp_path / "run" / "loss.txt").read_text().splitlines()) == 5
+    assert getattr(graphs, "replays", 0) == (4 + 2 if captured else 0)  # of the check, and after the warm-up of 3
