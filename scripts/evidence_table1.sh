@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Whole runs of Table 1's ResNet20 cells, from the released base model, by the protocol of the published logs: two at once, one thread
+# each, at low priority. Rerun it to go on; at SIGTERM or Ctrl-C the runs write a checkpoint, and their epochs so far are collected.
+# Two runs take about 4 hours on two cores with AVX-512, and 8 hours with AVX2; those of LSTMFC 2.6 times as long.
+#   METAQUANT_PRETRAINED=folder/of/base/models bash scripts/evidence_table1.sh [--dry-run | --collect]
+# --collect only writes the epochs that the runs have so far into figs/convergence, and draws its picture.
+# RESULTS (Results-table1), METAQUANT_DATA: see scripts/rows.sh. A run is finished by the commit that began it: keep a clone for it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+COLLECT=$([ "${1:-}" = --collect ] && echo yes || true)
+if [ -n "$COLLECT" ]; then shift; fi
+RESULTS=${RESULTS:-Results-table1}
+source scripts/rows.sh
+released ResNet20 CIFAR10
+
+STOPPED= CHILD=
+stop() {
+  STOPPED=yes
+  if [ -n "$CHILD" ]; then kill -TERM "$CHILD" 2>/dev/null || true; fi
+}
+
+# runs SELECTION...: carries out the runs that main.py tables selects; waits for their checkpoints when it is stopped.
+runs() {
+  if [ -n "$COLLECT$STOPPED" ]; then return; fi
+  set -- tables run "$@" --pretrained-root "$METAQUANT_PRETRAINED" --results-root "$RESULTS" --trials-per-device 2 --cpus-per-run 1
+  if [ -n "$DRY_RUN" ]; then
+    main "$@"
+    return
+  fi
+  environment
+  "$PYTHON" main.py "$@" &
+  CHILD=$!
+  local code=0
+  wait "$CHILD" || code=$?
+  while kill -0 "$CHILD" 2>/dev/null; do # a signal ended the wait, not the runs
+    code=0
+    wait "$CHILD" || code=$?
+  done
+  CHILD=
+  if [ "$code" -ne 0 ] && [ -z "$STOPPED" ]; then FAILED+=("main.py $*"); fi
+}
+
+if [ -z "$DRY_RUN$COLLECT" ]; then
+  renice -n 15 -p $$ >/dev/null
+  trap stop TERM INT
+fi
+runs evidence --trial 1
+runs evidence -o SGD --trial 2
+runs table1 -m ResNet20 -meta LSTMFC --trial 1
+finish figs/convergence.py "$RESULTS"
