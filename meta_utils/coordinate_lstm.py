@@ -1,4 +1,4 @@
-"""One step of an LSTM and a linear map, the same for every coordinate of all layers, with a derivative that costs one product."""
+"""One step of an LSTM and a linear map, Eq. (11), the same for every coordinate of all layers; its derivative costs one product."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ class CoordinateLSTM(torch.autograd.Function):
     layer's weights (4h, k), gates in torch's order i, f, g, o -> (f (N,), h', c'), with a graph to FC and the weights alone.
     k = h + inputs + 1: columns for the layer's h, for its input (x, above the first layer the h' below), and for 1 (the biases).
 
-    f is one number a coordinate, so its derivative with respect to the gates does not wait for the loss: forward takes it
-    (where `learn`) while a chunk's gates lie in the cache, in place of the gates, and backward is one product per layer.
-    What is kept for it, 4h numbers a coordinate and layer (ResNet110, h = 100: 2.6 GiB), is all that grows with N beside h and c.
+    f is one number per coordinate, so forward computes df/dgates (where `learn`), in place of the gates while a chunk of them is in
+    the cache, and backward only scales it: one product per layer. It is stored until then, 4h numbers per coordinate and layer
+    (ResNet110, h = 100: 2.6 GiB); besides h and c nothing else grows with N.
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ def _double_g(W: Tensor) -> Tensor:
 
 
 def _gate_scales(fc_weight: Tensor, layers: int) -> list[Tensor]:
-    """Each layer's (1, 4h): what the derivatives that `_cell` leaves lack. It is the same for every coordinate."""
+    """Each layer's factor (1, 4h) that `_cell` leaves out of the derivatives, since it is the same for every coordinate."""
     below, top = ([4 * d_h, 4 * d_h, 4 * d_h, d_h] for d_h in (torch.ones_like(fc_weight), fc_weight))
     return [torch.cat(parts, dim=1) for parts in [below] * (layers - 1) + [top]]
 

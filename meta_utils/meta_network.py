@@ -1,4 +1,4 @@
-"""The meta networks M: g_W_tilde from g_W_hat and W_tilde, one coordinate at a time, one M for all layers.
+"""The meta networks M, Eqs. (3) and (9) - (11): g_W_tilde from g_W_hat and W_tilde, coordinate by coordinate, one M for all layers.
 
 All three share one call, `M(g_W_hat, W_tilde, state) -> (g_W_tilde, state)`: flat tensors (N,) over all layers' coordinates and
 what M remembers from iteration to iteration (a dict of detached tensors, empty where it remembers nothing). The graph to phi is
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from meta_utils.coordinate_lstm import CoordinateLSTM
 from utils.choices import LSTM_STATES, META_NETWORKS, STARTS
 
-CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates at a time where each has hidden units of its own: in the cache
+CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates per chunk, chosen so that a chunk fits into the cache
 
 
 class TanhInPlace(nn.Module):
@@ -38,13 +38,13 @@ def _require_positive(**sizes: int) -> None:
 
 
 class MetaNetwork(nn.Module):
-    """What the loop asks of an M: the call above, and its scale for the log."""
+    """The interface of an M: the call above, and its scale for the log."""
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def scale(self) -> Tensor | None:
-        """The scalar s that M amounts to, where it is one, else None."""
+        """The scalar s where M is multiplication by one, else None."""
         return None
 
 
@@ -109,7 +109,7 @@ class CoordinateFC(nn.Module):
 
 
 class MetaFC(MetaNetwork):
-    """FC-Grad: g_W_tilde = FC(g_W_hat), two bias-free linear maps 1-h-1.
+    """FC-Grad, Eq. (9): g_W_tilde = FC(g_W_hat), two bias-free linear maps 1-h-1.
 
     use_nonlinear: None, "relu" or "tanh" between them; init "identity" begins as unclipped STE, g_W_tilde = g_W_hat.
     Raises ValueError for an unknown name or a size below 1.
@@ -127,7 +127,7 @@ class MetaFC(MetaNetwork):
 
 
 class MetaDesignedMultiFC(MetaNetwork):
-    """MultiFC: g_W_tilde = g_W_hat * FC(W_tilde), num_layers bias-free linear maps 1-h-...-h-1.
+    """MultiFC, Eq. (10): g_W_tilde = g_W_hat * FC(W_tilde), num_layers bias-free linear maps 1-h-...-h-1.
 
     use_nonlinear: None, "relu" or "tanh" between them; init "identity" begins as g_W_tilde = W_tilde * g_W_hat.
     Raises ValueError for an unknown name or a size below 1.
@@ -145,12 +145,12 @@ class MetaDesignedMultiFC(MetaNetwork):
 
 
 class MetaLSTMFC(MetaNetwork):
-    """LSTMFC: g_W_tilde = g_W_hat * FC(LSTM(W_tilde)), an LSTM of input size 1 and a linear map with bias.
+    """LSTMFC, Eq. (11): g_W_tilde = g_W_hat * FC(LSTM(W_tilde)), an LSTM of input size 1 and a linear map with bias.
 
     Every coordinate keeps its own (h, c), each (num_lstm, N, hidden_size); lstm_state "carry" hands them on detached, "reset"
     forgets them each time. init "identity" begins as unclipped STE (the linear map is 0 x + 1).
-    Coordinates go through in chunks, so that what is at work stays in the cache; for a step with a gradient a coordinate takes
-    16 hidden_size bytes in float32 and layer, its state before and after 8 hidden_size each.
+    Coordinates are processed in chunks that fit into the cache. In float32 a step with a gradient stores 16 hidden_size bytes per
+    coordinate and layer; the states before and after it take 8 hidden_size bytes each.
     Raises ValueError for an unknown name or a size below 1.
     """
 

@@ -1,4 +1,4 @@
-"""The machine and the moment a run lives in: seeds and random generators, device, versions, commit, memory."""
+"""Seeds and random generators, device, versions, commit and memory of a run."""
 
 import ctypes
 import os
@@ -51,8 +51,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next tensor instead of handing it back to the kernel page by page.
 
-    An iteration frees and takes the same hundreds of megabytes again, and faulting their pages in each time is work for nothing.
-    Returns False where the C library has no such setting, and changes nothing there.
+    Every iteration frees and allocates the same hundreds of megabytes; without this the kernel zeroes their pages each time.
+    Returns False, and changes nothing, where the C library has no such setting.
     """
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -90,7 +90,7 @@ def choose_device(name: str, deterministic: bool = False, tf32: bool = False) ->
 
 
 def cpu_cores() -> int:
-    """Those that this process may use, where the system says so."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -35,11 +35,11 @@ class Quantizer(Protocol):
         """Q: W_tilde -> W_hat; backward: an STE (the built-in ones clip). W: the stored weight, for a scale taken from it."""
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """c of g_W = c g_W_tilde: dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
+        """c of g_W = c g_W_tilde, Eq. (4): dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
+    """STE (Hubara et al. 2016), the paper's section 1. Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
 
     @staticmethod
     def forward(ctx, W_tilde: Tensor, W_hat: Tensor) -> Tensor:
@@ -99,14 +99,14 @@ class DoReFa:
         return 2 * _StraightThrough.apply(W_tilde, rounded) - 1
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """(1 - tanh(W)**2) / max|tanh(W)|: twice dW_tilde/dW, it absorbs the 2 of Q."""
+        """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q."""
         tanh, largest = self._tanh_and_max(W.detach(), layout)
         return (1 - tanh.square()) / largest
 
 
 @dataclass(frozen=True)
 class BWN:
-    """W_tilde = W; W_hat = mean|W_tilde| sign(W_tilde), two values per tensor; any shape.
+    """W_tilde = W; W_hat = mean|W_tilde| sign(W_tilde), two values per tensor; any shape. Eq. (2).
 
     >>> BWN().quantize(torch.tensor([-0.5, 1.0]))
     tensor([-0.7500,  0.7500])

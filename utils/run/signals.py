@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM, noted instead of died of."""
+"""Records SIGINT and SIGTERM, so that a run can save its state and exit."""
 
 import signal
 from types import TracebackType
 
 
 class Signals:
-    """`with Signals() as signals`: notes the last SIGINT or SIGTERM in `noted` (None: none came)."""
+    """`with Signals() as signals`: `noted` is the last SIGINT or SIGTERM that came, None where none has."""
 
     noted: signal.Signals | None = None
 
