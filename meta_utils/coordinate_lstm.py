@@ -1,4 +1,4 @@
-"""One step of an LSTM and a linear map, Eq. (11), the same for every coordinate of all layers; its derivative costs one product."""
+"""One step of an LSTM and a linear map, Eq. (11), the same for every coordinate; its derivative costs one product."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ class CoordinateLSTM(torch.autograd.Function):
     layer's weights (4h, k), gates in torch's order i, f, g, o -> (f (N,), h', c'), with a graph to FC and the weights alone.
     k = h + inputs + 1: columns for the layer's h, for its input (x, above the first layer the h' below), and for 1 (the biases).
 
-    f is one number per coordinate, so forward computes df/dgates (where `learn`), in place of the gates while a chunk of them is in
-    the cache, and backward only scales it: one product per layer. It is stored until then, 4h numbers per coordinate and layer
+    f is one number per coordinate, so forward computes df/dgates (where `learn`), in place of the gates while a chunk of them is
+    in the cache, and backward only scales it: one product per layer. It is stored until then, 4h numbers per coordinate and layer
     (ResNet110, h = 100: 2.6 GiB); besides h and c nothing else grows with N.
     """
 

@@ -1,4 +1,4 @@
-"""The meta networks M, Eqs. (3) and (9) - (11): g_W_tilde from g_W_hat and W_tilde, coordinate by coordinate, one M for all layers.
+"""The meta networks M, Eqs. (3) and (9) - (11): g_W_tilde from g_W_hat and W_tilde, one M for the coordinates of all layers.
 
 All three share one call, `M(g_W_hat, W_tilde, state) -> (g_W_tilde, state)`: flat tensors (N,) over all layers' coordinates and
 what M remembers from iteration to iteration (a dict of detached tensors, empty where it remembers nothing). The graph to phi is

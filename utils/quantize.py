@@ -39,7 +39,7 @@ class Quantizer(Protocol):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """STE (Hubara et al. 2016), the paper's section 1. Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
+    """STE, section 1 of the paper. Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
 
     @staticmethod
     def forward(ctx, W_tilde: Tensor, W_hat: Tensor) -> Tensor:
