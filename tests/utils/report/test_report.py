@@ -9,7 +9,7 @@ import pytest
 from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
 
 from utils.errors import BadInput
-from utils.report.published import logged
+from utils.report.published import ERRATA_KINDS, errata, logged
 from utils.report.reading import write_csv
 from utils.report.report import make_report
 from utils.report.tables import errata_markdown
@@ -76,7 +76,7 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
     assert left_out["1"].startswith("the same trial as")
     best = rows_of(markdown, "Table 2, ours in detail")[0]
     assert best["best, ours"] == best["best, logs"] == "47.368 (0.147)"
-    assert errata_markdown() in markdown
+    assert errata_markdown(errata()) in markdown
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,8 @@ def test_the_files(whole_report):
     assert (first["backward"], first["ours_n"], first["verdict"]) == ("STE", "2", "within")
     assert float(first["ours_mean"]) == pytest.approx(float(first["logs_mean"]))
     with open(folder / "errata.csv", newline="") as file:
-        assert {"mean", "label", "trials", "schedule", "documented"} == {row["kind"] for row in csv.DictReader(file)}
+        kinds = {row["kind"] for row in csv.DictReader(file)}
+    assert {"mean", "label", "trials", "schedule", "documented"} < kinds == set(ERRATA_KINDS)
 
 
 def test_the_written_runs_give_the_same_report(whole_report):
