@@ -6,6 +6,7 @@
 Writes errata.csv, which the report reads, and the section on errata of README.md, both beside this file.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -176,4 +177,5 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Writes errata.csv and the section on errata of README.md beside this file.").parse_args()
     write(HERE)
