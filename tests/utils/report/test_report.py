@@ -3,9 +3,12 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
 
 from utils.errors import BadInput
@@ -141,6 +144,23 @@ def test_the_published_logs_are_within_themselves(tmp_path):
     assert [row["ours"] for row in rows] == [row["logs"] for row in rows]
     verdicts = [row["verdict"] for row in rows]
     assert {name: verdicts.count(name) for name in set(verdicts)} == {"within": 64, "not run": 5, "too few trials": 1}
+
+
+@pytest.mark.parametrize(
+    ("statement", "unneeded"),
+    [
+        ("from utils.report.report import make_report", ("matplotlib", "scipy", "torchvision")),
+        ("from utils.report.report import make_report; make_report([sys.argv[1]])[0].markdown()", ("matplotlib", "scipy")),
+        ("import utils.report.statistics", ("torch", "pandas", "utils.cli", "utils.tables", "utils.run")),
+    ],
+)
+def test_a_report_imports_only_what_it_needs(statement, unneeded, tmp_path):
+    """matplotlib is for pictures, scipy for a test of two or more trials a side."""
+    make_run(tmp_path / "a", DIGITS)
+    make_run(tmp_path / "b", LEARNED)
+    code = f"import sys; {statement}; print(*(name for name in {unneeded} if name in sys.modules))"
+    command = [sys.executable, "-c", code, tmp_path]
+    assert subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.split() == []
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
