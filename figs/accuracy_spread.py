@@ -3,10 +3,11 @@
 
     python figs/accuracy_spread.py RUN [RUN ...]
 
-RUN: a folder of a run. It is continued from its last checkpoint for ITERATIONS iterations, tested before the first and after
-each; nothing is written. Data lies where METAQUANT_DATA says. About 2 minutes a run on two CPU cores.
+RUN: the folder of a run. The run is continued from its last checkpoint for 20 iterations and tested before the first and after
+each; nothing is written. METAQUANT_DATA names the folder of the data. About 2 minutes per run on two CPU cores.
 """
 
+import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ ITERATIONS = 20
 
 
 def accuracies(folder: Path) -> list[float]:
-    """Top-1 in percent: as the checkpoint is, and after each of the iterations that come next."""
+    """Test accuracies in percent: of the checkpoint, and after each of the next iterations."""
     settings = {"drop_last": False} | read_record(folder)["settings"] | {"data_root": default_data_root()}
     state = Checkpoints(folder).load()
     if "backward" not in settings or state is None:
@@ -45,17 +46,18 @@ def accuracies(folder: Path) -> list[float]:
         found.append(evaluate(loop.net, loop.quantizer, test_loader).top1)
         if len(found) > ITERATIONS:
             return found
-    raise ValueError(f"{folder}: fewer than {ITERATIONS} iterations are left of its epoch")
+    raise BadInput(f"{folder}: fewer than {ITERATIONS} iterations are left of its epoch")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python figs/accuracy_spread.py RUN [RUN ...]")
+    parser = argparse.ArgumentParser(description="How much a run's test accuracy moves from one iteration to the next.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run")
+    arguments = parser.parse_args()
     keep_freed_memory()
-    for path in map(Path, sys.argv[1:]):
+    for path in arguments.runs:
         try:
             first, *later = accuracies(path)
-        except (BadInput, ValueError) as error:
+        except BadInput as error:
             sys.exit(str(error))
         spread = (
             f"{min(later):.2f} - {max(later):.2f}, mean {statistics.fmean(later):.2f}, deviation {statistics.stdev(later):.2f}"

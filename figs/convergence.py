@@ -1,72 +1,134 @@
 #!/usr/bin/env python3
-"""Our long runs beside the published runs', epoch by epoch.
+"""Our runs of 100 epochs, finished or not, beside the published runs.
 
-    python figs/convergence.py [ROOT]
+    python figs/convergence.py [ROOT ...]
 
-ROOT: the folder with the runs of scripts/evidence_convergence.sh, also unfinished ones; their epochs go into
-figs/convergence/ as CSV. Prints the table of its README.md and a comparison, and draws figs/convergence.png from what lies there.
+ROOT: a folder with runs, such as those of scripts/evidence_convergence.sh. Their epochs are added to figs/convergence/, where a
+run replaces the one of the same cell and trial. Prints the README's first table and the table of figs/convergence/README.md, and
+draws figs/convergence.png, from what is stored there.
 """
 
+import argparse
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.ranges import CURVES, marked, span  # noqa: E402
-from utils.report.pictures import ACCURACY, LOSS, draw_curves, series_of  # noqa: E402
-from utils.report.published import logged  # noqa: E402
+from figs.ranges import CURVES, range_text, starred  # noqa: E402
+from utils.report.formatting import mean_variance  # noqa: E402
+from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
+from utils.report.published import logged, printed  # noqa: E402
 from utils.report.reading import find_trials, read_csv, write_csv  # noqa: E402
+from utils.report.statistics import statistics  # noqa: E402
 from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Group, Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table  # noqa: E402
 
-EPOCHS = FOLDER / "convergence" / "epochs.csv.xz"
-BLOCK = 10  # epochs whose mean a row of the table shows
+STORED = FOLDER / "convergence" / "epochs.csv.xz"
+EPOCHS = 100  # of a published run
+BLOCK = 10  # epochs per row of the table, which shows their means
 
 
-def trials_below(root: Path) -> list[Trial]:
-    """The runs below the root, by cell and trial; exits where one cannot be read."""
-    trials, problems = find_trials([root])
+def trials_below(roots: Iterable[Path]) -> list[Trial]:
+    """The trials below the roots, by cell in the paper's order and by number. Exits if a file cannot be read."""
+    trials, problems = find_trials(roots)
     if problems:
         sys.exit("\n".join(problems))
-    return sorted(trials, key=lambda trial: (trial.cell, trial.number))
+    return in_order(trials)
 
 
-def collect(root: Path) -> None:
-    """Writes the finished epochs of the runs below the root as CSV."""
-    trials = trials_below(root)
-    EPOCHS.parent.mkdir(exist_ok=True)
-    write_csv(trials, EPOCHS)
+def in_order(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials by cell, in the order of the paper's tables (other cells last), and by number."""
+    place = {cell: number for number, cell in enumerate(printed())}
+    return sorted(trials, key=lambda trial: (place.get(trial.cell, len(place)), trial.cell, trial.number))
 
 
-def table() -> str:
-    """Means over ten epochs at a time, the last ones fewer: the range of the published trials, and ours."""
-    head = ("net", "method", "trial", "epochs", *(f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")))
+def collect(roots: Iterable[Path], stored: Path = STORED) -> None:
+    """Adds the epochs of the runs below the roots to what is stored. Runs of another length are named and skipped."""
+    found = {(trial.cell, trial.number): trial for trial in (read_csv(stored) if stored.is_file() else ())}
+    for trial in trials_below(roots):
+        if trial.settings.get("epochs") == EPOCHS:
+            found[trial.cell, trial.number] = trial
+        else:
+            print(f"{trial.source}: skipped, because it is not a run of {EPOCHS} epochs", file=sys.stderr)
+    write_csv(in_order(found.values()), stored)
+
+
+def is_whole(trial: Trial) -> bool:
+    """Whether the run has finished its 100 epochs."""
+    return trial.state == "done" and trial.epochs == EPOCHS
+
+
+def progress(trial: Trial) -> str:
+    """Whether the run is finished, and its number of epochs."""
+    return f"{'finished' if is_whole(trial) else 'unfinished'}, {trial.epochs} of {EPOCHS}"
+
+
+def accuracy_table(trials: Sequence[Trial]) -> str:
+    """The published statistic of each cell with a finished run: paper, logs and ours, with the number of trials."""
+    finished = defaultdict(list)
+    for trial in filter(is_whole, trials):
+        finished[trial.cell].append(trial)
     rows = []
-    for trial in read_csv(EPOCHS):
-        theirs = logged().get(trial.cell, ())
+    for cell, ours in finished.items():
+        paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else "none"
+        values = []
+        for side in (logged().get(cell, ()), ours):
+            found = statistics(side) if side else None
+            values.append(f"{mean_variance(found.mean, found.variance)}, n = {found.n}" if found else "none")
+        rows.append((net(cell), method(cell), paper, *values))
+    return markdown_table(("net", "method", "paper", "logs", "ours (n)"), *rows)
+
+
+def coverage(trials: Sequence[Trial]) -> str:
+    """Sentences that say which cells of the paper have not been run to 100 epochs."""
+    finished = {trial.cell for trial in trials if is_whole(trial)} & printed().keys()
+    begun = [trial for trial in trials if trial.cell in printed().keys() - finished]
+    absent = len(printed()) - len(finished | {trial.cell for trial in begun})
+    listed = ", ".join(f"{trial.cell.model} {method(trial.cell)} ({trial.epochs} epochs)" for trial in begun)
+    verb = "has" if len(finished) == 1 else "have"
+    all_cells = f"the {len(printed())} cells of the paper's Tables 1 and 2"
+    sentences = [f"{len(finished)} of {all_cells} {verb} been run to {EPOCHS} epochs."]
+    sentences += [f"Unfinished: {listed}."] if begun else []
+    sentences += [f"The other {absent} cells have not been run."] if absent else []
+    return " ".join(sentences)
+
+
+def net(cell: Cell) -> str:
+    return f"{cell.model} {cell.dataset}"
+
+
+def epochs_table(trials: Sequence[Trial]) -> str:
+    """Means over ten epochs at a time, or fewer at the end: the range of the published trials, and ours."""
+    head = ("net", "method", "trial", "run", "epochs", *(f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")))
+    rows = []
+    for trial in trials:
         for start in range(0, trial.epochs, BLOCK):
             stop = min(start + BLOCK, trial.epochs)
             columns = []
             for name, _, digits in CURVES:
-                band, ours = ([getattr(one, name)[start:stop].mean() for one in side] for side in (theirs, [trial]))
-                columns += [span(band, digits), marked(ours, band, digits)]
-            net, epochs = f"{trial.cell.model} {trial.cell.dataset}", f"{start + 1} - {stop}"
-            rows.append((net, method(trial.cell), str(trial.number), epochs, *columns))
+                published = [getattr(one, name)[start:stop].mean() for one in logged().get(trial.cell, ())]
+                ours = [getattr(trial, name)[start:stop].mean()]
+                columns += [range_text(published, digits), starred(ours, published, digits)]
+            run = (net(trial.cell), method(trial.cell), str(trial.number), progress(trial), f"{start + 1} - {stop}")
+            rows.append((*run, *columns))
     return markdown_table(head, *rows)
 
 
 def spread() -> str:
-    """How far published trials of one cell are apart, for comparison: ResNet20 has one with MultiFC and SGD, ResNet44 five."""
+    """How far published trials of one cell lie apart: ResNet44's MultiFC with SGD, of which ResNet20 has one trial only."""
     cell = Cell("ResNet44", "CIFAR10", "dorefa", "MultiFC", "SGD")
     trials = logged()[cell]
     losses = [trial.train_loss[:BLOCK].mean() for trial in trials]
     middle, last = ([trial.test_acc[start : start + BLOCK].mean() for trial in trials] for start in (50, 90))
     return (
-        f"the {len(trials)} published trials of {cell.model}'s {method(cell)} have mean training losses of {span(losses, 3)} in "
-        f"epochs 1 - {BLOCK}, and mean test accuracies of {span(middle, 2)} in epochs 51 - 60 and {span(last, 2)} in the last ten"
+        f"the {len(trials)} published trials of {cell.model}'s {method(cell)} have mean training losses of "
+        f"{range_text(losses, 3)} in epochs 1 - {BLOCK}, and mean test accuracies of {range_text(middle, 2)} in epochs 51 - 60 "
+        f"and {range_text(last, 2)} in the last ten"
     )
 
 
@@ -76,19 +138,33 @@ def second_peak(trial: Trial) -> str:
     return f"{trial.train_loss[epoch - 1]:.2f} in epoch {epoch}"
 
 
-def draw(path: Path) -> None:
-    """Training loss and test accuracy per epoch: lines are ours, bands and dotted lines the published trials."""
-    trials: list[Trial] = read_csv(EPOCHS)
-    groups = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in trials]
-    series = series_of(groups, list(dict.fromkeys(trial.cell for trial in trials)), name=method)
-    draw_curves([("", series, LOSS), ("", series, ACCURACY)], path, (".png",))
+def draw(trials: Sequence[Trial], path: Path) -> None:
+    """A row of panels, training loss and test accuracy, per net, quantizer and optimizer: our runs over the published bands."""
+    blocks = defaultdict(list)
+    for trial in trials:
+        label = f"trial {trial.number}" + ("" if is_whole(trial) else f", {progress(trial)} epochs")
+        blocks[(*trial.cell[:3], trial.cell.optimizer)].append(Group(trial.cell, label, (trial,)))
+    rows = []
+    for block, groups in blocks.items():
+        cells = list(dict.fromkeys(group.cell for group in groups))
+        rows.append(curve_panels(" ".join(block), series_of(groups, cells)))
+    draw_curves(rows, path, (".png",))
+
+
+def main() -> None:
+    """Collects the runs below the roots, prints the tables and draws the picture."""
+    parser = argparse.ArgumentParser(description="Our runs of 100 epochs beside the published runs.")
+    parser.add_argument("roots", metavar="ROOT", nargs="*", type=Path, help="folder with runs to add to the stored ones")
+    roots = parser.parse_args().roots
+    if roots:
+        collect(roots)
+    trials = read_csv(STORED)
+    print(f"{accuracy_table(trials)}\n\n{coverage(trials)}\n\n{epochs_table(trials)}\n\nFor comparison: {spread()}.")
+    for trial in (trial for trial in trials if trial.epochs >= 30):
+        found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
+        print(f"Highest training loss of epochs 10 to 30, {method(trial.cell)}, logs and ours: {', '.join(found)}")
+    draw(trials, FOLDER / "convergence")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        collect(Path(sys.argv[1]))
-    print(f"{table()}\n\nFor comparison: {spread()}.")
-    for trial in (trial for trial in read_csv(EPOCHS) if trial.epochs >= 30):
-        found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
-        print(f"Second peak of {method(trial.cell)}'s training loss, logs and ours: {', '.join(found)}")
-    draw(FOLDER / "convergence")
+    main()

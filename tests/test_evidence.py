@@ -4,14 +4,16 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from conftest import PROJECT
+from run_folders import CELL, make_run, make_trial, settings_of
 
 from figs import convergence, first_epoch, ranges
 from utils.cli.parser import parse_training
-from utils.report.published import logged, published_settings
+from utils.report.published import logged, printed, published_settings
 from utils.report.reading import read_csv, write_csv
 from utils.tables.cells import Cell
 
@@ -83,7 +85,9 @@ def test_the_pages_show_what_was_run():
     readme, first, whole = (
         (PROJECT / folder / "README.md").read_text() for folder in ("", "figs/first_epoch", "figs/convergence")
     )
-    assert first_epoch.accuracy_table() in readme
+    runs = read_csv(convergence.STORED)
+    assert convergence.accuracy_table(runs) in readme
+    assert convergence.coverage(runs) in readme.replace("\n", " ")
     assert first_epoch.iterations_table() in first
     assert first_epoch.epochs_table() in first
     assert first_epoch.summary() in first
@@ -92,9 +96,10 @@ def test_the_pages_show_what_was_run():
     _, loss, train_acc, _ = re.findall(r"the farthest by ([\d.]+) %", first_epoch.summary())
     assert f"lie within {loss} and {train_acc} % of the range" in readme
     assert f"ours lie within {loss} and {train_acc} % of their range" in first.replace("\n  ", " ")
-    assert convergence.table() in whole
+    assert convergence.epochs_table(runs) in whole
+    assert convergence.coverage(runs) in whole.replace("\n", " ")
     assert convergence.spread() in whole.replace("\n", " ")
-    (ours,) = [trial for trial in read_csv(convergence.EPOCHS) if trial.cell.backward == "MultiFC"]
+    (ours,) = [trial for trial in runs if trial.cell.backward == "MultiFC"]
     (theirs,) = logged()[ours.cell]
     assert f"published run's {convergence.second_peak(theirs)}, ours {convergence.second_peak(ours)}" in whole.replace("\n", " ")
 
@@ -127,27 +132,82 @@ def test_the_stored_logs_say_what_made_them():
 
 @pytest.mark.parametrize(("values", "text"), [([1.234], "1.23"), ([1.5, 1.25, 1.3], "1.25 - 1.50")])
 def test_a_range_in_words(values, text):
-    assert ranges.span(values, 2) == text
+    assert ranges.range_text(values, 2) == text
 
 
 def test_what_lies_outside_a_published_range_is_marked():
-    assert ranges.marked([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
-    assert ranges.marked([1.0], None, 1) == "1.0"
-    assert ranges.beyond(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
-    assert ranges.beyond(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
-    assert ranges.beyond(1.1, (1.1, 1.23), 2) == 0
-    assert ranges.beyond(1.0, (1.1, 1.1), 2) == 0  # of one trial
+    assert ranges.starred([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
+    assert ranges.starred([1.0], None, 1) == "1.0"
+    assert ranges.relative_excess(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
+    assert ranges.relative_excess(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
+    assert ranges.relative_excess(1.1, (1.1, 1.23), 2) == 0
+    assert ranges.relative_excess(1.0, (1.1, 1.1), 2) == 0  # of one trial
 
 
 def test_the_long_runs_say_what_made_them():
-    for trial in read_csv(convergence.EPOCHS):
+    for trial in read_csv(convergence.STORED):
         assert trial.settings["epochs"] == 100
         assert "torch" in trial.made_by
         assert "with changes" not in trial.made_by
 
 
+def long_run(path, cell, trial=1, epochs=100, **record):
+    """A run of 100 planned epochs of which some are done."""
+    state = "done" if epochs == 100 else "running"
+    return make_run(path, cell, trial, epochs, settings=settings_of(cell, trial, 100), **{"state": state, **record})
+
+
+def test_runs_are_added_to_the_stored_ones(tmp_path, capsys):
+    """Finished or not, and made at several commits; a run replaces the stored one of its cell and trial."""
+    stored, learned = tmp_path / "stored.csv.xz", CELL._replace(backward="FC-Grad", quantizer="BWN")
+    long_run(tmp_path / "a" / "1", learned, epochs=25, git={"commit": "a" * 40, "dirty": False})
+    long_run(tmp_path / "a" / "2", CELL, trial=2, epochs=30)
+    convergence.collect([tmp_path / "a"], stored)
+    long_run(tmp_path / "b" / "1", learned, git={"commit": "b" * 40, "dirty": False})
+    make_run(tmp_path / "b" / "short", CELL, epochs=3)
+    convergence.collect([tmp_path / "b"], stored)
+    assert [(trial.cell, trial.number, trial.epochs) for trial in read_csv(stored)] == [(CELL, 2, 30), (learned, 1, 100)]
+    assert "commit bbbbbbbbbb" in read_csv(stored)[1].made_by
+    assert capsys.readouterr().err == f"{tmp_path / 'b' / 'short'}: skipped, because it is not a run of 100 epochs\n"
+
+
+def test_unfinished_runs_are_named_as_such(tmp_path):
+    other = CELL._replace(quantizer="BWN", optimizer="Adam")
+    for folder, cell, epochs in (("1", CELL, 100), ("2", other, 12)):
+        long_run(tmp_path / folder, cell, epochs=epochs)
+    runs = convergence.trials_below([tmp_path])
+    (row,) = convergence.accuracy_table(runs).splitlines()[2:]
+    ours = "145.500 (8.250), n = 1"  # epoch k has the accuracy 50 + k
+    assert row == f"| ResNet20 CIFAR10 | dorefa SGD STE | 80.745 (2.113) | 80.598 (3.384), n = 2 | {ours} |"
+    assert convergence.coverage(runs) == (
+        "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs. "
+        "Unfinished: ResNet20 BWN Adam STE (12 epochs). The other 68 cells have not been run."
+    )
+    rows = convergence.epochs_table(runs).splitlines()[2:]
+    assert [row.split(" | ")[3:5] for row in rows[-2:]] == [
+        ["unfinished, 12 of 100", "1 - 10"],
+        ["unfinished, 12 of 100", "11 - 12"],
+    ]
+    assert rows[9].split(" | ")[3:5] == ["finished, 100 of 100", "91 - 100"]
+    convergence.draw(runs, tmp_path / "picture")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_whole_table_and_none_of_it():
+    assert convergence.coverage([]).startswith("0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. The")
+    every = [make_trial([1.0] * 100, cell) for cell in printed()]
+    assert convergence.coverage(every) == "70 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs."
+
+
+@pytest.mark.parametrize("program", ["convergence", "first_epoch", "accuracy_spread", "published/errata"])
+def test_the_programs_say_what_they_take(program):
+    command = [sys.executable, f"figs/{program}.py", "--help"]
+    shown = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    assert shown.startswith(f"usage: {program.split('/')[-1]}.py")
+
+
 def test_the_pictures_are_drawn(tmp_path):
-    convergence.draw(tmp_path / "convergence")
+    convergence.draw(read_csv(convergence.STORED), tmp_path / "convergence")
     assert (tmp_path / "convergence.png").stat().st_size > 10_000
     first_epoch.draw(tmp_path / "first_epoch.png")
     assert (tmp_path / "first_epoch.png").stat().st_size > 10_000

@@ -1,86 +1,79 @@
-"""Where the printed tables and the logged trials disagree, computed from the per-epoch data."""
+#!/usr/bin/env python3
+"""Finds the places where the published tables, logs and texts disagree.
 
+    python figs/published/errata.py
+
+Writes errata.csv, which the report reads, and the section on errata of README.md, both beside this file.
+"""
+
+import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.report.published import logged, logged_statistics, printed
-from utils.report.trials import Statistics, Trial, statistics
-from utils.tables.cells import Cell
-from utils.tabular import mean_variance
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
 
-DIGIT = 0.0005 + 1e-6  # half of the last printed digit
-WARM_UP = 10  # epochs at the beginning whose steep curve says nothing about the schedule
-KINDS = {
-    "mean": "printed mean off by a whole number, with the logs' variance",
-    "label": "swapped labels: the printed value is another row's in the logs",
-    "trials": "the printed value is made of other trials than those that are logged",
-    "schedule": "the learning rate drops at another epoch than in the other runs, seen from where the training accuracy breaks",
-    "documented": "not in the per-epoch data; known from the settings and the folder names of the published runs",
-}
+from utils.report.formatting import mean_variance, write_records  # noqa: E402
+from utils.report.published import ERRATA_KINDS, Erratum, logged, logged_statistics, printed  # noqa: E402
+from utils.report.reading import read_frame  # noqa: E402
+from utils.report.statistics import Statistics, statistics  # noqa: E402
+from utils.report.tables import errata_markdown  # noqa: E402
+from utils.report.trials import Trial  # noqa: E402
+from utils.tables.cells import Cell  # noqa: E402
+
+HALF_DIGIT = 0.0005 + 1e-6  # half of the last printed digit
+STEEP = 10  # the first epochs, whose steep curve says nothing about the learning rate
+SWAPPED_ON_THE_PAGE = [(Cell("ResNet20", "CIFAR10", quantizer, "LSTMFC", "Adam"), "FC-Grad") for quantizer in ("dorefa", "BWN")]
+"""Pairs of rows, (cell, the other backward), whose values stand the other way round on the authors' own results page."""
+DOCUMENTED = (
+    (Cell("all", "all", "all", "STE", "Adam"), "the weight decay is 0; with learned gradients and Adam it is 5e-4"),
+    (Cell("all", "all", "all", "MultiFC", "all"), "M has 3 linear layers; the paper's text says 2"),
+    (Cell("ResNet20", "CIFAR10", "all", "all", "all"), "an epoch has 390 iterations; in all other runs it has 391"),
+    (Cell("ResNet20", "CIFAR10", "all", "FC-Grad", "all"), "M starts as STE; in all other runs it starts at random"),
+)
 
 
-@dataclass(frozen=True)
-class Erratum:
-    """A disagreement. cell: where; "all" stands for every value. Numbers in percent; NaN where there is none.
+class LoggedSource(NamedTuple):
+    """The logged trials that give a printed value: the first `count` trials of `cell`, if `shift` is added to their mean."""
 
-    logs_mean, logs_variance: the logged value that the printed one stands for. finding: in words.
-    """
-
-    kind: str
     cell: Cell
-    finding: str
-    printed_mean: float = np.nan
-    printed_variance: float = np.nan
-    logs_mean: float = np.nan
-    logs_variance: float = np.nan
-
-    def record(self) -> dict[str, Any]:
-        """As a row of a table of data."""
-        return {"kind": self.kind, **self.cell._asdict(), **{k: v for k, v in asdict(self).items() if k not in ("kind", "cell")}}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a printed value is: the statistic of the first `count` of the donor's logged trials, its mean shifted by `shift`."""
-
-    donor: Cell
     count: int
     shift: int
     statistics: Statistics
 
 
-def origin(cell: Cell) -> Origin | None:
-    """Where a printed value comes from, if the logs tell: a match of mean and variance to the last digit.
+def logged_source(cell: Cell) -> LoggedSource | None:
+    """The logged trials whose mean and variance are a cell's printed ones to the last digit; None if there are none.
 
-    Tried in this order: the mean as it is, then off by a whole number; the cell's own trials, then those of the block's other
-    methods; all of them, then the first n - 1, n - 2, ...
+    Tried in this order: the mean as it is, then shifted by a whole number; the cell's own trials, then those of the other methods
+    with the same net, quantizer and optimizer; all of these trials, then the first n - 1, n - 2, ...
     """
     value = printed()[cell]
-    block = [cell, *(other for other in logged() if other != cell and other._replace(backward=cell.backward) == cell)]
+    candidates = [cell, *(other for other in logged() if other != cell and other._replace(backward=cell.backward) == cell)]
     for shifted in (False, True):
-        for donor in block:
-            trials = logged().get(donor, ())
+        for candidate in candidates:
+            trials = logged().get(candidate, ())
             for count in range(len(trials), 0, -1):
                 found = statistics(trials[:count])
                 shift = round(value.mean - found.mean)
-                fits = abs(value.mean - shift - found.mean) <= DIGIT and abs(value.variance - found.variance) <= DIGIT
-                if fits and (shift != 0) == shifted:
-                    return Origin(donor, count, shift, found)
+                errors = abs(value.mean - shift - found.mean), abs(value.variance - found.variance)
+                if max(errors) <= HALF_DIGIT and (shift != 0) == shifted:
+                    return LoggedSource(candidate, count, shift, found)
     return None
 
 
 def first_epoch_after_drop(trials: Sequence[Trial]) -> int:
-    """The epoch, from 1, with which the training accuracy (mean over trials) breaks most: the first one at a lower learning rate.
+    """The first epoch, counted from 1, at a lower learning rate: there the mean training accuracy of the trials breaks most.
 
-    The break is where two curves a + b log(epoch), fitted before and from it on, leave the least squared error.
+    The break is where two curves a + b log(epoch), one fitted before it and one from it on, leave the least squared error.
     """
-    acc = np.mean([trial.train_acc for trial in trials], axis=0)[WARM_UP:]
-    epochs = np.arange(len(acc)) + WARM_UP + 1.0
+    acc = np.mean([trial.train_acc for trial in trials], axis=0)[STEEP:]
+    epochs = np.arange(len(acc)) + STEEP + 1.0
 
     def error(part: slice) -> float:
         design = np.stack([np.ones_like(epochs[part]), np.log(epochs[part])], axis=1)
@@ -91,87 +84,98 @@ def first_epoch_after_drop(trials: Sequence[Trial]) -> int:
     return int(epochs[min(breaks, key=lambda at: error(slice(at)) + error(slice(at, None)))])
 
 
-@cache
-def errata() -> tuple[Erratum, ...]:
-    """All disagreements, by kind and in the tables' order."""
-    found = [*_values(), *_schedules(), *_documented()]
-    return tuple(sorted(found, key=lambda erratum: list(KINDS).index(erratum.kind)))
+def find_errata() -> list[Erratum]:
+    """All errata, by kind and in the order of the tables."""
+    documented = [Erratum("documented", *cell, finding) for cell, finding in DOCUMENTED]
+    found = [*misprinted_values(), *late_schedules(), *values_on_the_results_page(), *drops_of_table_4(), *documented]
+    return sorted(found, key=lambda erratum: list(ERRATA_KINDS).index(erratum.kind))
 
 
-def _values() -> list[Erratum]:
-    """Means, labels and trial counts."""
+def misprinted_values() -> list[Erratum]:
+    """Printed values that are off by a whole number, another row's, or not computed from all logged trials."""
     found = []
     usual = Counter(len(trials) for trials in logged().values()).most_common(1)[0][0]
     for cell, value in printed().items():
-        trials, source = logged().get(cell, ()), origin(cell)
-        stands_for = source.statistics if source else logged_statistics(cell)
-        numbers = (value.mean, value.variance, *((stands_for.mean, stands_for.variance) if stands_for else ()))
+        trials, source = logged().get(cell, ()), logged_source(cell)
+        logs = source.statistics if source else logged_statistics(cell)
+        numbers = (value.mean, value.variance, *((logs.mean, logs.variance) if logs else ()))
         if source is None:
-            logs = f"{len(trials)} of {usual} trials are logged" if trials else "no trial is logged"
-            found.append(Erratum("trials", cell, f"{logs}; they do not give the printed value" if trials else logs, *numbers))
+            few = f"{len(trials)} of {usual} trials are logged, which do not give the printed value"
+            found.append(Erratum("trials", *cell, few if trials else "no trial is logged", *numbers))
             continue
-        pooled = f" (trials 1-{source.count})" if source.count < len(logged()[source.donor]) else ""
+        count = len(logged()[source.cell])
+        pooled = f" (trials 1-{source.count})" if source.count < count else ""
         if source.shift:
-            away = f"{abs(source.shift):.3f} too {'low' if source.shift < 0 else 'high'}"
-            found.append(Erratum("mean", cell, f"printed {away}{pooled}", *numbers))
-        if source.donor != cell:
-            found.append(Erratum("label", cell, f"the value of {source.donor.backward}{pooled}", *numbers))
+            error = f"{abs(source.shift):.3f} too {'low' if source.shift < 0 else 'high'}"
+            found.append(Erratum("mean", *cell, f"printed {error}{pooled}", *numbers))
+        if source.cell != cell:
+            found.append(Erratum("label", *cell, f"the value of {source.cell.backward}{pooled}", *numbers))
         if pooled:
-            count = len(logged()[source.donor])
-            found.append(Erratum("trials", cell, f"trials 1-{source.count} are pooled, {count} are logged", *numbers))
+            found.append(Erratum("trials", *cell, f"trials 1-{source.count} are pooled, {count} are logged", *numbers))
     return found
 
 
-def _schedules() -> list[Erratum]:
-    """The cells whose learning rate first drops elsewhere than in most: nearer to a later drop of that schedule."""
-    at = {cell: first_epoch_after_drop(logged()[cell]) for cell in printed() if cell in logged()}
-    usual = int(np.median(list(at.values())))
-    late = {cell: epoch for cell, epoch in at.items() if abs(epoch - usual) > abs(epoch - (2 * usual - 1))}  # n + 1, 2n + 1
-    if not late:
-        return []
-    words = f"no drop of the learning rate before epoch {np.median(list(late.values())):.0f}; elsewhere the first is in {usual}"
-    return [Erratum("schedule", cell, words) for cell in late]
+def late_schedules() -> list[Erratum]:
+    """Cells whose learning rate first drops later than that of most: nearer to the second drop of the usual schedule."""
+    first = {cell: first_epoch_after_drop(trials) for cell, trials in logged().items()}
+    usual = int(np.median(list(first.values())))
+    late = {cell: first[cell] for cell in printed() if cell in first and first[cell] > 1.5 * usual}
+    words = f"the learning rate first drops in epoch {np.median(list(late.values())):.0f}; elsewhere in epoch {usual}"
+    return [Erratum("schedule", *cell, words) for cell in late]
 
 
-def _documented() -> list[Erratum]:
-    """Facts that the per-epoch data cannot show."""
-    every = "all"
-    return [
-        Erratum(
-            "documented",
-            Cell(every, every, every, "STE", "Adam"),
-            "weight decay 0; the learned gradients with Adam have 5e-4",
-        ),
-        Erratum("documented", Cell(every, every, every, "MultiFC", every), "3 linear layers; the text says 2"),
-        Erratum("documented", Cell("ResNet20", "CIFAR10", every, every, every), "390 iterations per epoch; all other runs 391"),
-        Erratum("documented", Cell("ResNet20", "CIFAR10", every, "FC-Grad", every), "began as STE; all other runs at random"),
-    ]
-
-
-def errata_records() -> list[dict[str, Any]]:
-    """A row per disagreement and cell."""
-    return [erratum.record() for erratum in errata()]
-
-
-def errata_table() -> list[tuple[str, ...]]:
-    """For reading: rows (kind, cells, finding, printed, logs); cells of one net with one finding and no value share a row."""
-    together: dict[tuple[str, str, str], list[Erratum]] = {}
-    for erratum in errata():
-        where = str(erratum.cell) if erratum.kind in ("mean", "label") else erratum.cell.model
-        together.setdefault((erratum.kind, where, erratum.finding), []).append(erratum)
-    rows = []
-    for (kind, where, finding), members in together.items():
-        first, values = members[0], ("", "")
-        if kind in ("mean", "label"):
-            values = (
-                mean_variance(first.printed_mean, first.printed_variance),
-                mean_variance(first.logs_mean, first.logs_variance),
+def values_on_the_results_page() -> list[Erratum]:
+    """Cells for which the authors' results page prints another row's value, and which value the logged trials are nearer to."""
+    found = []
+    for one, backward in SWAPPED_ON_THE_PAGE:
+        for cell, other in ((one, one._replace(backward=backward)), (one._replace(backward=backward), one)):
+            paper, page, logs = printed()[cell], printed()[other], logged_statistics(cell)
+            words = f"the results page prints {mean_variance(page.mean, page.variance)}, the paper's value of {other.backward}; "
+            if logs is None:
+                found.append(Erratum("page", *cell, words + "no trial is logged", paper.mean, paper.variance))
+                continue
+            mean = nearer(paper.mean, page.mean, logs.mean)
+            variance = nearer(paper.variance, page.variance, logs.variance)
+            words += (
+                f"of the {logs.n} logged trials the mean is nearer to the {mean}, the variance to the {variance}, but the two "
+                f"means differ by only {abs(paper.mean - page.mean):.3f}, and the logged mean's standard error is "
+                f"{logs.standard_error:.3f}"
             )
-        else:
-            net = " ".join(part for part in first.cell[:2] if part != "all")
-            cells = ", ".join(" ".join(part for part in e.cell[2:] if part != "all") or "all" for e in members)
-            if len(members) == sum(cell[:2] == first.cell[:2] for cell in printed()):
-                cells = f"all {len(members)} cells"
-            where = f"{net}: {cells}" if net else cells
-        rows.append((kind, where, finding, *values))
-    return rows
+            found.append(Erratum("page", *cell, words, paper.mean, paper.variance, logs.mean, logs.variance))
+    return found
+
+
+def nearer(paper: float, page: float, logs: float) -> str:
+    """Whose value the logged one is nearer to."""
+    return "paper's" if abs(paper - logs) < abs(page - logs) else "page's"
+
+
+def drops_of_table_4() -> list[Erratum]:
+    """Accuracy drops of Table 4, which are smaller than those of Table 1's best learned gradient and of the best logged epoch."""
+    found = []
+    for row in read_frame(HERE / "published_table4.csv", {"drop": float}).itertuples():
+        learned = {c: value for c, value in printed().items() if c[:2] == (row.network, row.dataset) and c.backward != "STE"}
+        cell, value = max(learned.items(), key=lambda item: item[1].mean)
+        best = max(trial.test_acc.max() for other in learned for trial in logged().get(other, ()))
+        full = value.full_precision
+        if abs(full - value.mean - row.drop) > 0.005 + 1e-6:  # half of the drop's last digit
+            words = (
+                f"Table 4 prints a drop of {row.drop:.2f}; by Table 1 it is {full:.2f} - {value.mean:.3f} = "
+                f"{full - value.mean:.3f} ({' '.join(cell[2:])}), by the best epoch of any logged trial "
+                f"{full:.2f} - {best:.2f} = {full - best:.2f}"
+            )
+            found.append(Erratum("drop", row.network, row.dataset, "all", "all", "all", words))
+    return found
+
+
+def write(folder: Path) -> None:
+    """Writes errata.csv, and the section on errata at the end of README.md, into the folder."""
+    errata = find_errata()
+    write_records([erratum._asdict() for erratum in errata], folder / "errata.csv")
+    readme, section = folder / "README.md", errata_markdown(errata)
+    readme.write_text(readme.read_text().partition(section.splitlines()[0])[0] + section + "\n")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description="Writes errata.csv and the section on errata of README.md beside this file.").parse_args()
+    write(HERE)

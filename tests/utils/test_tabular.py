@@ -1,35 +1,11 @@
-"""Tables as Markdown, LaTeX and CSV."""
+"""Markdown tables."""
 
-import csv
-
-from utils.tabular import Table, mean_variance, number
-
-TABLE = Table(
-    "one",
-    "Title",
-    [{"a": 1 / 3, "b": "x|y_z", "c": ""}, {"a": float("nan"), "b": "50 %", "c": ""}],
-    {"A": lambda r: number(r["a"]), "B": lambda r: r["b"], "empty": lambda r: r["c"]},
-    "Note.",
-)
+from utils.tabular import markdown_table
 
 
-def test_markdown():
-    assert TABLE.markdown() == "## Title\n\nNote.\n\n| A | B |\n|---|---|\n| 0.333 | x\\|y_z |\n|  | 50 % |"
+def test_a_bar_is_escaped_and_a_row_is_one_line():
+    assert markdown_table(("A", "B"), ("x|y", "1\n2")) == "| A | B |\n|---|---|\n| x\\|y | 1 2 |"
 
 
-def test_latex_escapes_and_has_the_right_number_of_columns():
-    lines = TABLE.latex().splitlines()
-    assert lines[1] == r"\begin{tabular}{ll}"
-    assert r"0.333 & x|y\_z \\" in lines
-    assert r" & 50 \% \\" in lines
-
-
-def test_csv_holds_the_records_whole(tmp_path):
-    TABLE.write(tmp_path)
-    assert (tmp_path / "one.tex").read_text() == TABLE.latex()
-    with open(tmp_path / "one.csv", newline="") as file:
-        assert list(csv.DictReader(file)) == [{"a": "0.33333333", "b": "x|y_z", "c": ""}, {"a": "", "b": "50 %", "c": ""}]
-
-
-def test_numbers():
-    assert (number(float("nan")), number(2, 1), mean_variance(42.2648, 8.1432)) == ("", "2.0", "42.265 (8.143)")
+def test_headings_alone():
+    assert markdown_table(("A", "B", "C")) == "| A | B | C |\n|---|---|---|"

@@ -14,32 +14,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from utils.report.published import Printed, logged, logged_statistics
-from utils.report.trials import LAST, Group, Trial
+from utils.report.statistics import LAST
+from utils.report.trials import Group, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
 COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC": "#2e8b57", "full precision": "#6a3fa0"}
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
-LOSS, ACCURACY = ("train_loss", "training loss"), ("test_acc", "test accuracy (%)")
+LOSS = "train_loss"
 
 
 class Series(NamedTuple):
-    """What one line or band shows: trials of equal length, and how."""
+    """Trials of equal length, drawn as one line with a band; band_only: as the published logs are."""
 
     label: str
     trials: Sequence[Trial]
     colour: str
     style: str = "-"
-    band_only: bool = False  # the published logs
+    band_only: bool = False
 
 
 def series_of(
     groups: Sequence[Group], logs: Sequence[Cell] = (), name: Callable[[Cell], str] = attrgetter("backward")
 ) -> list[Series]:
-    """A line with band per group, and a band per cell of `logs` that has logged trials.
+    """A line with a band per group, and a band per cell of `logs` that has logged trials.
 
-    name: what the legend calls a cell. A method keeps its colour; several groups of one method differ in the line.
+    name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line style.
     """
     bands = [
         Series(f"{name(cell)}, published logs", logged()[cell], _colour(cell), ":", True) for cell in logs if cell in logged()
@@ -58,32 +59,53 @@ def _colour(cell: Cell) -> str:
     return COLOURS.get(cell.backward, "#b23a2e")
 
 
-def draw_curves(
-    panels: Sequence[tuple[str, Sequence[Series], tuple[str, str]]], path: Path, suffixes: Sequence[str] = SUFFIXES
-) -> None:
-    """Panels side by side: (title, series, LOSS or ACCURACY) per epoch; <path> with each suffix.
+class Panel(NamedTuple):
+    """Curves per epoch in one pair of axes; curve: the attribute of a trial that is drawn."""
 
-    A line is the mean over trials, its band reaches from the lowest to the highest trial; the published logs are a paler band
-    with a dotted mean.
+    title: str
+    series: Sequence[Series]
+    curve: str
+    label: str
+
+
+def loss_panel(title: str, series: Sequence[Series]) -> Panel:
+    """The training loss, on a logarithmic axis."""
+    return Panel(title, series, LOSS, "training loss")
+
+
+def curve_panels(title: str, series: Sequence[Series]) -> tuple[Panel, Panel]:
+    """Training loss and test accuracy of the same series."""
+    return loss_panel(title, series), Panel(title, series, "test_acc", "test accuracy (%)")
+
+
+def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Draws rows of equally many panels into <path> with each suffix.
+
+    A line is the mean over trials, and its band reaches from the lowest to the highest trial. The published logs are a paler band
+    with a dotted mean. Panels of a row that show the same series share a legend: below a single row, else beside the row.
     """
-    figure = _figure((5.5 * len(panels), 4.2))
-    for axes, (title, series, (curve, label)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for one in series:
-            _draw(axes, one, curve)
-        axes.set(xlabel="epoch", ylabel=label, title=title)
-        if curve == LOSS[0]:
-            logarithmic(axes)
-        axes.grid(alpha=0.3)
-    if all(series == panels[0][1] for _, series, _ in panels):
-        _legend(figure)
-    else:
-        for axes in figure.axes:
-            axes.legend(fontsize="small")
+    columns = len(rows[0])
+    figure = _figure((5.5 * columns + 3 * (len(rows) > 1), 4.2 * len(rows)))
+    for row, row_axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
+        for axes, panel in zip(row_axes, row, strict=True):
+            for series in panel.series:
+                _draw(axes, series, panel.curve)
+            axes.set(xlabel="epoch", ylabel=panel.label, title=panel.title)
+            if panel.curve == LOSS:
+                logarithmic(axes)
+            axes.grid(alpha=0.3)
+        if any(panel.series != row[0].series for panel in row):
+            for axes in row_axes:
+                axes.legend(fontsize="small")
+        elif len(rows) > 1:
+            row_axes[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+        else:
+            _legend(figure)
     _save(figure, path, suffixes)
 
 
 def logarithmic(axes: Axes) -> None:
-    """A logarithmic y-axis, with numbers as one says them at 1, 2 and 5."""
+    """Makes the y-axis logarithmic, with plain numbers at 1, 2 and 5 times powers of ten."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -93,16 +115,16 @@ def logarithmic(axes: Axes) -> None:
 def _draw(axes: Axes, series: Series, curve: str) -> None:
     values = np.stack([getattr(trial, curve) for trial in series.trials])
     epochs = np.arange(1, values.shape[1] + 1)
-    lonely = "." if len(epochs) == 1 else None  # a line of one point shows nothing
+    marker = "." if len(epochs) == 1 else None  # a line through one point is invisible
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)
     labels = (series.label, None) if series.band_only and len(values) > 1 else (None, series.label)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(epochs, low, high, color=series.colour, alpha=band, linewidth=0, label=labels[0])
-    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=lonely, label=labels[1])
+    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=marker, label=labels[1])
 
 
 class Row(NamedTuple):
-    """A cell of an overview: what was printed, and our groups."""
+    """A row of an overview: a cell, its printed value and our groups."""
 
     cell: Cell
     printed: Printed
@@ -110,7 +132,7 @@ class Row(NamedTuple):
 
 
 def draw_overview(title: str, rows: Sequence[Row], path: Path) -> None:
-    """Mean test accuracy of the last epochs per cell, a panel per net: printed; logs and ours with 2 standard errors."""
+    """Draws each cell's mean test accuracy of the last epochs, a panel per net: printed; logs and ours ± 2 standard errors."""
     nets = list(dict.fromkeys(row.cell.model for row in rows))
     figure = _figure((4.6 * len(nets), 5.2))
     for axes, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
@@ -144,7 +166,7 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _legend(figure: Figure) -> None:
-    """One for all panels, below them."""
+    """One legend for all panels, below them."""
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     width = 0.5 + 0.075 * max(map(len, handles), default=0)  # inches
     columns = max(1, min(len(handles), int(figure.get_figwidth() / width)))
@@ -153,7 +175,7 @@ def _legend(figure: Figure) -> None:
 
 def _save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     for suffix in suffixes:
-        metadata = {"Date": None} if suffix == ".svg" else {}  # the same picture is the same file
+        metadata = {"Date": None} if suffix == ".svg" else {}  # without a date, equal pictures are equal files
         with rc_context({"svg.hashsalt": "report"}):
             figure.savefig(path.with_name(path.name + suffix), dpi=130, metadata=metadata)
-        figure.set_layout_engine("none")  # it is laid out once
+        figure.set_layout_engine("none")  # computing the layout once is enough for all suffixes

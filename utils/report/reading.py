@@ -1,25 +1,26 @@
-"""Reading trials: run folders with run.json, folders in the published names that hold only the text files, and CSV files."""
+"""Reading trials: run folders with a run.json, folders with the published names and only the text files, and CSV files."""
 
-import csv
 import json
 import lzma
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
-from utils.run.record import MAY_DIFFER, REPLACED, dataset_label, read_record
+from utils.run.record import REPLACED, dataset_label, read_record
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
 CURVES = ("test_acc", "train_loss", "train_acc")
-FIRST_ROW = ("settings", "made_by", "state")  # columns that only a trial's first row fills
-COLUMNS = ("model", "dataset", "quantizer", "backward", "optimizer", "trial", "epoch", *CURVES, "seconds", *FIRST_ROW)
+TRIAL = (*Cell._fields, "trial")  # the columns that identify a trial
+COLUMNS = (*TRIAL, "epoch", *CURVES, "seconds", "settings", "made_by", "state")
 
 
 def _any_of(names: Iterable[str]) -> str:
@@ -33,13 +34,13 @@ METHOD = re.compile(
     rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
 NET = re.compile(f"({_any_of(MODELS)})-(.+)")
-JUMP = 10.0  # where the running mean starts anew it jumps by more than this many of its usual steps
+JUMP = 10.0  # at the start of an epoch the running mean jumps by more than this many of its usual steps
 
 
 def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
-    """Every trial below the roots (folders at any depth, or CSV files), oldest first per root, and a line per thing unreadable.
+    """Every trial below the roots (folders, searched at any depth, or CSV files), and a line per file that cannot be read.
 
-    Runs moved to replaced/ are left out. A folder that several roots reach is read once.
+    The trials of a root are sorted by their start. Runs in replaced/ are skipped; a folder below several roots is read once.
     """
     trials, problems, seen = [], [], set()
     for root in map(Path, roots):
@@ -57,21 +58,20 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
             found += 1
             trials += new
         if not found:
-            none = "no runs below it (no run.json, no folder in the published names)"
+            none = "it holds no runs (no run.json, no folder with a published name)"
             problems.append(f"{root}: {none if root.is_dir() else 'no such folder or CSV file'}")
     return trials, problems
 
 
 def _sources(root: Path) -> list[Path]:
-    """The CSV file itself, or the run folders below a root: those with a run.json, by its start, then those with logs alone."""
+    """The CSV file itself, or the run folders below a root: those with a run.json by their start, then those with logs alone."""
     if root.is_file() and root.name.endswith(CSV_SUFFIXES):
         return [root]
     recorded, logged = (
         {file.parent for file in root.rglob(name) if REPLACED not in file.relative_to(root).parts}
         for name in ("run.json", "test-acc.txt")
     )
-    bare = logged - recorded
-    return [*sorted(recorded, key=lambda path: (_started(path), str(path))), *sorted(bare)]
+    return [*sorted(recorded, key=lambda path: (_started(path), str(path))), *sorted(logged - recorded)]
 
 
 def _started(path: Path) -> str:
@@ -82,17 +82,17 @@ def _started(path: Path) -> str:
 
 
 def read_folder(path: Path) -> Trial:
-    """A run's folder, with or without run.json. Raises BadInput for one that cannot be read, or is of no known method."""
+    """The trial in a run's folder, with or without run.json. Raises BadInput if it cannot be read or its method is unknown."""
     return read_run(path) if (path / "run.json").exists() else read_logs(path)
 
 
 def read_run(path: Path) -> Trial:
-    """A folder with a run.json. The value of an epoch is the running mean at its last iteration. Raises BadInput."""
+    """The trial in a folder with a run.json. An epoch's value is the running mean at its last iteration. Raises BadInput."""
     record = read_record(path)
     try:
         return _recorded_trial(path, record, record["settings"])
     except KeyError as error:
-        raise BadInput(f"{path / 'run.json'} is not a whole record: it lacks {error}") from None
+        raise BadInput(f"{path / 'run.json'} is incomplete: it lacks {error}") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise BadInput(f"{path / 'run.json'} is not a run's record: {error}") from None
 
@@ -124,7 +124,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
 
 
 def _made_by(record: dict[str, Any]) -> str:
-    """What made it: one device and version after the other, where it was resumed on others."""
+    """Device, torch version and commit of the run; all of them in order if it was resumed on others."""
     makers = [_maker(session) for session in record.get("sessions", ()) if isinstance(session, dict)]
     return "; then ".join(dict.fromkeys(makers or [_maker(record)]))
 
@@ -136,15 +136,15 @@ def _maker(record: dict[str, Any]) -> str:
 
 
 def read_logs(path: Path) -> Trial:
-    """A folder in the published names, .../<Model>-<Dataset>/.../<name>-trial-<n>, that holds only the text files.
+    """The trial in a folder with a published name, .../<Model>-<Dataset>/.../<name>-trial-<n>, that holds only the text files.
 
-    Raises BadInput for another name, or for text files that cannot be read.
+    Raises BadInput for another name, or if the text files cannot be read.
     """
     method = METHOD.fullmatch(path.name)
     net = next((match for parent in path.absolute().parents if (match := NET.fullmatch(parent.name))), None)
     if method is None or net is None:
         missing = "name of a run" if method is None else "<Model>-<Dataset> above it"
-        raise BadInput(f"{path}: no run.json, and no {missing}, so that its cell is unknown")
+        raise BadInput(f"{path}: its cell is unknown, because it has no run.json and no {missing}")
     backward = {None: "STE", "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
     cell = Cell(*net.groups(), method["quantizer"] or method["ste_quantizer"], backward, method["optimizer"])
     test_acc, loss, train_acc = (_column(path / f"{name}.txt") for name in ("test-acc", "loss", "train-acc"))
@@ -160,10 +160,9 @@ def read_logs(path: Path) -> Trial:
 
 
 def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
-    """How many rows an epoch has, of a running mean that starts anew with each epoch, when `epochs` whole ones are logged.
+    """The number of rows per epoch of a running mean that restarts with each epoch; `epochs`: how many of them are whole.
 
-    A whole number of epochs is the rule; a last, unfinished one adds rows, and then the true boundaries are where the mean
-    jumps.
+    Usually the log ends with an epoch. If it ends within one, the number is taken at whose multiples the mean jumps most.
     """
     rows = len(running_mean)
     steps = np.abs(np.diff(running_mean))
@@ -174,11 +173,11 @@ def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
         return np.median(steps[boundaries]) if len(boundaries) else JUMP * usual
 
     candidates = range(rows // epochs, rows // (epochs + 1), -1)
-    return max(candidates, key=jump)  # of equals the first: the fewest rows left over
+    return max(candidates, key=jump)  # of several equal ones the first, which leaves the fewest rows over
 
 
 def _column(path: Path) -> np.ndarray:
-    """The last column of rows "count, value"; an absent or empty file: nothing. Raises BadInput for a file that is none such."""
+    """The last column of rows "count, value"; empty if the file is absent or empty. Raises BadInput if it cannot be read."""
     try:
         if not path.is_file() or not path.stat().st_size:
             return np.empty(0)
@@ -187,58 +186,67 @@ def _column(path: Path) -> np.ndarray:
         raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
 
 
+def read_frame(path: Path, types: Mapping[str, type]) -> pd.DataFrame:
+    """A CSV file, compressed or not, with the columns of `types` converted and all others left as text.
+
+    Text is converted by Python's own float and int, so that every written float is read back exactly. Raises BadInput with file
+    and reason if the file is damaged or lacks one of the columns.
+    """
+    try:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # a first row that is too long
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+        if missing := [name for name in types if name not in frame]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        return frame.astype(dict(types))
+    except (OSError, EOFError, lzma.LZMAError, ValueError, pd.errors.ParserWarning) as error:
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
+
+
 def read_csv(path: Path) -> list[Trial]:
-    """The trials of a .csv or .csv.xz file, a row per epoch.
+    """The trials of a .csv or .csv.xz file with a row per epoch.
 
     Columns: model, dataset, quantizer (or forward), backward, optimizer, trial, epoch (from 1), test_acc, train_loss, train_acc;
-    where known also seconds, and on a trial's first row settings (JSON), made_by and state (else: done). Raises BadInput with
-    file and reason.
+    if known also seconds, and on a trial's first row settings (JSON), made_by and state (else: done). Epoch 1 begins a trial.
+    Raises BadInput with file and reason.
     """
-    found: list[tuple[Cell, int, list[dict[str, str]]]] = []
-    current: dict[tuple[Cell, int], list[dict[str, str]]] = {}
+    types = dict.fromkeys(("trial", "epoch"), int) | dict.fromkeys(CURVES, float)
+    frame = read_frame(path, types).rename(columns={"forward": "quantizer"})
     try:
-        for row in _csv_rows(path):
-            cell = Cell(row["model"], row["dataset"], row.get("quantizer") or row["forward"], row["backward"], row["optimizer"])
-            key = cell, int(row["trial"])
-            if row["epoch"] == "1":
-                current[key] = []
-                found.append((*key, current[key]))
-            current[key].append(row)
-        return [_csv_trial(path, *trial) for trial in found]
-    except KeyError as error:
-        raise BadInput(f"{path} cannot be read: no column or no first epoch: {error}") from None
-    except (OSError, EOFError, lzma.LZMAError, csv.Error, ValueError, TypeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
+        if missing := [name for name in Cell._fields if name not in frame]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        begun = frame["epoch"].eq(1).groupby([frame[name] for name in TRIAL]).cumsum().rename("begun")
+        return [
+            _csv_trial(path, Cell(*cell), int(number), count, rows)
+            for (*cell, number, count), rows in frame.groupby([*TRIAL, begun], sort=False)
+        ]
+    except ValueError as error:
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    opener = lzma.open if path.suffix == ".xz" else open
-    with opener(path, "rt", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _csv_trial(path: Path, cell: Cell, number: int, rows: list[dict[str, str]]) -> Trial:
-    if [row["epoch"] for row in rows] != [str(epoch + 1) for epoch in range(len(rows))]:
+def _csv_trial(path: Path, cell: Cell, number: int, begun: int, rows: pd.DataFrame) -> Trial:
+    """begun: how often epoch 1 was met up to these rows."""
+    if not begun:
+        raise ValueError(f"{cell} trial {number} has no first epoch")
+    if list(rows["epoch"]) != list(range(1, len(rows) + 1)):
         raise ValueError(f"the epochs of {cell} trial {number} are not 1 to {len(rows)} in order")
-    curves = [np.array([float(row[name]) for row in rows]) for name in CURVES]
-    seconds = np.array([float(row["seconds"]) for row in rows if row.get("seconds")])
-    known = json.loads(rows[0].get("settings") or "null") or {"folder": path.name}
-    if not isinstance(known, dict):
+    first = rows.iloc[0]
+    settings = json.loads(first.get("settings") or "null") or {"folder": path.name}
+    if not isinstance(settings, dict):
         raise ValueError(f"the settings of {cell} trial {number} are not an object")
-    made_by, state = rows[0].get("made_by") or "", rows[0].get("state") or "done"
-    return Trial(cell, number, *curves, source=path, state=state, settings=known, seconds=seconds, made_by=made_by)
+    seconds = np.array([float(text) for text in rows.get("seconds", ()) if text])
+    made_by, state = first.get("made_by") or "", first.get("state") or "done"
+    curves = (rows[name].to_numpy() for name in CURVES)
+    return Trial(cell, number, *curves, source=path, state=state, settings=settings, seconds=seconds, made_by=made_by)
 
 
 def write_csv(trials: Iterable[Trial], path: Path) -> None:
-    """The trials' finished epochs as a .csv.xz that `read_csv` reads. Where files lay is not written."""
-    with lzma.open(path, "wt", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for trial in trials:
-            kept = {name: value for name, value in trial.settings.items() if name not in MAY_DIFFER}
-            if kept.get("pretrained"):
-                kept["pretrained"] = Path(kept["pretrained"]).name
-            first = (json.dumps(kept) if trial.recorded else "", trial.made_by, trial.state)
-            seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
-            for k, values in enumerate(zip(trial.test_acc, trial.train_loss, trial.train_acc, seconds, strict=True)):
-                writer.writerow([*trial.cell, trial.number, k + 1, *values, *(first if k == 0 else [""] * len(first))])
+    """Writes the trials' finished epochs as a CSV file that `read_csv` reads. Paths are not written."""
+    rows = []
+    for trial in trials:
+        settings = json.dumps(trial.portable_settings) if trial.recorded else ""
+        seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
+        curves = zip(*(getattr(trial, name) for name in CURVES), seconds, strict=True)
+        for epoch, values in enumerate(curves, start=1):
+            first = (settings, trial.made_by, trial.state) if epoch == 1 else ("", "", "")
+            rows.append((*trial.cell, trial.number, epoch, *values, *first))
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, na_rep="nan", lineterminator="\n")

@@ -1,14 +1,16 @@
-"""The report: all that runs came to, beside the published numbers; as Markdown, and as files."""
+"""The report on runs, beside the published numbers: as Markdown, and as files."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from figs.published.errata import errata_records
 from utils.errors import BadInput
-from utils.report.published import Printed, printed, published_settings
+from utils.report.formatting import Table
+from utils.report.published import FOLDER as PUBLISHED
+from utils.report.published import Printed, errata, printed, published_settings
 from utils.report.reading import find_trials, write_csv
 from utils.report.tables import (
     FAIRNESS_NOTE,
@@ -23,14 +25,13 @@ from utils.report.tables import (
 from utils.report.trials import Group, LeftOut, Trial, group_trials
 from utils.report.verdicts import pairs
 from utils.tables.cells import Cell
-from utils.tabular import Table, write_records
 
-FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # of the paper's Figure 3: a panel for SGD, one for Adam
+FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # the paper's Figure 3 has a panel for SGD and one for Adam
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What the trials came to. groups: those that count together; left_out: the trials in no mean, with the reason."""
+    """Trials and their groups. left_out: the trials that are in no group, with the reason."""
 
     trials: list[Trial]
     groups: list[Group]
@@ -53,7 +54,7 @@ class Report:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Those that are not empty."""
+        """The tables that have rows."""
         found = []
         for number in (1, 2):
             groups = [group for cell in self.shown(number) for group in self.published.get(cell, ())]
@@ -71,7 +72,7 @@ class Report:
         if pairs(self.groups) and "fairness" not in (table.name for table in self.tables):
             parts.append(f"## Fairness\n\n{FAIRNESS_NOTE} There are none.")
         if self.published:
-            parts.append(errata_markdown())
+            parts.append(errata_markdown(errata()))
         return "\n\n".join(parts)
 
     def _head(self) -> str:
@@ -81,16 +82,16 @@ class Report:
         return "\n".join([*lines, *(f"- {count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common())])
 
     def write(self, folder: Path) -> None:
-        """report.md, each table as CSV and LaTeX, errata.csv, runs.csv.xz (every epoch of the counted trials) and the pictures.
+        """Writes report.md, each table as CSV and LaTeX, errata.csv, the epochs of the counted trials (runs.csv.xz) and pictures.
 
-        Raises BadInput where the folder cannot be written.
+        Raises BadInput if the folder cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "report.md").write_text(self.markdown() + "\n")
             for table in self.tables:
                 table.write(folder)
-            write_records(errata_records(), folder / "errata.csv")
+            shutil.copyfile(PUBLISHED / "errata.csv", folder / "errata.csv")
             write_csv((trial for group in self.groups for trial in group.trials), folder / "runs.csv.xz")
             draw(self, folder)
         except OSError as error:
@@ -98,9 +99,9 @@ class Report:
 
 
 def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
-    """The report of all runs below the roots, and a line per thing that could not be read.
+    """The report on all runs below the roots, and a line per file that could not be read.
 
-    Raises BadInput, with these lines in one, where there is no run at all.
+    Raises BadInput, with all these lines in one, if there is no run at all.
     """
     trials, problems = find_trials(roots)
     if not trials:
@@ -110,11 +111,11 @@ def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
 
 
 def draw(report: Report, folder: Path) -> None:
-    """Curves per net, quantizer and optimizer; Figure 3; an overview per table.
+    """Draws the curves per net, quantizer and optimizer, Figure 3 and an overview per table.
 
-    `curves` shows the runs of no published cell, `left_out` those that are in no mean.
+    `curves` shows the runs that belong to no published cell, `left_out` those that are in no mean.
     """
-    from utils.report.pictures import ACCURACY, LOSS, Row, draw_curves, draw_overview, series_of
+    from utils.report.pictures import Row, curve_panels, draw_curves, draw_overview, loss_panel, series_of
 
     def block(*key: str) -> tuple[list[Group], list[Cell]]:
         """Our groups and the published cells of a net, data set, quantizer and optimizer."""
@@ -122,11 +123,10 @@ def draw(report: Report, folder: Path) -> None:
         return [group for cell in cells for group in report.published.get(cell, ())], cells
 
     for key in dict.fromkeys((*cell[:3], cell.optimizer) for cell in report.published):
-        series = series_of(*block(*key))
-        draw_curves([(" ".join(key), series, LOSS), (" ".join(key), series, ACCURACY)], folder / f"curves_{'_'.join(key)}")
+        draw_curves([curve_panels(" ".join(key), series_of(*block(*key)))], folder / f"curves_{'_'.join(key)}")
     if any(cell[:3] == FIGURE_3 for cell in report.published):
-        panels = [(f"{' '.join(FIGURE_3)} {name}", series_of(*block(*FIGURE_3, name)), LOSS) for name in ("SGD", "Adam")]
-        draw_curves(panels, folder / "figure3")
+        panels = [loss_panel(f"{' '.join(FIGURE_3)} {name}", series_of(*block(*FIGURE_3, name))) for name in ("SGD", "Adam")]
+        draw_curves([panels], folder / "figure3")
     for table in (1, 2):
         if report.shown(table):
             cells = {cell: value for cell, value in printed().items() if value.table == table}
@@ -136,9 +136,8 @@ def draw(report: Report, folder: Path) -> None:
     alone = [Group(trial.cell, f"trial {trial.number}", (trial,)) for trial in unfinished]
     for name, groups in (("curves", report.others), ("left_out", alone)):
         several = len({group.cell[:2] for group in groups}) > 1
-        series = series_of(groups, name=full_name if several else method)
-        if series:
-            draw_curves([("", series, LOSS), ("", series, ACCURACY)], folder / name)
+        if groups:
+            draw_curves([curve_panels("", series_of(groups, name=full_name if several else method))], folder / name)
 
 
 def full_name(cell: Cell) -> str:

@@ -6,34 +6,49 @@ from typing import Any
 
 import numpy as np
 
-from figs.published.errata import KINDS, errata_table
-from utils.report.published import SOURCE, Printed, logged, logged_statistics, printed, printed_best
-from utils.report.trials import FULL_PRECISION, LAST, Group, LeftOut, Statistics, Trial
-from utils.report.verdicts import STANDARD_ERRORS, compare, pairs, unlike, welch
+from utils.report.formatting import Record, Table, mean_variance, number
+from utils.report.published import (
+    ERRATA_KINDS,
+    SOURCE,
+    Erratum,
+    Printed,
+    logged,
+    logged_statistics,
+    printed,
+    printed_best,
+)
+from utils.report.statistics import LAST, Statistics
+from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
+from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
 from utils.tables.cells import Cell
-from utils.tabular import Record, Table, markdown_table, mean_variance, number
+from utils.tabular import markdown_table
 
 TABLE_NOTE = (
-    f"Test accuracy in percent, mean (population variance) of the last {LAST} epochs of all trials, pooled; paper: as printed; "
-    f"logs: from the published runs' logs. ours - logs: ± {STANDARD_ERRORS} standard errors, sqrt(s_ours^2 / n_ours + "
-    "s_logs^2 / n_logs), s the standard deviation over the trials' means; the verdict says whether ours lies within them. "
-    "In brackets: settings other than the published ones, or in which the rows of a cell differ."
+    f"Test accuracy in percent: mean (population variance) of the last {LAST} epochs of all trials, pooled. paper: as printed; "
+    f"logs: computed from the logs of the published runs. ours - logs: difference ± {STANDARD_ERRORS} standard errors, which are "
+    "sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation over the trials' means; verdict: whether our "
+    "mean lies within that range of the logs' mean, above or below it. In brackets: settings that differ from the published ones "
+    "or between the rows of a cell."
 )
 DETAILS_NOTE = (
-    "In percent. best: mean (variance) over trials of the best epoch on the test set; final: mean of the last epoch; sd: the "
-    f"standard deviation over the trials' means of the last {LAST} epochs; s / epoch: median."
+    "Test accuracy in percent. best: mean (variance), over the trials, of each trial's best epoch on the test set; final: mean "
+    f"of the last epoch; sd: standard deviation over the trials' means of their last {LAST} epochs; s / epoch: median."
 )
-CLAIMS_NOTE = "Percentage points; p: Welch's two-sided test on the trials' means; level: p >= 0.05, no difference shown."
-FAIRNESS_NOTE = "Every setting in which a method's runs and its baseline's differ, apart from those that define the method."
+CLAIMS_NOTE = (
+    "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
+    "difference is shown."
+)
+WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
+FAIRNESS_NOTE = "The settings in which a method's runs and its baseline's runs differ, apart from those that define the method."
 
 
 def method(cell: Cell) -> str:
-    """A run in few words: quantizer, optimizer, and what stood behind the quantizer; or the base model."""
+    """A run in few words: quantizer, optimizer and gradient through the quantizer; or "full precision"."""
     return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
 
 
 def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, Sequence[Group]]) -> Table:
-    """Paper, logs and ours, a row per cell and group of ours; cells: those of the paper's table to show."""
+    """Paper, logs and ours, with a row per cell and group of ours; cells: the cells of the paper's table that are shown."""
     records = []
     for cell, value in cells.items():
         logs = logged_statistics(cell)
@@ -61,7 +76,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
 
 
 def details(name: str, title: str, groups: Sequence[Group]) -> Table:
-    """What our trials came to beyond the printed statistic."""
+    """The statistics of our groups beyond the printed one."""
     records = []
     for group in groups:
         best, variance = printed_best().get(group.cell, (np.nan, np.nan))
@@ -90,7 +105,7 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
 
 
 def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
-    """The runs of no published cell, and all that are in no mean, one by one."""
+    """A row per run that belongs to no published cell or is in no mean."""
     why = {id(left.trial): left.reason for left in left_out}
     records = []
     for trial in trials:
@@ -103,7 +118,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
     return Table(
         "other_runs",
-        "Other runs, and runs left out",
+        "Other runs, and runs in no mean",
         records,
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
@@ -121,7 +136,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
 
 
 def claims_table(groups: Sequence[Group]) -> Table:
-    """Each learned gradient against the STE of its net, quantizer and optimizer: ours, and the logs'."""
+    """Each learned gradient against STE with the same net, quantizer and optimizer: in our runs, and in the logs."""
     records = []
     for group, ste in pairs(groups):
         record = {
@@ -157,16 +172,45 @@ def fairness_table(groups: Sequence[Group]) -> Table:
     records = [
         dict(zip(names, (str(group), str(ste), *difference), strict=True))
         for group, ste in pairs(groups)
-        for difference in unlike(group, ste)
+        for difference in differing_settings(group, ste)
     ]
     return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
 
 
-def errata_markdown() -> str:
-    """The disagreements between the printed tables and the logs, for reading."""
-    kinds = "\n".join(f"- {kind}: {words}" for kind, words in KINDS.items())
-    rows = markdown_table(("kind", "where", "finding", "printed", "logs"), *errata_table())
+def errata_markdown(errata: Sequence[Erratum]) -> str:
+    """The errata as a section: what the kinds mean, then the rows."""
+    kinds = "\n".join(f"- {kind}: {words}" for kind, words in ERRATA_KINDS.items())
+    rows = markdown_table(("kind", "where", "finding", "printed", "logs"), *errata_rows(errata))
     return "\n\n".join(["## Errata of the published tables", kinds, rows])
+
+
+def errata_rows(errata: Sequence[Erratum]) -> list[tuple[str, ...]]:
+    """Rows (kind, cells, finding, printed, logs).
+
+    A misprinted value has a row of its own. The other errata of one net with the same finding share a row without values.
+    """
+    shared: dict[tuple[str, str, str], list[Erratum]] = {}
+    for erratum in errata:
+        where = str(erratum.cell) if erratum.kind in WITH_VALUES else erratum.model
+        shared.setdefault((erratum.kind, where, erratum.finding), []).append(erratum)
+    rows = []
+    for (kind, where, finding), members in shared.items():
+        first = members[0]
+        if kind in WITH_VALUES:
+            values = (first.printed_mean, first.printed_variance), (first.logs_mean, first.logs_variance)
+            rows.append((kind, where, finding, *(mean_variance(*value) for value in values)))
+        else:
+            rows.append((kind, _cells_in_words([erratum.cell for erratum in members]), finding, "", ""))
+    return rows
+
+
+def _cells_in_words(cells: Sequence[Cell]) -> str:
+    """Cells of one net, which is named once; a part that is "all" is left out."""
+    net, *others = (" ".join(part for part in parts if part != "all") for parts in (cells[0][:2], *(cell[2:] for cell in cells)))
+    listed = ", ".join(words or "all" for words in others)
+    if len(cells) == sum(cell[:2] == cells[0][:2] for cell in printed()):
+        listed = f"all {len(cells)} cells"
+    return f"{net}: {listed}" if net else listed
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

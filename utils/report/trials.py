@@ -1,4 +1,4 @@
-"""Trials, which of them count together, and the paper's statistics over them."""
+"""Trials, and which of them are averaged together."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,29 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.report.statistics import Statistics, statistics
 from utils.run.record import MAY_DIFFER, switched_on
 from utils.tables.cells import Cell
 
-LAST = 10  # the epochs that the paper's statistic pools
-FULL_PRECISION = "full precision"  # stands for the backward of a run without a quantizer
-BASE_MODEL = "base_model"  # beside the settings: the SHA-256 of the file that the run began from
-NO_VARIANT = {
-    *MAY_DIFFER,
-    BASE_MODEL,
-    "trial",
-    "seed",
-    "epochs",
-    "deterministic",
-    "loader",
-}  # may differ among trials of one mean
+FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
+BASE_MODEL = "base_model"  # beside the settings: the SHA-256 of the file that the run started from
+IGNORED_IN_GROUPING = {*MAY_DIFFER, BASE_MODEL, "trial", "seed", "epochs", "deterministic", "loader"}
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One run: its curves, a value per finished epoch, and what is known about it.
+    """One run: its curves, with a value per finished epoch, and what is known about it.
 
-    test_acc, train_acc: percent; train_acc and train_loss: averages over the epoch. state: done, running or failed.
-    settings: as in run.json, or {"folder": ...} for logs without a record. seconds: per epoch, NaN where not known.
+    test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed.
+    settings: as in run.json, or {"folder": ...} for logs without a record. seconds: per epoch; empty if unknown.
     """
 
     cell: Cell
@@ -48,6 +40,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
+        """The number of finished epochs."""
         return len(self.test_acc)
 
     @property
@@ -56,64 +49,27 @@ class Trial:
         return "folder" not in self.settings
 
     @property
-    def variant(self) -> str:
-        """Its settings as one text, without those that are off, or may differ among the trials of one mean."""
-        kept = {name: value for name, value in switched_on(self.settings).items() if name not in NO_VARIANT}
-        if kept.get("pretrained"):
-            kept["pretrained"] = Path(kept["pretrained"]).name  # the same base model lies elsewhere on another machine
-        return json.dumps(kept, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What n trials of equal length came to, in percent (seconds: the median epoch, NaN where not known).
-
-    mean, variance: of the test accuracies of the last 10 epochs of all trials, pooled, population variance: the printed numbers.
-    best_mean, best_variance: over trials, of the best test accuracy of any epoch, population variance. final: mean of the last
-    epoch. deviation: standard deviation over the trials' means of their last 10 epochs (n - 1 in the denominator; NaN if n = 1).
-    """
-
-    n: int
-    mean: float
-    variance: float
-    best_mean: float
-    best_variance: float
-    final: float
-    deviation: float
-    seconds: float
+    def enabled_settings(self) -> dict[str, Any]:
+        """Its settings without those that are off, so that a flag added later does not separate older runs from newer ones."""
+        return switched_on(self.settings)
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean, from the spread of the trials' means; NaN if n = 1."""
-        return self.deviation / self.n**0.5
+    def portable_settings(self) -> dict[str, Any]:
+        """Its settings without paths and device: the base model by its file's name, since its folder differs among machines."""
+        portable = {name: value for name, value in self.settings.items() if name not in MAY_DIFFER}
+        if portable.get("pretrained"):
+            portable["pretrained"] = Path(portable["pretrained"]).name
+        return portable
 
-
-def trial_means(trials: Sequence[Trial]) -> np.ndarray:
-    """Each trial's mean test accuracy over its last 10 epochs, percent."""
-    return np.array([trial.test_acc[-LAST:].mean() for trial in trials])
-
-
-def statistics(trials: Sequence[Trial]) -> Statistics:
-    """The paper's statistics. Raises ValueError for no trials, or trials of unequal length."""
-    if len({trial.epochs for trial in trials}) != 1 or not trials[0].epochs:
-        raise ValueError(f"trials of equal length are needed, not of {[trial.epochs for trial in trials]} epochs")
-    acc = np.stack([trial.test_acc for trial in trials])
-    best, means = acc.max(axis=1), trial_means(trials)
-    seconds = np.concatenate([trial.seconds for trial in trials])
-    return Statistics(
-        n=len(trials),
-        mean=acc[:, -LAST:].mean(),
-        variance=acc[:, -LAST:].var(),
-        best_mean=best.mean(),
-        best_variance=best.var(),
-        final=acc[:, -1].mean(),
-        deviation=means.std(ddof=1) if len(trials) > 1 else np.nan,
-        seconds=float(np.median(seconds)) if len(seconds) else np.nan,
-    )
+    @property
+    def grouping_key(self) -> str:
+        """The settings that must be equal for trials to be averaged, as JSON."""
+        compared = switched_on(self.portable_settings)
+        return json.dumps({k: v for k, v in compared.items() if k not in IGNORED_IN_GROUPING}, sort_keys=True)
 
 
 class LeftOut(NamedTuple):
-    """A trial that is in no mean, and why; repeated: it is there twice, and the other one was taken."""
+    """A trial that is in no mean, and the reason. repeated: the same trial was found a second time, and the other is counted."""
 
     trial: Trial
     reason: str
@@ -122,9 +78,9 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The trials of a cell that count together: equal settings, equal length, all finished, each once.
+    """Trials of a cell that are averaged: equal settings, equal length, all finished, each once.
 
-    label: the settings that tell the group from the cell's other groups, or from the usual settings; "" where there are none.
+    label: the settings in which this group differs from the cell's other groups or from the usual settings; "" if none.
     """
 
     cell: Cell
@@ -133,6 +89,7 @@ class Group:
 
     @property
     def statistics(self) -> Statistics:
+        """The paper's statistic of the group's trials."""
         return statistics(self.trials)
 
     def __str__(self) -> str:
@@ -140,48 +97,50 @@ class Group:
 
 
 def group_trials(
-    trials: Iterable[Trial], expected: Callable[[Cell], Mapping[str, Any] | None]
+    trials: Iterable[Trial], usual_settings: Callable[[Cell], Mapping[str, Any] | None]
 ) -> tuple[list[Group], list[LeftOut]]:
-    """The groups, by cell, and what is left out of them.
+    """The groups, by cell, and the trials that are in none of them.
 
-    expected: a cell's usual settings, epochs among them, from which a group's label names the deviations; None: there are none,
-    and trials must have as many epochs as most of the cell's finished ones (the larger number of two equally frequent ones).
+    usual_settings: the usual settings of a cell, `epochs` among them; a group's label names its deviations from them. For a cell
+    without usual settings (None), a trial counts if it has as many epochs as most of the cell's finished trials (of two equally
+    frequent numbers the larger one).
     """
-    trials, variants = list(trials), defaultdict(lambda: defaultdict(list))
+    trials, by_cell = list(trials), defaultdict(lambda: defaultdict(list))
     base_models = defaultdict(set)
     for trial in trials:
         base_models[trial.cell].add(trial.settings.get(BASE_MODEL))
     for trial in trials:
         several = len(base_models[trial.cell] - {None}) > 1
-        variants[trial.cell][_with_base_model(trial) if several else trial.variant].append(trial)
+        key = _key_with_base_model(trial) if several else trial.grouping_key
+        by_cell[trial.cell][key].append(trial)
     groups, left_out = [], []
-    for cell, by_variant in variants.items():
-        usual = expected(cell) or {}
-        labels = _labels(by_variant, usual)
-        for variant, members in by_variant.items():
-            counted, dropped = _select(members, usual.get("epochs"))
-            left_out += dropped
+    for cell, by_key in by_cell.items():
+        usual = usual_settings(cell) or {}
+        labels = _labels(by_key, usual)
+        for key, members in by_key.items():
+            counted, excluded = _select(members, usual.get("epochs"))
+            left_out += excluded
             if counted:
-                groups.append(Group(cell, labels[variant], tuple(counted)))
+                groups.append(Group(cell, labels[key], tuple(counted)))
     return groups, left_out
 
 
-def _with_base_model(trial: Trial) -> str:
-    return json.dumps({**json.loads(trial.variant), BASE_MODEL: trial.settings.get(BASE_MODEL, "not recorded")}, sort_keys=True)
+def _key_with_base_model(trial: Trial) -> str:
+    base_model = trial.settings.get(BASE_MODEL, "not recorded")
+    return json.dumps({**json.loads(trial.grouping_key), BASE_MODEL: base_model}, sort_keys=True)
 
 
-def _select(members: list[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:
-    """Of trials with equal settings: those that count, by number, and the others."""
-    once, left_out = {}, []
+def _select(members: Sequence[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:
+    """Of trials with equal settings: those that are averaged, by number, and the others with the reason."""
+    unique, left_out = {}, []
     for trial in sorted(members, key=lambda trial: (trial.state != "done", trial.epochs != epochs, -trial.epochs)):
-        first = once.setdefault((trial.number, trial.settings.get("seed")), trial)
+        first = unique.setdefault((trial.number, trial.settings.get("seed")), trial)
         if first is not trial:
-            left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is taken", repeated=True))
-    done = [trial for trial in once.values() if trial.state == "done"]
-    lengths = Counter(trial.epochs for trial in done)
+            left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is counted", repeated=True))
+    lengths = Counter(trial.epochs for trial in unique.values() if trial.state == "done")
     wanted = epochs or max(lengths, key=lambda length: (lengths[length], length), default=0)
     counted = []
-    for trial in sorted(once.values(), key=lambda trial: (trial.number, str(trial.source))):
+    for trial in sorted(unique.values(), key=lambda trial: (trial.number, str(trial.source))):
         planned = trial.settings.get("epochs", wanted)
         if trial.state != "done":
             why = f": {trial.error}" if trial.error else ""
@@ -193,20 +152,20 @@ def _select(members: list[Trial], epochs: int | None) -> tuple[list[Trial], list
     return counted, left_out
 
 
-def _labels(variants: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
-    """Variant -> the settings in which the cell's variants differ from one another or from the usual ones.
+def _labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
+    """Grouping key -> the settings in which a cell's groups differ from one another or from the usual ones.
 
-    Logs without a record are called so, and by their folder where there are several kinds of them.
+    Logs without a record are labelled "no record", with their folder if there are several kinds of them.
     """
-    settings = {variant: json.loads(variant) for variant in variants}
+    settings = {key: json.loads(key) for key in keys}
     recorded = [values for values in settings.values() if "folder" not in values]
-    named = {*NO_VARIANT, "pretrained", "exp_spec"}  # the last two name a file and the run
-    expected = {name: value for name, value in switched_on(usual).items() if name not in named}
-    differing = []
+    not_compared = {*IGNORED_IN_GROUPING, "pretrained", "exp_spec"}  # the last two name a file and the run
+    expected = {name: value for name, value in switched_on(usual).items() if name not in not_compared}
     switches = [name for name, value in expected.items() if value is True]
+    differing = []
     for name in sorted({*switches, *(name for values in recorded for name in values)}):
         found = {json.dumps(values.get(name)) for values in recorded}
-        if name in usual and name not in named:
+        if name in usual and name not in not_compared:
             found.add(json.dumps(expected.get(name)))
         if len(found) > 1:
             differing.append(name)
@@ -216,4 +175,4 @@ def _labels(variants: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]
             return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
         return ", ".join(f"{name} {'on' if values.get(name) is True else values.get(name, 'off')}" for name in differing)
 
-    return {variant: label(values) for variant, values in settings.items()}
+    return {key: label(values) for key, values in settings.items()}

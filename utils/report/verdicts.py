@@ -1,4 +1,4 @@
-"""Verdicts: ours against the logged trials, the learned gradient against STE, and whether the two were run alike."""
+"""Verdicts: our trials against the logged ones, learned gradients against STE, and the settings in which those two differ."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Statistics, Trial, trial_means
-from utils.run.record import MAY_DIFFER, switched_on
+from utils.report.statistics import Statistics, trial_means
+from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Trial
+from utils.run.record import MAY_DIFFER
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS
 
-LEVEL = 0.05  # a p-value from here on: no difference shown
+LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2
 TOO_FEW = "too few trials"
 DEFINES_THE_METHOD = {"backward", *META_OPTIONS, *LEARNED_DEFAULTS}
@@ -18,7 +19,10 @@ NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 
 
 class Comparison(NamedTuple):
-    """Ours minus the logs'. difference: of the means, percentage points; standard_error: of the difference; NaN where unknown."""
+    """Our mean minus the logs' mean, in percentage points, with the standard error of that difference; NaN where unknown.
+
+    verdict: within, above or below (see `compare`), "no logs" or "too few trials".
+    """
 
     difference: float
     standard_error: float
@@ -26,10 +30,10 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
-    """Whether our mean lies within 2 standard errors of the logs' mean, above or below.
+    """Whether our mean lies within 2 standard errors of the logs' mean, or above or below that range.
 
     The standard error of the difference is sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation (n - 1)
-    over the trials' means of their last 10 epochs; so both sides need two trials.
+    over the trials' means of their last 10 epochs. Both sides therefore need at least two trials.
     """
     if logs is None:
         return Comparison(np.nan, np.nan, "no logs")
@@ -43,7 +47,10 @@ def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
 
 
 class Claim(NamedTuple):
-    """Learned gradient minus STE, percentage points; p: Welch's two-sided test on the trials' means, NaN where there is none."""
+    """A learned gradient's mean minus STE's, in percentage points, with the p-value of Welch's test; NaN where there is none.
+
+    verdict: higher, lower or level (see `welch`), "too few trials" or "no spread".
+    """
 
     difference: float
     p: float
@@ -51,45 +58,63 @@ class Claim(NamedTuple):
 
 
 def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
-    """Whether the trials with a learned gradient end higher or lower than STE's, at the 5 % level."""
-    from scipy.stats import ttest_ind_from_stats
+    """Whether a learned gradient ends higher or lower than STE: Welch's two-sided t-test on the trials' means, at the 5 % level.
 
+    t = difference / sqrt(v_a + v_b) with v = s^2 / n; degrees of freedom (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)).
+    """
     a, b = trial_means(learned), trial_means(ste)
     difference = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return Claim(difference, np.nan, TOO_FEW)
     if np.ptp(a) == np.ptp(b) == 0:
         return Claim(difference, np.nan, "no spread")
-    moments = (moment for side in (a, b) for moment in (side.mean(), side.std(ddof=1), len(side)))
-    p = float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
+    from scipy.special import stdtr  # scipy.stats has this test, but takes three times as long to import
+
+    v_a, v_b = (side.var(ddof=1) / len(side) for side in (a, b))
+    freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
+    p = float(2 * stdtr(freedom, -abs(difference) / np.sqrt(v_a + v_b)))
     if p >= LEVEL:
         return Claim(difference, p, "level")
     return Claim(difference, p, "higher" if difference > 0 else "lower")
 
 
 def pairs(groups: Iterable[Group]) -> list[tuple[Group, Group]]:
-    """Every group with a learned gradient beside every STE group of the same net, data set, quantizer and optimizer."""
+    """Every group with a learned gradient, with every STE group of the same net, data set, quantizer and optimizer."""
     groups = list(groups)
     learned = [group for group in groups if group.cell.backward not in ("STE", FULL_PRECISION)]
     return [(group, ste) for group in learned for ste in groups if ste.cell == group.cell._replace(backward="STE")]
 
 
-def unlike(group: Group, baseline: Group) -> list[tuple[str, str, str]]:
-    """Every setting in which the two differ, apart from those that define the method or name the run: (setting, its, baseline's).
+class SettingDifference(NamedTuple):
+    """A setting in which a method's group and its baseline's differ, with the values that their trials have."""
 
-    A setting's value is what the group's trials have, each value once. Without a record on either side the one entry says so.
+    setting: str
+    method_value: str
+    baseline_value: str
+
+
+def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]:
+    """Every setting in which two groups differ, apart from those that define the method or name the run.
+
+    If a trial on either side has no record, the one entry says so. A base model that is not recorded is no difference.
     """
     sides = [list(group.trials), list(baseline.trials)]
-    if not all(trial.recorded for side in sides for trial in side):
-        return [("all settings", *("recorded" if all(trial.recorded for trial in side) else "not recorded" for side in sides))]
+    recorded = [all(trial.recorded for trial in side) for side in sides]
+    if not all(recorded):
+        return [SettingDifference("all settings", *("recorded" if known else "not recorded" for known in recorded))]
     names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - NAMES_THE_RUN
-    values = [(name, *(_values(side, name) for side in sides)) for name in sorted(names)]
-    unknown = {name for name, *sides in values if name == BASE_MODEL and "off" in sides}  # not recorded
-    return [(name, theirs, its) for name, theirs, its in values if theirs != its and name not in unknown]
+    found = []
+    for name in sorted(names):
+        values = [_values(side, name) for side in sides]
+        unknown = name == BASE_MODEL and "off" in values
+        if values[0] != values[1] and not unknown:
+            found.append(SettingDifference(name, *values))
+    return found
 
 
 def _values(trials: Iterable[Trial], name: str) -> str:
-    return ", ".join(sorted({_text(switched_on(trial.settings).get(name, "off")) for trial in trials}))
+    """The values that the trials have, each once."""
+    return ", ".join(sorted({_text(trial.enabled_settings.get(name, "off")) for trial in trials}))
 
 
 def _text(value: Any) -> str:

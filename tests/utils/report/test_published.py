@@ -1,11 +1,24 @@
-"""The published numbers, and where tables and logs disagree."""
+"""The published numbers, and the errata: what the program finds, and that its files are what it finds."""
+
+import csv
+import shutil
 
 import numpy as np
 import pytest
 
-from figs.published.errata import KINDS, errata, errata_records, errata_table, first_epoch_after_drop, origin
-from utils.report.published import FOLDER, logged, logged_statistics, printed, printed_best, published_settings
-from utils.report.tables import errata_markdown
+from figs.published.errata import first_epoch_after_drop, logged_source, write
+from utils.report.published import (
+    ERRATA_KINDS,
+    FOLDER,
+    Erratum,
+    errata,
+    logged,
+    logged_statistics,
+    printed,
+    printed_best,
+    published_settings,
+)
+from utils.report.tables import errata_markdown, errata_rows
 from utils.tables.cells import Cell
 
 
@@ -69,7 +82,7 @@ def test_three_means_are_printed_one_too_low():
     found = {str(where): (e.printed_mean, round(e.logs_mean, 3)) for where, e in of("mean").items()}
     assert found == wanted
     assert all(erratum.finding.startswith("printed 1.000 too low") for erratum in of("mean").values())
-    assert [origin(cell(text)).count for text in wanted] == [5, 3, 3]
+    assert [logged_source(cell(text)).count for text in wanted] == [5, 3, 3]
 
 
 def test_the_swapped_labels():
@@ -83,7 +96,7 @@ def test_the_swapped_labels():
     for (net, optimizer), (one, other) in pairs.items():
         for row, donor in ((one, other), (other, one)):
             wanted[cell(f"{net} {row} {optimizer}")] = donor
-    assert {where: origin(where).donor.backward for where in of("label")} == wanted
+    assert {where: logged_source(where).cell.backward for where in of("label")} == wanted
 
 
 def test_the_trial_counts():
@@ -91,10 +104,10 @@ def test_the_trial_counts():
     assert {where for where in printed() if where.model in ("ResNet20", "ResNet44")} == set(trials)
     for where, erratum in trials.items():
         if where.model == "ResNet44":
-            assert (origin(where).count, len(logged()[where])) == (3, 5)
+            assert (logged_source(where).count, len(logged()[where])) == (3, 5)
             assert erratum.finding == "trials 1-3 are pooled, 5 are logged"
         else:
-            assert origin(where) is None
+            assert logged_source(where) is None
     counts = {where: len(logged().get(where, ())) for where in trials if where.model == "ResNet20"}
     assert {count for where, count in counts.items() if where.quantizer == "BWN"} == {3}
     dorefa = {f"{where.backward} {where.optimizer}": n for where, n in counts.items() if where.quantizer == "dorefa" and n}
@@ -104,8 +117,8 @@ def test_the_trial_counts():
 def test_every_other_cell_is_reproduced_by_all_of_its_own_trials():
     wrong = of("mean").keys() | of("label").keys() | of("trials").keys()
     for where in printed().keys() - wrong:
-        found = origin(where)
-        assert (found.donor, found.count, found.shift) == (where, 5, 0)
+        found = logged_source(where)
+        assert (found.cell, found.count, found.shift) == (where, 5, 0)
 
 
 def test_six_ste_baselines_drop_the_learning_rate_once():
@@ -116,13 +129,64 @@ def test_six_ste_baselines_drop_the_learning_rate_once():
         assert first_epoch_after_drop(trials) in ((62, 63) if where in six else range(27, 34))  # 61 epochs done; 30
 
 
+def test_the_results_page_swaps_two_rows_of_resnet20():
+    """The logs have 3 trials of BWN and none of dorefa."""
+    page = {str(where): erratum for where, erratum in of("page").items()}
+    printed_and_on_the_page = {
+        "ResNet20 CIFAR10 dorefa FC-Grad Adam": ("89.962 (0.068)", "89.979 (0.103)"),
+        "ResNet20 CIFAR10 dorefa LSTMFC Adam": ("89.979 (0.103)", "89.962 (0.068)"),
+        "ResNet20 CIFAR10 BWN FC-Grad Adam": ("90.042 (0.098)", "90.036 (0.109)"),
+        "ResNet20 CIFAR10 BWN LSTMFC Adam": ("90.036 (0.109)", "90.042 (0.098)"),
+    }
+    assert page.keys() == printed_and_on_the_page.keys()
+    for where, (paper, other) in printed_and_on_the_page.items():
+        assert f"{page[where].printed_mean:.3f} ({page[where].printed_variance:.3f})" == paper
+        assert f"the results page prints {other}, " in page[where].finding
+        assert ("no trial is logged" in page[where].finding) == ("dorefa" in where) == np.isnan(page[where].logs_mean)
+    fc_grad, lstm = (page[f"ResNet20 CIFAR10 BWN {name} Adam"] for name in ("FC-Grad", "LSTMFC"))
+    assert "the mean is nearer to the page's, the variance to the page's" in fc_grad.finding  # 89.912 (0.134)
+    assert "the mean is nearer to the paper's, the variance to the page's" in lstm.finding  # 90.022 (0.056)
+    assert (round(fc_grad.logs_mean, 3), round(lstm.logs_mean, 3)) == (89.912, 90.022)
+    assert (round(fc_grad.logs_variance, 3), round(lstm.logs_variance, 3)) == (0.134, 0.056)
+
+
+def test_the_drops_of_table_4_are_not_those_of_table_1():
+    findings = {erratum.model: erratum.finding for erratum in of("drop").values()}
+    for net, drop, by_table_1, by_best in (
+        ("ResNet20", "0.70", "1.458", "0.96"),
+        ("ResNet32", "0.39", "1.096", "0.55"),
+        ("ResNet44", "0.08", "1.453", "1.04"),
+    ):
+        assert f"a drop of {drop};" in findings[net]
+        assert f" = {by_table_1} (BWN FC-Grad Adam)" in findings[net]
+        assert findings[net].endswith(f" = {by_best}")
+
+
+def test_the_program_writes_the_files_that_are_there(tmp_path):
+    for name in ("README.md", "published_table4.csv"):
+        shutil.copy(FOLDER / name, tmp_path)
+    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("| mean |", "| changed |"))
+    write(tmp_path)
+    for name in ("README.md", "errata.csv"):
+        assert (tmp_path / name).read_text() == (FOLDER / name).read_text()
+
+
 def test_the_errata_as_data_and_for_reading():
-    records = errata_records()
-    assert len({tuple(record) for record in records}) == 1
-    assert {record["kind"] for record in records} == set(KINDS)
-    rows = errata_table()
+    with open(FOLDER / "errata.csv", newline="") as file:
+        assert tuple(next(csv.reader(file))) == Erratum._fields
+    assert {erratum.kind for erratum in errata()} == set(ERRATA_KINDS)
+    rows = errata_rows(errata())
     assert ("mean", "ResNet32 CIFAR10 dorefa STE Adam", "printed 1.000 too low", "90.172 (0.077)", "91.172 (0.077)") in rows
     assert ("trials", "ResNet44 CIFAR10: all 14 cells", "trials 1-3 are pooled, 5 are logged", "", "") in rows
-    assert errata_markdown() in (FOLDER / "README.md").read_text()
-    numbers = [record["logs_mean"] for record in records if record["kind"] in ("mean", "label")]
+    assert errata_markdown(errata()) in (FOLDER / "README.md").read_text()
+    numbers = [erratum.logs_mean for erratum in errata() if erratum.kind in ("mean", "label")]
     assert np.isfinite(numbers).all()
+
+
+def test_every_column_of_the_published_files_is_explained():
+    readme = (FOLDER / "README.md").read_text()
+    explained = {word.strip() for head in readme.split("| column | meaning |")[1].splitlines() for word in head.split("|")[1:2]}
+    explained = {part for words in explained for part in words.replace(" or ", ", ").split(", ")}
+    for path in FOLDER.glob("*.csv"):
+        assert f"`{path.name}`" in readme
+        assert set(path.read_text().splitlines()[0].split(",")) <= explained, path.name

@@ -115,8 +115,34 @@ def test_csv_there_and_back(tmp_path):
         for curve in ("test_acc", "train_loss", "train_acc", "seconds"):
             np.testing.assert_array_equal(getattr(one, curve), getattr(other, curve))
         assert (one.cell, one.number, one.made_by, one.recorded) == (other.cell, other.number, other.made_by, other.recorded)
-    assert back[0].variant == made[0].variant.replace('"data_root": "data", ', "")
+    assert back[0].grouping_key == made[0].grouping_key.replace('"data_root": "data", ', "")
     assert "data_root" not in lzma.open(tmp_path / "runs.csv.xz", "rt").read()
+
+
+def test_every_float_is_read_back_exactly(tmp_path):
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.random(2000) * 100, random.random(500) * 10.0 ** random.integers(-300, 300, 500), [np.nan]])
+    write_csv([make_trial(values)], tmp_path / "runs.csv")
+    (back,) = read_csv(tmp_path / "runs.csv")
+    np.testing.assert_array_equal(back.test_acc, values)
+
+
+def test_a_trial_that_is_there_twice_is_two_trials(tmp_path):
+    """As after joining two files; rows of several trials may alternate."""
+    rows = [ROW.format(1), ROW.replace("STE", "FC-Grad").format(1), ROW.format(2), ROW.format(1)]
+    (tmp_path / "joined.csv").write_text(HEAD + "".join(rows))
+    assert [(trial.cell.backward, trial.epochs) for trial in read_csv(tmp_path / "joined.csv")] == [
+        ("STE", 2),
+        ("FC-Grad", 1),
+        ("STE", 1),
+    ]
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    write_csv([make_trial(np.arange(50.0))], tmp_path / "runs.csv.xz")
+    (tmp_path / "cut.csv.xz").write_bytes((tmp_path / "runs.csv.xz").read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"cut\.csv\.xz cannot be read"):
+        read_csv(tmp_path / "cut.csv.xz")
 
 
 HEAD = "model,dataset,forward,backward,optimizer,trial,epoch,test_acc,train_loss,train_acc\n"
@@ -128,6 +154,11 @@ BAD_CSV = {
     "no first epoch": (HEAD + ROW.format(2), "first epoch"),
     "settings a number": (HEAD.replace("\n", ",settings\n") + ROW.format(1).replace("\n", ",3\n"), "not an object"),
     "short row": (HEAD + "ResNet20,CIFAR10,dorefa,STE,SGD,1,1\n", "cannot be read"),
+    "first row too long": (HEAD + ROW.format(1).replace("40", "40,7") + ROW.format(2), "Length of header"),
+    "later row too long": (HEAD + ROW.format(1) + ROW.format(2).replace("40", "40,7"), "line 3"),
+    "no quantizer": (HEAD.replace("forward", "way") + ROW.format(1), "no column quantizer"),
+    "open quote": (HEAD + ROW.format(1).replace("dorefa", '"dorefa'), "cannot be read"),
+    "empty": ("", "cannot be read"),
 }
 
 
@@ -135,8 +166,9 @@ BAD_CSV = {
 def test_bad_csv_files_are_named(case, tmp_path):
     text, word = BAD_CSV[case]
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(BadInput, match=rf"(?s)bad\.csv.*{word}"):
+    with pytest.raises(BadInput, match=rf"(?s)bad\.csv.*{word}") as error:
         read_csv(tmp_path / "bad.csv")
+    assert "\n" not in str(error.value)
     (tmp_path / "bad.csv.xz").write_text(text)
     with pytest.raises(BadInput, match=r"bad\.csv\.xz cannot be read"):
         read_csv(tmp_path / "bad.csv.xz")

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import CELL, DIGITS, make_trial, settings_of
 
-from utils.report.trials import group_trials, statistics
+from utils.report.statistics import statistics
+from utils.report.trials import group_trials
 
 PERCENT = st.floats(0, 100, allow_nan=False)
 
@@ -73,7 +74,7 @@ def test_the_same_trial_twice_counts_once_and_the_finished_one():
     other_seed = make_trial([50, 51], source="d", settings=settings_of(CELL, seed=1))
     (group,), left_out = groups_of(cut, whole, again, other_seed)
     assert [str(trial.source) for trial in group.trials] == ["b", "d"]
-    assert left_out == [(1, "the same trial as b, which is taken")] * 2
+    assert left_out == [(1, "the same trial as b, which is counted")] * 2
 
 
 def test_trials_of_several_machines_are_one_group():

@@ -6,9 +6,11 @@ from statistics import variance
 import numpy as np
 import pytest
 from run_folders import CELL, make_trial, settings_of
+from scipy.stats import ttest_ind_from_stats
 
-from utils.report.trials import Group, statistics
-from utils.report.verdicts import compare, pairs, unlike, welch
+from utils.report.statistics import statistics, trial_means
+from utils.report.trials import Group
+from utils.report.verdicts import compare, differing_settings, pairs, welch
 
 LEARNED = CELL._replace(backward="MultiFC")
 
@@ -51,6 +53,14 @@ def test_welch_against_a_worked_example():
     assert found.verdict == "level"
 
 
+@pytest.mark.parametrize(("sizes", "shift"), [((2, 2), 0.1), ((5, 3), 0.0), ((5, 5), 1.0), ((3, 8), -20.0)])
+def test_welch_is_scipys(sizes, shift):
+    random = np.random.default_rng(sum(sizes))
+    a, b = (trials(*(80 + random.normal(size=size) + offset)) for size, offset in zip(sizes, (shift, 0), strict=True))
+    moments = [moment for side in map(trial_means, (a, b)) for moment in (side.mean(), side.std(ddof=1), len(side))]
+    assert welch(a, b).p == pytest.approx(ttest_ind_from_stats(*moments, equal_var=False).pvalue, rel=1e-12, abs=1e-300)
+
+
 @pytest.mark.parametrize(
     ("learned", "ste", "verdict"),
     [
@@ -71,11 +81,11 @@ def test_pairs_are_of_one_net_quantizer_and_optimizer():
     assert [(one.cell, ste.label) for one, ste in pairs([*groups, slow])] == [(LEARNED, ""), (LEARNED, "lr_adjust 60")]
 
 
-def test_every_unlike_setting_is_listed_and_only_those():
+def test_every_differing_setting_is_listed_and_only_those():
     ste = Group(CELL, "", trials(80, 81))
-    assert unlike(Group(LEARNED, "", trials(80, 81, 82, cell=LEARNED, exp_spec="mine", data_root="/d")), ste) == []
+    assert differing_settings(Group(LEARNED, "", trials(80, 81, 82, cell=LEARNED, exp_spec="mine", data_root="/d")), ste) == []
     other = trials(80, 81, cell=LEARNED, weight_decay=5e-4, lr_adjust="adaptive", pretrained="none", bits=2)
-    assert unlike(Group(LEARNED, "", other), ste) == [
+    assert differing_settings(Group(LEARNED, "", other), ste) == [
         ("bits", "2", "1"),
         ("lr_adjust", "adaptive", "30"),
         ("pretrained", "none", "Results/ResNet20.pth"),
@@ -85,6 +95,6 @@ def test_every_unlike_setting_is_listed_and_only_those():
 
 def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
     ste = Group(CELL, "", trials(80))
-    assert unlike(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
+    assert differing_settings(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
     bare = Group(LEARNED, "", (make_trial([80], LEARNED, settings={"folder": "x"}),))
-    assert unlike(bare, ste) == [("all settings", "not recorded", "recorded")]
+    assert differing_settings(bare, ste) == [("all settings", "not recorded", "recorded")]
