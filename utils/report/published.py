@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from utils import PROJECT
-from utils.cli.parser import parse_training
 from utils.report.reading import read_csv
 from utils.report.trials import Statistics, Trial, statistics
+from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.manifest import MANIFEST, Row, read_manifest, train_arguments
+from utils.tables.manifest import MANIFEST, Row, read_manifest
 
 FOLDER = PROJECT / "figs" / "published"
 SOURCE = "Chen, Wang, Pan, NeurIPS 2019"
@@ -38,7 +38,9 @@ def printed() -> dict[Cell, Printed]:
 def published_settings(cell: Cell) -> dict[str, Any] | None:
     """The settings of a printed cell as the published logs show them, by name as in run.json; None for another cell."""
     rows = _manifest_rows()
-    return parse_training(train_arguments(cell, rows[cell].settings), f"{MANIFEST}, {cell}") if cell in rows else None
+    if cell not in rows:
+        return None
+    return TrainSettings.from_values(cell._asdict() | rows[cell].settings, f"{MANIFEST}, {cell}").as_dict()
 
 
 @cache

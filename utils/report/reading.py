@@ -13,7 +13,9 @@ import numpy as np
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
-from utils.run.record import MAY_DIFFER, REPLACED, dataset_label, read_record
+from utils.run.paths import dataset_label
+from utils.run.record import REPLACED, read_record
+from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")

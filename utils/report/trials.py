@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.run.record import MAY_DIFFER, switched_on
+from utils.run.record import switched_on
+from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 LAST = 10  # the epochs that the paper's statistic pools

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Statistics, Trial, trial_means
-from utils.run.record import MAY_DIFFER, switched_on
-from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS
+from utils.run.record import switched_on
+from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 
 LEVEL = 0.05  # a p-value from here on: no difference shown
 STANDARD_ERRORS = 2

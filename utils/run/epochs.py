@@ -19,18 +19,18 @@ LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
     """Trains for the run's epochs, from where its checkpoint is; after each one tests and adjusts the learning rate."""
     settings = run.settings
-    drops_too = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
-    print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
+    drops_too = loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
+    print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
+    with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
         run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
-        replayed = run.device.type == "cuda" and train_loader.capturable and not settings["eager"]
+        replayed = run.device.type == "cuda" and train_loader.capturable and not settings.eager
         iterations = Iterations(loop, train_loader, CudaGraphs(run.device) if replayed else None)
-        while recorder.epoch < settings["epochs"] and not recorder.stop:
+        while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
             evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, partial(run.give_way, loop, recorder)))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=drops_too)
+            recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=drops_too)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
                 f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",

@@ -20,7 +20,7 @@ class Row:
 
     cell: Cell
     trials: int
-    settings: dict[str, Any]  # main.py train's long flags -> values
+    settings: dict[str, Any]  # main.py train's long flags without their dashes -> values
     published: str | None  # mean (population variance) of the last 10 epochs, percent
 
 
@@ -41,16 +41,6 @@ class Rule:
 
     def meets(self, cell: Cell) -> bool:
         return all(getattr(cell, field) in values for field, values in self.when.items())
-
-
-def train_arguments(cell: Cell, settings: dict[str, Any]) -> list[str]:
-    """The arguments of `main.py train` for a cell with settings; one that is true or false is a switch."""
-    arguments = []
-    for name, value in (cell._asdict() | settings).items():
-        switch = str(value).lower()
-        if switch != "false":
-            arguments += [f"--{name}"] if switch == "true" else [f"--{name}", str(value)]
-    return arguments
 
 
 def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
