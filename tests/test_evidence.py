@@ -8,9 +8,9 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import PROJECT
+from parsed import train_settings
 
 from figs import convergence, first_epoch, ranges
-from utils.cli.parser import parse_training
 from utils.report.published import logged, published_settings
 from utils.report.reading import read_csv, write_csv
 from utils.tables.cells import Cell
@@ -26,7 +26,7 @@ def commands(script, tmp_path, **environment):
     )
     *runs, last = (shlex.split(line) for line in printed.stdout.splitlines())
     assert all(run[:3] == ["python", "main.py", "train"] for run in runs)
-    settings = [parse_training(run[3:], script) for run in runs]
+    settings = [train_settings(run[3:]).as_dict() for run in runs]
     assert {run["pretrained"] for run in settings} == {str(base)}
     return settings, last[1:]
 

@@ -104,7 +104,7 @@ class Options:
             raise BadInput(f"{origin}: {error}") from None
 
     def flags(self, names: Iterable[str] | None = None) -> list[str]:
-        """The command-line flags that give the named settings (None: all but positional ones). What is off, None or () has none."""
+        """The command-line flags that give the named settings (None: all but positional ones); what is off or None has none."""
         flags = []
         for name, entry in settings_of(type(self)).items():
             value, kind = getattr(self, name), entry.metadata["kind"]

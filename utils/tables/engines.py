@@ -50,7 +50,7 @@ class LocalEngine:
     """Processes on this machine, one per slot; a slot is what its process gets on top of this one's environment."""
 
     def __init__(self, slots: list[dict[str, str]]):
-        self._free = list(slots)
+        self.slots, self._free = slots, list(slots)
         self._active: dict[TableRun, tuple[Popen, dict[str, str]]] = {}
 
     @property

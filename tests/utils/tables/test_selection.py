@@ -1,21 +1,22 @@
 """main.py tables: what it selects and refuses, where it runs, how far it is."""
 
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import PROJECT
+from parsed import parsed, train_settings
 from table_runs import by_hand, record, runs_of, states
 
-from main import COMMANDS
-from utils.cli.parser import build_parser, parse_training
 from utils.errors import BadInput
 from utils.run.record import run_path
+from utils.tables import engines
 from utils.tables.engines import local_slots
+from utils.tables.options import EngineOptions
 from utils.tables.selection import State
 
 
@@ -36,9 +37,9 @@ def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
     flags = ["-n", "7", "--set", "lr-adjust=2", "deterministic=true", "--results-root", "R", "--data-root", "D"]
     for run in runs_of(["tables", "run", "table2", *flags]):
         s = run.settings
-        assert (s["epochs"], s["lr_adjust"], s["deterministic"], s["results_root"], s["data_root"]) == (7, 2, True, "R", "D")
-        assert s["pretrained"] == f"R/{s['model']}-CIFAR100/{s['model']}-CIFAR100-pretrain.pth"
-        assert parse_training(run.argv[1:], "again") == s
+        assert (s.epochs, s.lr_adjust, s.deterministic, s.results_root, s.data_root) == (7, 2, True, "R", "D")
+        assert s.pretrained == f"R/{s.model}-CIFAR100/{s.model}-CIFAR100-pretrain.pth"
+        assert train_settings(run.command[3:]) == s
         assert run.path == run_path(s)
 
 
@@ -56,7 +57,7 @@ def test_base_models_lie_where_they_were_released_or_made(tmp_path):
     made.parent.mkdir()
     for path in (released, made):
         path.touch()
-    found = {run.row.cell.model: run.settings["pretrained"] for run in runs_of(flags)}
+    found = {run.row.cell.model: run.settings.pretrained for run in runs_of(flags)}
     own = "R/ResNet44-CIFAR10/ResNet44-CIFAR10-pretrain.pth"
     assert found == {"ResNet20": str(released), "ResNet32": str(made), "ResNet44": own}
 
@@ -66,7 +67,7 @@ def test_dry_run_prints_the_commands(call_main, command, tmp_path):
     assert outcome.code == 0
     lines = [shlex.split(line) for line in outcome.out.splitlines()]
     assert [line[:3] for line in lines] == [[sys.executable, str(PROJECT / "main.py"), "train"]] * 4
-    assert [build_parser(COMMANDS).parse_args(line[2:]).trial for line in lines] == [1, 1, 2, 2]
+    assert [parsed(line[2:]).trial for line in lines] == [1, 1, 2, 2]
     assert not (tmp_path / "R").exists()
 
 
@@ -134,28 +135,27 @@ def test_an_unknown_model_in_a_manifest_is_named(call_main, command, manifest):
 )
 def test_slots_spread_over_the_gpus_and_share_the_cores(flags, gpus, slots, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", *flags])
-    found = local_slots(args, gpus)
+    options = EngineOptions.of(parsed(["tables", "run", "table1", *flags]))
+    found = local_slots(options, gpus)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in found] == slots
     threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
     assert {slot["OMP_NUM_THREADS"] for slot in found} == {str(threads)}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert all("OMP_NUM_THREADS" not in slot for slot in local_slots(args, gpus))
-    args.cpus_per_run = 3
-    assert {slot["OMP_NUM_THREADS"] for slot in local_slots(args, gpus)} == {"3"}
+    assert all("OMP_NUM_THREADS" not in slot for slot in local_slots(options, gpus))
+    assert {slot["OMP_NUM_THREADS"] for slot in local_slots(replace(options, cpus_per_run=3), gpus)} == {"3"}
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", ["0", "1"]), ("cuda", ["0", "1"]), ("cuda:1", [None]), ("cpu", [None])])
-def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus):
+def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus, monkeypatch):
     """A run that saw another GPU alone would look for it in vain."""
-    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", "--set", f"device={device}"])
-    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in local_slots(args, ["0", "1"])] == gpus
+    monkeypatch.setattr(engines, "visible_gpus", lambda: ["0", "1"])
+    made = engines.make_engine(EngineOptions(), runs_of(["tables", "run", "table1", "--set", f"device={device}"]))
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in made.slots] == gpus
 
 
 def test_more_jobs_than_the_gpus_take_are_refused():
-    args = argparse.Namespace(jobs=3, trials_per_device=1, cpus_per_run=None, set=[])
     with pytest.raises(BadInput, match="--jobs 3: 2 GPUs with --trials-per-device 1 take 2"):
-        local_slots(args, ["0", "1"])
+        local_slots(EngineOptions(jobs=3), ["0", "1"])
 
 
 def test_status_tells_every_state(call_main, command, tmp_path):
