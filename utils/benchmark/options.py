@@ -6,9 +6,9 @@ from typing import Any
 
 from utils.choices import META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
-from utils.run.kinds import DEVICE, Kind, Switch, Whole
-from utils.run.options import Options, setting
-from utils.run.settings import MODEL, OPTIMIZER, QUANTIZER
+from utils.run.kinds import Kind, Switch, Whole
+from utils.run.options import Options, like, setting
+from utils.run.settings import MODEL, OPTIMIZER, QUANTIZER, Settings
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round, where none are given
@@ -73,9 +73,9 @@ class BenchmarkOptions(Options):
     iterations: int | None = setting(
         None, "iterations of a method in a round (default: 5 on the CPU, 100 on CUDA)", kind=Whole(1)
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE)
-    tf32: bool = setting(False, "CUDA: multiply in TF32", kind=Switch())
-    eager: bool = setting(False, "CUDA: launch every kernel by itself instead of replaying captured iterations", kind=Switch())
+    device: str = like(Settings, "device")
+    tf32: bool = like(Settings, "tf32")
+    eager: bool = like(Settings, "eager")
     scale: bool = setting(
         False, "count operations and bytes of an iteration, and what they take at least", kind=Switch(), group=INSTEAD
     )

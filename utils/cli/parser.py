@@ -6,16 +6,17 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from utils import MAIN, default_data_root
+from utils import MAIN
 from utils.benchmark.options import BenchmarkOptions
-from utils.run.kinds import DEVICE, DataSet, Kind, OneOf, Switch
-from utils.run.options import REQUIRED, default_of, flag, settings_of
+from utils.run.kinds import DataSet, Kind, OneOf, Switch
+from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
 from utils.run.settings import (
     CUDA_ONLY,
     LEARNED_DEFAULTS,
     META_OPTIONS,
     MODEL,
     PretrainSettings,
+    Settings,
     TrainSettings,
     method_defaults,
 )
@@ -123,12 +124,11 @@ def _overwrite(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    add = parser.add_argument
-    add("path", help="a run's folder, or a base-model file (then with -m and -d)")
-    add("-m", "--model", choices=MODEL.names, help="network of a base-model file")
-    add("-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file")
-    add("--data-root", default=default_data_root(), help="folder of the CIFAR sets (METAQUANT_DATA)")
-    add("--device", type=argument(DEVICE), default="auto", help=DEVICE.accepts)
+    parser.add_argument("path", help="a run's folder, or a base-model file (then with -m and -d)")
+    parser.add_argument("-m", "--model", choices=MODEL.names, help="network of a base-model file")
+    parser.add_argument("-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file")
+    for name in ("data_root", "device"):
+        add_setting(parser, name, settings_of(Settings)[name])
 
 
 def _report(parser: Parser) -> None:
@@ -185,7 +185,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
         if args.scale:
             yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
         elif _on_cpu(args.device):
-            yield ["tf32", "eager"], "on the CPU"
+            yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
     if args.command == "evaluate" and Path(args.path).is_dir():
         yield ["model", "dataset"], "with a run's folder, which knows its own"
     if args.command == "tables":

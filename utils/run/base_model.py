@@ -66,14 +66,14 @@ def _trained_on(folder: Path) -> str | None:
     return last.get("settings", {}).get("dataset")
 
 
-def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
-    """Loads a state dict into the net strictly; `what` names flag and net in the error.
+def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
+    """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
     Raises BadInput for a file that is absent, unreadable, not a plain state dict, or of another net.
     """
-    weights = load_tensors(path, what)
+    weights = load_tensors(path, origin)
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BadInput(f"{what}: {path} is not a plain state dict (name -> tensor)")
+        raise BadInput(f"{origin}: {path} is not a plain state dict (name -> tensor)")
     own = net.state_dict()
     wrong = [
         *(f"{name} is missing" for name in own if name not in weights),
@@ -86,5 +86,5 @@ def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
     ]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise BadInput(f"{what}: {path} is not a base model of this net: {wrong[0]}{more}")
+        raise BadInput(f"{origin}: {path} is not a base model of this net: {wrong[0]}{more}")
     net.load_state_dict(weights)

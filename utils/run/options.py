@@ -32,14 +32,19 @@ def setting(
     positional: the command line has no flag for it. group: the heading of the help that it stands under. notes: what else the
     owner of the field wants to know of it, in the field's metadata.
     """
-    known = {"text": text, "short": short, "kind": kind or Kind(), "metavar": metavar, "several": several}
-    metadata = known | {"positional": positional, "group": group} | notes
+    about = {"text": text, "short": short, "kind": kind or Kind(), "metavar": metavar, "several": several}
+    return _field(default, about | {"positional": positional, "group": group} | notes)
+
+
+def like(cls: type, name: str, **changes: Any) -> Any:
+    """A field like a class's of this name, with changes: another default, or another argument of `setting`."""
+    entry = cls.__dataclass_fields__[name]
+    default = entry.default if entry.default_factory is MISSING else entry.default_factory
+    return _field(changes.pop("default", default), {**entry.metadata, **changes})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
     return field(**({"default_factory": default} if callable(default) else {"default": default}), metadata=metadata)
-
-
-def with_default(cls: type, name: str, default: Any) -> Any:
-    """A base class's setting with another default."""
-    return field(default=default, metadata=cls.__dataclass_fields__[name].metadata)
 
 
 def settings_of(cls: type) -> dict[str, Field]:

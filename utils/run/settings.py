@@ -30,7 +30,7 @@ from utils.choices import (
 )
 from utils.errors import BadInput
 from utils.run.kinds import DEVICE, FOLDER_PART, INTERVAL, DataSet, LearningRateSchedule, OneOf, OneOfOrNone, Real, Switch, Whole
-from utils.run.options import REQUIRED, Options, noted, setting, settings_of, spelling, with_default
+from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
 
 MODEL = OneOf(lambda: MODELS)
@@ -104,9 +104,9 @@ class Settings(Options):
 class PretrainSettings(Settings):
     """Settings of `pretrain`, which trains the full-precision base model with SGD-M."""
 
-    init_lr: float = with_default(Settings, "init_lr", 0.1)
-    epochs: int = with_default(Settings, "epochs", 200)
-    lr_adjust: int | str = with_default(Settings, "lr_adjust", 60)
+    init_lr: float = like(Settings, "init_lr", default=0.1)
+    epochs: int = like(Settings, "epochs", default=200)
+    lr_adjust: int | str = like(Settings, "lr_adjust", default=60)
     weight_decay: float = setting(5e-4, "weight decay of W", kind=Real())
     trial: int = setting(1, "number of the trial", kind=Whole(1))
     optimizer: str = field(default="SGD-M", init=False)

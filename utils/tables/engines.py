@@ -67,9 +67,9 @@ class LocalEngine:
         self._free.pop(0)  # not before: where the start fails, the slot stays free
 
     def ended(self) -> list[Ended]:
-        found = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
-        self._free += [self._active.pop(end.run)[1] for end in found]
-        return found
+        ends = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
+        self._free += [self._active.pop(end.run)[1] for end in ends]
+        return ends
 
     def close(self) -> None:
         processes = [process for process, _ in self._active.values()]

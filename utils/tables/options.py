@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from utils import default_data_root
 from utils.run.kinds import Kind, OneOf, Switch, Whole
-from utils.run.options import REQUIRED, Options, setting
+from utils.run.options import REQUIRED, Options, like, setting
+from utils.run.settings import Settings
 from utils.tables.manifest import MANIFEST, PROTOCOLS
 
 ENGINES = ("local", "ray", "slurm")
@@ -83,8 +83,8 @@ class Selection(Options):
         metavar="NAME=VALUE",
         group=RUNS,
     )
-    data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", group=RUNS)
-    results_root: str = setting("Results", "folder of base models and runs", group=RUNS)
+    data_root: str = like(Settings, "data_root", group=RUNS)
+    results_root: str = like(Settings, "results_root", group=RUNS)
     pretrained_root: str | None = setting(
         lambda: os.environ.get("METAQUANT_PRETRAINED"),
         "folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",

@@ -137,7 +137,7 @@ class Progress:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
-    def conclude(self, run: TableRun, what: str) -> None:
+    def conclude(self, run: TableRun, outcome: str) -> None:
         """Says that a run has ended, how many have, and how long the rest takes at the pace so far."""
         self._ended += 1
         done = self._epochs_done()
@@ -145,7 +145,7 @@ class Progress:
         if self._before < done < self._total:
             seconds = (time.monotonic() - self._began) / (done - self._before) * (self._total - done)
             left = f", {tqdm.format_interval(seconds)} left"
-        self.say(f"{what} {run} ({self._ended} of {len(self._runs)} runs{left})")
+        self.say(f"{outcome} {run} ({self._ended} of {len(self._runs)} runs{left})")
 
     def close(self) -> None:
         self.refresh()

@@ -125,8 +125,8 @@ def status_table(runs: list[TableRun]) -> str:
         by_cell.setdefault(run.row.cell, []).append(run)
 
     def counts(members: Iterable[TableRun]) -> list[str]:
-        found = Counter(states[run][0] for run in members)
-        return [str(found[state] or "") for state in State]
+        tally = Counter(states[run][0] for run in members)
+        return [str(tally[state] or "") for state in State]
 
     rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
     table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
