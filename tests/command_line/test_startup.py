@@ -1,12 +1,14 @@
 """Commands that need no tensors start without torch, and soon."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
 from conftest import PROJECT
+from run_folders import make_run
 
 HEAVY = ("torch", "torchvision", "scipy", "matplotlib", "pandas", "ray")
 SECONDS = 1.5  # of processor time
@@ -22,9 +24,16 @@ print("\\n" + json.dumps([code, [name for name in {heavy} if name in sys.modules
 """
 
 
-def used():
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return children.ru_utime + children.ru_stime
+def run(arguments, folder, heavy):
+    """Starts main.py in a process of its own; returns its exit code, which of the packages it has imported, and its seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", PROGRAM.format(heavy=heavy), *arguments]
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.returncode == 0, process.stderr
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return *json.loads(process.stdout.splitlines()[-1]), seconds
 
 
 @pytest.mark.parametrize(
@@ -41,13 +50,15 @@ def used():
     ],
     ids=" ".join,
 )
-def test_a_command_without_tensors_starts_without_torch(arguments, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    before = used()
-    program = PROGRAM.format(heavy=HEAVY)
-    process = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-    seconds = used() - before
-    assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout.splitlines()[-1]) == [0, []]
+def test_a_command_without_tensors_starts_without_torch(arguments, tmp_path):
+    code, imported, seconds = run(arguments, tmp_path, HEAVY)
+    assert (code, imported) == (0, [])
+    assert seconds < SECONDS
+
+
+def test_a_report_needs_no_torch(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", trial=2)
+    code, imported, seconds = run(["report", "."], tmp_path, ("torch", "torchvision"))
+    assert (code, imported) == (0, [])
     assert seconds < SECONDS
