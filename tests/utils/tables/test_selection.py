@@ -16,8 +16,9 @@ from utils.errors import BadInput
 from utils.run.record import run_path
 from utils.tables import engines
 from utils.tables.engines import local_slots
-from utils.tables.options import EngineOptions
+from utils.tables.options import EngineOptions, Selection
 from utils.tables.selection import State
+from utils.tables.slurm import slurm_script
 
 
 def test_selection():
@@ -41,6 +42,21 @@ def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
         assert s.pretrained == f"R/{s.model}-CIFAR100/{s.model}-CIFAR100-pretrain.pth"
         assert train_settings(run.command[3:]) == s
         assert run.path == run_path(s)
+
+
+def test_a_slurm_task_is_told_what_the_command_was_told():
+    told = {"model": ["ResNet20"], "trial": [1, 2], "epochs": 3, "set": [("batch-size", "64")], "protocol": "paper"}
+    selection = Selection(tables=["table1", "fig3"], **told)
+    options = EngineOptions(engine="slurm", dry_run=True, trials_per_device=2, cpus_per_run=3, retries=1)
+    script = slurm_script(selection, options, runs=5)
+    assert "#SBATCH --array=1-3\n" in script
+    assert "#SBATCH --cpus-per-task=6\n" in script
+    (line,) = [line for line in script.splitlines() if " tables run " in line]
+    command, rest = line.split(" --slice ")
+    assert rest == '"$SLURM_ARRAY_TASK_ID/3" &'
+    task = parsed(shlex.split(command)[2:])
+    assert Selection.of(task) == selection
+    assert EngineOptions.of(task) == replace(options, engine="local", dry_run=False)
 
 
 def test_slices_share_the_runs_out():
@@ -84,7 +100,11 @@ BAD_INPUT = [  # flags, words that the one line must hold
     (["tables", "walk", "table1"], ["walk", "status"]),
     (["tables", "run", "table1", "-m", "ResNet56"], ["no cell of table1", "--model ResNet56"]),
     (["tables", "run", "table1", "-q", "BWN", "-meta", "MultiFC"], ["no cell", "--quantizer BWN", "--backward MultiFC"]),
-    (["tables", "run", "table1", "-m", "ResNet21"], ["ResNet21"]),
+    (
+        ["tables", "run", "table1", "-m", "ResNet20", "ResNet21"],
+        ["no cell of table1", "--model ResNet21", "there are ResNet20, ResNet32, ResNet44"],
+    ),
+    (["tables", "run", "table1", "--set", "deterministic=yes"], ["--deterministic", "true or false", "'yes'"]),
     (["tables", "run", "table1", "--trial", "6"], ["--trial 6", "1 to 5"]),
     (["tables", "run", "table1", "--slice", "0/4"], ["--slice", "'0/4'"]),
     (["tables", "run", "table1", "--slice", "5/4"], ["--slice", "'5/4'"]),
