@@ -16,33 +16,33 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.dataset import default_data_root
+from utils import default_data_root
 from utils.environment import keep_freed_memory, seed_everything
 from utils.errors import BadInput
 from utils.quantize import evaluate
 from utils.run.build import build_loop, load_data
 from utils.run.checkpoint import Checkpoints
 from utils.run.record import read_record
+from utils.run.settings import TrainSettings
 
 ITERATIONS = 20
 
 
 def accuracies(folder: Path) -> list[float]:
     """Test accuracies in percent: of the checkpoint, and after each of the next iterations."""
-    settings = {"drop_last": False} | read_record(folder)["settings"] | {"data_root": default_data_root()}
-    state = Checkpoints(folder).load()
-    if "backward" not in settings or state is None:
+    recorded, state = read_record(folder)["settings"], Checkpoints(folder).load()
+    if "backward" not in recorded or state is None:
         raise BadInput(f"{folder} holds no checkpoint of a quantized run")
+    settings = TrainSettings.from_record(recorded | {"data_root": default_data_root()})
     device = torch.device("cpu")
-    data_seed = seed_everything(settings["seed"], settings["trial"])
+    data_seed = seed_everything(settings.seed, settings.trial)
     train_loader, test_loader = load_data(settings, data_seed, device)
     loop = build_loop(settings, train_loader, device)
     loop.load_state_dict(state["loop"])
-    train_loader.epoch, train_loader.skip = divmod(loop.iteration, len(train_loader))
     found = [evaluate(loop.net, loop.quantizer, test_loader).top1]
-    for inputs, targets in train_loader:
+    for size in train_loader.begin(*divmod(loop.iteration, len(train_loader))):
         loop.net.train()
-        loop.step(inputs, targets)
+        loop.step(*train_loader.take(size))
         found.append(evaluate(loop.net, loop.quantizer, test_loader).top1)
         if len(found) > ITERATIONS:
             return found

@@ -2,21 +2,21 @@
 
 import json
 
+from parsed import parsed
 from resumed import LOGS
 
-from main import COMMANDS
-from utils.cli.parser import build_parser, parse_training
+from utils.tables.options import Selection
 from utils.tables.selection import select_runs
 
 
 def runs_of(argv):
-    return select_runs(build_parser(COMMANDS).parse_args(argv), parse_training)
+    return select_runs(Selection.of(parsed(argv)))
 
 
 def by_hand(runs, call_main):
     """Trains the runs in this process; returns each folder's logs."""
     for run in runs:
-        outcome = call_main(*run.argv)
+        outcome = call_main(*run.command[2:])
         assert outcome.code == 0, outcome.err
     return logs_of(runs)
 

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 from conftest import PROJECT
+from parsed import train_settings
 from run_folders import CELL, make_run, make_trial, settings_of
 
 from figs import convergence, first_epoch, ranges
-from utils.cli.parser import parse_training
 from utils.report.published import logged, printed, published_settings
 from utils.report.reading import read_csv, write_csv
 from utils.tables.cells import Cell
@@ -28,7 +28,7 @@ def commands(script, tmp_path, **environment):
     )
     *runs, last = (shlex.split(line) for line in printed.stdout.splitlines())
     assert all(run[:3] == ["python", "main.py", "train"] for run in runs)
-    settings = [parse_training(run[3:], script) for run in runs]
+    settings = [train_settings(run[3:]).as_dict() for run in runs]
     assert {run["pretrained"] for run in settings} == {str(base)}
     return settings, last[1:]
 

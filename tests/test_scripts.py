@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from parsed import parsed, train_settings
 
-from main import COMMANDS
-from utils.cli.parser import build_parser, parse_training
 from utils.run.checkpoint import load_tensors
-from utils.tables.manifest import MANIFEST, read_manifest, train_arguments
+from utils.run.settings import TrainSettings
+from utils.tables.manifest import MANIFEST, read_manifest
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -29,7 +29,7 @@ def readme_commands():
 def test_readme_commands(command):
     words = shlex.split(command, comments=True)
     if words[:2] == ["python", "main.py"]:
-        assert callable(build_parser(COMMANDS).parse_args(words[2:]).function)
+        assert callable(parsed(words[2:]).function)
     else:
         words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
         assert words[0] in ("bash", "python")
@@ -94,7 +94,7 @@ def test_a_tables_script_is_its_manifest(name, table):
     assert len(found) == len(expected)
     for (flags, published), row in zip(found, expected, strict=True):
         assert published == row.published
-        assert parse_training(flags.split(), name) == parse_training(train_arguments(row.cell, row.settings), "manifest")
+        assert train_settings(flags.split()) == TrainSettings.from_values(row.cell._asdict() | row.settings, "manifest")
 
 
 @pytest.mark.parametrize("name", TABLE_SCRIPTS)
@@ -103,17 +103,16 @@ def test_a_tables_script_prints_its_commands(name, tmp_path):
     environment = os.environ | {"TRIALS": "2", "EPOCHS": "3", "METAQUANT_PRETRAINED": str(tmp_path), "RESULTS": "R"}
     script = PROJECT / "scripts" / f"{name}.sh"
     printed = subprocess.run(["bash", script, "--dry-run"], capture_output=True, text=True, env=environment, check=True)
-    parsed = [build_parser(COMMANDS).parse_args(shlex.split(line)[2:]) for line in printed.stdout.splitlines()]
-    *parsed, last = parsed
+    *commands, last = [parsed(shlex.split(line)[2:]) for line in printed.stdout.splitlines()]
     assert last.function.__name__ == "report"
     assert last.roots == ["R"]
-    runs = [args for args in parsed if args.function.__name__ == "train"]
+    runs = [args for args in commands if args.function.__name__ == "train"]
     assert [args.trial for args in runs] == [1, 2] * len(script_rows(name))
     assert {(args.epochs, args.results_root) for args in runs} == {(3, "R")}
     own = {args.model: f"R/{args.model}-{args.dataset}/{args.model}-{args.dataset}-pretrain.pth" for args in runs}
     expected = own | {"ResNet20": str(tmp_path / "ResNet20-CIFAR10-pretrain.pth")}
     assert all(args.pretrained == expected[args.model] for args in runs)
-    assert [args.model for args in parsed if args not in runs] == [model for model in own if model != "ResNet20"]
+    assert [args.model for args in commands if args not in runs] == [model for model in own if model != "ResNet20"]
 
 
 def test_a_tables_script_goes_on_when_a_run_fails(tmp_path, tiny_set):

@@ -1,6 +1,12 @@
 """Quantizers, data, logs and helpers by the notebook's names; in the rooms below: run, tables, report, benchmark, cli."""
 
+import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 MAIN = PROJECT / "main.py"
+
+
+def default_data_root() -> str:
+    """The folder of the CIFAR sets: METAQUANT_DATA, or ./data where it is not set."""
+    return os.environ.get("METAQUANT_DATA") or "./data"

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 STARTS = ("random", "identity")  # of a meta network's parameters phi
 NONLINEARITIES = ("relu", "tanh")  # between a meta network's linear layers; None: nothing between them
 LSTM_STATES = ("carry", "reset")  # LSTMFC's (h, c) from iteration to iteration
 UPDATE_ORDERS = ("notebook", "paper")  # of the training loop
+ADAPTIVE = "adaptive"  # the learning rate's schedule that follows the training loss
+MAX_BITS = 8  # per weight
 STE = "STE"
 
 
@@ -116,3 +119,8 @@ LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/
 def methods() -> tuple[str, ...]:
     """What may stand behind a quantizer: STE, or a meta network."""
     return (STE, *META_NETWORKS)
+
+
+def npz_path(dataset_name: str) -> Path | None:
+    """The file of the data set NPZ:path; None for another name."""
+    return Path(dataset_name.removeprefix("NPZ:")) if dataset_name.startswith("NPZ:") else None

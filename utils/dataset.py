@@ -14,16 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
-from utils.choices import DATASETS, LOADERS
+from utils.choices import DATASETS, LOADERS, npz_path
 from utils.errors import BadInput
 
 SPLITS = ("train", "test")
-
-
-def default_data_root() -> str:
-    """METAQUANT_DATA, or ./data where it is not set."""
-    return os.environ.get("METAQUANT_DATA") or "./data"
 
 
 def cifar10(split: str, root: Path) -> ImageSet:
@@ -117,11 +113,6 @@ def _npz(path: Path, split: str) -> ImageSet:
     mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1e-3)
     images, targets = torch.from_numpy(arrays[f"x_{split}"]), torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
     return ImageSet(images, targets, num_classes, tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def npz_path(dataset_name: str) -> Path | None:
-    """The file of NPZ:path; None for another name."""
-    return Path(dataset_name.removeprefix("NPZ:")) if dataset_name.startswith("NPZ:") else None
 
 
 def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | None = None) -> ImageSet:

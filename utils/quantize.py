@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.choices import QUANTIZERS
+from utils.choices import MAX_BITS, QUANTIZERS
 from utils.layout import ONE_TENSOR, Layout
 from utils.miscellaneous import accuracy
-
-MAX_BITS = 8
 
 
 class Quantizer(Protocol):

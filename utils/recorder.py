@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from utils.choices import ADAPTIVE
 from utils.errors import BadInput
 from utils.miscellaneous import AverageMeter, progress_bar
 
-ADAPTIVE = "adaptive"
 LOGS = ("loss", "train-acc", "test-acc", "lr")
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6

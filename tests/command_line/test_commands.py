@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import PROJECT
 
+from main import COMMANDS
 from utils.choices import MODELS
-from utils.cli.parser import FLAGS
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 
@@ -18,7 +18,7 @@ from utils.report.trials import group_trials
 def test_main_alone_prints_help(call_main):
     outcome = call_main()
     assert outcome.code == 0
-    for command in FLAGS:
+    for command in COMMANDS:
         assert command in outcome.out
 
 

@@ -5,12 +5,12 @@ import resource
 
 import pytest
 import torch
+from parsed import parsed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from main import COMMANDS
 from meta_utils.meta_network import MetaNetwork
 from utils.choices import META_NETWORKS
-from utils.cli.parser import build_parser, flags_without_effect
+from utils.cli.parser import flags_without_effect
 
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
     (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
@@ -137,7 +137,7 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
     ],
 )
 def test_flags_that_do_nothing_are_named(command, named):
-    notes = flags_without_effect(build_parser(COMMANDS).parse_args(command.split()))
+    notes = flags_without_effect(parsed(command.split()))
     assert [note.split()[0] for note in notes] == named
     assert all(" has no effect " in note for note in notes)
 
@@ -164,7 +164,7 @@ def test_only_stes_adam_is_torchs(train):
 
 
 def test_short_flags_of_the_released_scripts_parse():
-    args = build_parser(COMMANDS).parse_args(
+    args = parsed(
         [
             "train",
             "-m",

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.queues import SimpleQueue
@@ -10,6 +9,7 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
+from utils.benchmark.options import BenchmarkOptions
 from utils.benchmark.timing import WARM_UP, trainer
 from utils.environment import choose_device, cpu_cores, keep_freed_memory
 from utils.errors import RunFailed
@@ -50,26 +50,24 @@ class Work:
     eager: bool
 
 
-def measure_throughput(
-    models: list[str],
-    batch_sizes: list[int],
-    quantizers: list[str],
-    methods: list[str],
-    counts: Sequence[int],
-    **options: str | int | bool,
-) -> list[Throughput]:
-    """Every method with every count of runs at once; options: Work's other fields. Raises RunFailed where a process fails."""
-    found = []
-    for *cell, method in product(models, batch_sizes, quantizers, methods):
-        rates = {count: _together(count, Work(tuple(cell), method, **options)) for count in counts}
-        found += [
+def measure_throughput(options: BenchmarkOptions, device: torch.device) -> list[Throughput]:
+    """Times every method with every count of runs at once. Raises RunFailed where a process fails."""
+    o = options
+    work = {"device": str(device), "iterations": o.repeats * o.iterations, "tf32": o.tf32, "eager": o.eager}
+    measurements = []
+    for *cell, method in product(*o.cells):
+        rates = {count: together(count, Work(tuple(cell), method, o.optimizer, **work)) for count in o.at_once}
+        measurements += [
             Throughput(*cell, method, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
         ]
-    return found
+    return measurements
 
 
-def _together(count: int, work: Work) -> float:
-    """Iterations per second, the sum over `count` processes that begin together, each with its share of the cores."""
+def together(count: int, work: Work) -> float:
+    """Iterations per second, the sum over `count` processes that begin together, each with its share of the cores.
+
+    Raises RunFailed where a process fails.
+    """
     context = multiprocessing.get_context("spawn")
     barrier, rates = context.Barrier(count), context.SimpleQueue()
     threads = max(1, cpu_cores() // count)
@@ -107,11 +105,11 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def table(found: list[Throughput]) -> str:
+def table(measurements: list[Throughput]) -> str:
     """The measurements as a Markdown table."""
     columns = ["net", "batch", "quantizer", "method", "runs at once", "iterations / s together", "x one run", "s / epoch of each"]
     rows = []
-    for t in found:
+    for t in measurements:
         ratio = "" if t.ratio_to_one is None else f"{t.ratio_to_one:.2f}"
         cells = [t.model, t.batch_size, t.quantizer, t.method, t.runs, f"{t.iterations_per_second:.2f}", ratio]
         rows.append([*map(str, cells), f"{t.epoch_seconds:.3g}"])

@@ -22,33 +22,17 @@ from meta_utils.iterations import WARM_UP, Iterations
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
-from utils.choices import MODELS
-from utils.cli.parser import parse_training
+from utils.benchmark.options import PLAIN, BenchmarkOptions, Method
+from utils.choices import MODELS, STE
 from utils.environment import describe, git_state, peak_memory, versions
 from utils.run.build import build_loop
+from utils.run.settings import TrainSettings
 from utils.tabular import markdown_table
 
-PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
-BASELINE = "STE"
 WHOLE = "iterations"
-ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round
 PROFILED = 5  # iterations at most
-PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's names in the code of the loop
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to train: "plain", "STE", or a meta network with its options, e.g. MultiFC:tanh."""
-
-    name: str
-
-    @property
-    def network(self) -> str:
-        return self.name.partition(":")[0]
-
-    @property
-    def nonlinear(self) -> str | None:
-        return self.name.partition(":")[2] or None
+PHASES = ("data", "meta", "forward", "backward", "update")  # record_function's labels of what an iteration calls, and
+TORCHS_LABELS = {"Optimizer.step#": "meta", "autograd::engine::evaluate_function": "backward"}  # torch's: phi's step, backward
 
 
 @dataclass(frozen=True)
@@ -96,9 +80,8 @@ def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], 
 def _quantized(
     method: Method, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
 ) -> Callable[[int], None]:
-    nonlinear = ["-nonlinear", method.nonlinear] if method.nonlinear else []
-    flags = ["-m", model, "-d", "CIFAR10", "-q", quantizer, "-o", optimizer, "-meta", method.network, *nonlinear]
-    loop = build_loop(parse_training(flags, "benchmark"), loader, device)
+    cell = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
+    loop = build_loop(TrainSettings(**cell, meta_nonlinear=method.nonlinear), loader, device)
     work = Iterations(loop, loader, graphs)
     sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
 
@@ -149,36 +132,34 @@ def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.dev
         if device.type == "cuda":
             torch.cuda.synchronize()
     averages = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
-    taken = {event.key: event.cpu_time_total for event in averages}
-    shares = {phase: taken.get(phase, 0.0) / taken[WHOLE] for phase in PHASES}
+    whole = next(event.cpu_time_total for event in averages if event.key == WHOLE)
+    shares = {phase: sum(e.cpu_time_total for e in averages if phase_of(e.key) == phase) / whole for phase in PHASES}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
 
-def measure(
-    models: list[str],
-    batch_sizes: list[int],
-    quantizers: list[str],
-    methods: list[str],
-    optimizer: str,
-    device: torch.device,
-    repeats: int,
-    iterations: int,
-    eager: bool = False,
-) -> list[Measurement]:
+def phase_of(label: str) -> str | None:
+    """The phase of an iteration that a label of the profiler stands for; None for another label."""
+    if label in PHASES:
+        return label
+    return next((phase for beginning, phase in TORCHS_LABELS.items() if label.startswith(beginning)), None)
+
+
+def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement]:
     """Times every method on every net, batch size and quantizer, all methods of one such cell taking turns.
 
     Each of `repeats` rounds gives every method `iterations` iterations; a warm-up comes first. On CUDA the methods replay
     captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
-    cells = list(product(models, batch_sizes, quantizers))
-    timed = [_take_turns(cell, methods, optimizer, device, repeats, iterations, eager) for cell in cells]
-    found = []
+    o = options
+    cells = list(product(o.models, o.batch_sizes, o.quantizers))
+    timed = [_take_turns(cell, o.methods, o.optimizer, device, o.repeats, o.iterations, o.eager) for cell in cells]
+    measurements = []
     for cell, rounds in zip(cells, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
-        for name in methods:
-            phases, cuda_bytes = _look_inside(name, cell, optimizer, device, min(iterations, PROFILED))
+        for name in o.methods:
+            phases, cuda_bytes = _look_inside(name, cell, o.optimizer, device, min(o.iterations, PROFILED))
             seconds = [each[name] for each in rounds]
             median = statistics.median(seconds)
-            found.append(
+            measurements.append(
                 Measurement(
                     *cell,
                     method=name,
@@ -187,18 +168,18 @@ def measure(
                     slowest=max(seconds),
                     iterations_per_second=1 / median,
                     images_per_second=cell[1] / median,
-                    ratio_to_ste=_ratio(rounds, name, BASELINE),
+                    ratio_to_ste=_ratio(rounds, name, STE),
                     ratio_to_plain=_ratio(rounds, name, PLAIN),
                     phases=phases,
                     cuda_bytes=cuda_bytes,
                 )
             )
-    return found
+    return measurements
 
 
 def _take_turns(
     cell: tuple[str, int, str],
-    methods: list[str],
+    methods: Sequence[str],
     optimizer: str,
     device: torch.device,
     repeats: int,
@@ -230,7 +211,7 @@ def _look_inside(
 
 
 def count_costs(
-    models: list[str], batch_sizes: list[int], quantizers: list[str], methods: list[str], optimizer: str
+    models: Sequence[str], batch_sizes: Sequence[int], quantizers: Sequence[str], methods: Sequence[str], optimizer: str
 ) -> dict[tuple[Any, ...], Cost]:
     """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
     costs = {}
@@ -246,7 +227,7 @@ def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float | Non
     return statistics.median(each[name] / each[other] for each in rounds) if other in rounds[0] else None
 
 
-def table(found: list[Measurement]) -> str:
+def table(measurements: list[Measurement]) -> str:
     """The measurements as a Markdown table."""
     columns = [
         "net",
@@ -260,7 +241,7 @@ def table(found: list[Measurement]) -> str:
         *PHASES,
     ]
     rows = []
-    for m in found:
+    for m in measurements:
         ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
@@ -268,14 +249,22 @@ def table(found: list[Measurement]) -> str:
     return markdown_table(columns, *rows)
 
 
-def write_json(found: Sequence[Any], path: Path, device: torch.device, settings: dict[str, Any]) -> None:
-    """The measurements (dataclasses) with settings, device, versions, commit and peak memory."""
+def heading(options: BenchmarkOptions, device: torch.device) -> str:
+    """A line with the device, how much was timed, and the versions of the packages."""
+    iterations = f"{options.repeats} x {options.iterations} iterations"
+    if options.at_once:
+        iterations = f"{options.repeats * options.iterations} iterations of each run"
+    return f"{describe(device)}; {iterations}; {', '.join(f'{name} {version}' for name, version in versions().items())}"
+
+
+def write_json(measurements: Sequence[Any], options: BenchmarkOptions, device: torch.device) -> None:
+    """Writes the measurements (dataclasses) with options, device, versions, commit and peak memory into the file --out names."""
     record = {
         "device": describe(device),
         "versions": versions(),
         "git": git_state(),
-        "settings": settings,
+        "settings": options.as_dict(),
         "peak_memory": peak_memory(device),
-        "measurements": [asdict(m) for m in found],
+        "measurements": [asdict(m) for m in measurements],
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    Path(options.out).write_text(json.dumps(record, indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""The command line: its parser and the types of its flags."""
+"""The command line: its parser, made from the fields of the options."""

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from utils import PROJECT
-from utils.cli.parser import parse_training
 from utils.report.reading import read_csv, read_frame
 from utils.report.statistics import Statistics, statistics
 from utils.report.trials import Trial
+from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.manifest import MANIFEST, Row, read_manifest, train_arguments
+from utils.tables.manifest import MANIFEST, Row, read_manifest
 
 FOLDER = PROJECT / "figs" / "published"
 SOURCE = "Chen, Wang, Pan, NeurIPS 2019"
@@ -80,7 +80,9 @@ def _rows(frame: pd.DataFrame) -> Iterable[tuple]:
 def published_settings(cell: Cell) -> dict[str, Any] | None:
     """The settings of a printed cell as the published logs show them, by name as in run.json; None for another cell."""
     rows = _manifest_rows()
-    return parse_training(train_arguments(cell, rows[cell].settings), f"{MANIFEST}, {cell}") if cell in rows else None
+    if cell not in rows:
+        return None
+    return TrainSettings.from_values(cell._asdict() | rows[cell].settings, f"{MANIFEST}, {cell}").as_dict()
 
 
 @cache

@@ -14,7 +14,8 @@ import pandas as pd
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
-from utils.run.record import REPLACED, dataset_label, read_record
+from utils.run.paths import dataset_label
+from utils.run.record import REPLACED, read_record
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")

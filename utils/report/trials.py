@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.report.statistics import Statistics, statistics
-from utils.run.record import MAY_DIFFER, switched_on
+from utils.run.record import switched_on
+from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer

@@ -8,8 +8,7 @@ import numpy as np
 
 from utils.report.statistics import Statistics, trial_means
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Trial
-from utils.run.record import MAY_DIFFER
-from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS
+from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2

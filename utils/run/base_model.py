@@ -3,17 +3,18 @@
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record
+from utils.run.settings import PretrainSettings, TrainSettings
 
 
-def check_base_model(target: Path, path: Path, settings: dict[str, Any]) -> None:
+def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
     """As check_record, of the run that made the target or is to; writes a target that is gone again from a finished run."""
     if target.exists() and not path.exists():
         raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
@@ -38,24 +39,15 @@ def write_base_model(state: dict[str, Tensor], target: Path) -> None:
     print(f"wrote {target}")
 
 
-def what_is_missing(settings: dict[str, Any]) -> str | None:
-    """That the base model of a run's settings is not there, and how to make it; None where it is, or none is asked for."""
-    path = settings["pretrained"]
-    if path == "none" or Path(path).is_file():
-        return None
-    how = f"main.py pretrain -m {settings['model']} -d {settings['dataset']}"
-    return f"there is no base model {path}; make it with '{how}'"
-
-
-def check_start(settings: dict[str, Any]) -> None:
+def check_start(settings: TrainSettings) -> None:
     """Raises BadInput where the base model that --pretrained names is not there."""
-    if missing := what_is_missing(settings):
+    if missing := missing_base_model(settings.pretrained, settings.model, settings.dataset):
         raise BadInput(f"--pretrained: {missing}, name another, or none for scratch")
 
 
-def load_start(net: nn.Module, settings: dict[str, Any]) -> None:
+def load_start(net: nn.Module, settings: TrainSettings) -> None:
     """Loads the base model that --pretrained names; "none" keeps the random start."""
-    path, model, dataset = settings["pretrained"], settings["model"], settings["dataset"]
+    path, model, dataset = settings.pretrained, settings.model, settings.dataset
     if path == "none":
         return
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
@@ -74,14 +66,14 @@ def _trained_on(folder: Path) -> str | None:
     return last.get("settings", {}).get("dataset")
 
 
-def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
-    """Loads a state dict into the net strictly; `what` names flag and net in the error.
+def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
+    """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
     Raises BadInput for a file that is absent, unreadable, not a plain state dict, or of another net.
     """
-    weights = load_tensors(path, what)
+    weights = load_tensors(path, origin)
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BadInput(f"{what}: {path} is not a plain state dict (name -> tensor)")
+        raise BadInput(f"{origin}: {path} is not a plain state dict (name -> tensor)")
     own = net.state_dict()
     wrong = [
         *(f"{name} is missing" for name in own if name not in weights),
@@ -94,5 +86,5 @@ def load_base_model(path: str | Path, net: nn.Module, what: str) -> None:
     ]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise BadInput(f"{what}: {path} is not a base model of this net: {wrong[0]}{more}")
+        raise BadInput(f"{origin}: {path} is not a base model of this net: {wrong[0]}{more}")
     net.load_state_dict(weights)

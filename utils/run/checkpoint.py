@@ -1,4 +1,7 @@
-"""Files of tensors: written atomically with a checksum, read with weights_only=True; checkpoints keep the previous one."""
+"""Files of tensors: written atomically with a checksum, read with weights_only=True; checkpoints keep the previous one.
+
+torch's own format: safetensors holds no optimizer or generator state.
+"""
 
 import hashlib
 import os

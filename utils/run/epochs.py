@@ -21,17 +21,17 @@ COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with S
 def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
     """Trains for the run's epochs, from its checkpoint on; after each epoch tests and adjusts the learning rate."""
     settings = run.settings
-    print(f"{run.path}: {settings['epochs']} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings["dataset"], state=run.resume(loop)) as recorder:
+    print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
+    with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
         run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
         iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
-        while recorder.epoch < settings["epochs"] and not recorder.stop:
+        while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
             evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, run, loop, recorder))
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            follows = loop.meta_optimizer if settings.get("meta_lr_adjust") else None
-            recorder.adjust_lr(loop.optimizee, settings["lr_adjust"], recorder.epoch - 1, meta_optimizer=follows)
+            follows = loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
+            recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=follows)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
                 f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
@@ -42,7 +42,7 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
 
 def graphs_of(run: Run, loader: Loader) -> Graphs | None:
     """What captures the run's iterations: CUDA graphs, unless --eager is given or the loader waits for the host."""
-    wanted = run.device.type == "cuda" and loader.capturable and not run.settings["eager"]
+    wanted = run.device.type == "cuda" and loader.capturable and not run.settings.eager
     return CudaGraphs(run.device) if wanted else None
 
 

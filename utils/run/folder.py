@@ -19,6 +19,7 @@ from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
 from utils.run.lock import Lock
 from utils.run.record import REPLACED, check_record
+from utils.run.settings import Settings
 from utils.run.signals import Signals
 
 
@@ -30,13 +31,13 @@ class Run:
     Raises BadInput and Finished as check_record does, and InUse where another process works on it.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], device: torch.device, overwrite: bool = False):
+    def __init__(self, path: Path, settings: Settings, device: torch.device, overwrite: bool = False):
         self.path, self.settings, self.device = path, settings, device
         self.checkpoints = Checkpoints(path)
         self.result: dict[str, float] = {}
         self._overwrite = overwrite
         self._signals = Signals()
-        every = str(settings["checkpoint_every"])
+        every = str(settings.checkpoint_every)
         self._every, self._in_iterations = int(every.removesuffix("it")), every.endswith("it")
 
     def __enter__(self) -> "Run":
@@ -63,7 +64,7 @@ class Run:
                 print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
-            self.record = {**record, "state": "running", "settings": self.settings, **session}
+            self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **session}
             self.record["sessions"] = [*record.get("sessions", []), session]
             self.write()
         except BaseException as error:
@@ -141,7 +142,7 @@ class Run:
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
         """Writes a checkpoint of everything, then run.json."""
-        state = {"settings": self.settings, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
+        state = {"settings": self.settings.as_dict(), "loop": loop.state_dict(), "recorder": recorder.state_dict()}
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
         self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
 
@@ -161,7 +162,7 @@ class Run:
             raise Finished(f"{self.path} stopped after {loop.iteration} iterations; without --stop-after it goes on")
 
     def _is_over(self, loop: TrainingLoop) -> bool:
-        return self.settings["stop_after"] is not None and loop.iteration >= self.settings["stop_after"]
+        return self.settings.stop_after is not None and loop.iteration >= self.settings.stop_after
 
     def _is_checkpoint(self, loop: TrainingLoop) -> bool:
         return self._in_iterations and loop.iteration % self._every == 0
@@ -180,7 +181,7 @@ class Run:
         """Keeps the epoch's result; gives way to a signal, or saves every so many epochs and at the end."""
         self.result = {**evaluation._asdict(), "best_top1": recorder.get_best_test_acc()}
         self.give_way(loop, recorder)
-        last = recorder.stop or recorder.epoch == self.settings["epochs"]
+        last = recorder.stop or recorder.epoch == self.settings.epochs
         if last or (not self._in_iterations and recorder.epoch % self._every == 0):
             self.save(loop, recorder)
 

@@ -1,4 +1,7 @@
-"""One process per run folder: a POSIX lock on its run.lock, which ends with the process, however that ends."""
+"""One process per run folder: a POSIX lock on its run.lock, which ends with the process, however that ends.
+
+Written by hand: filelock would lose the owner's name, because it truncates the file that it locks.
+"""
 
 import errno
 import fcntl

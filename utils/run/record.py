@@ -6,49 +6,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from utils.dataset import npz_path
+from utils.choices import STE
 from utils.errors import BadInput, Finished
+from utils.run.paths import experiment_folder
+from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
 
 REPLACED = "replaced"
-# settings of where and how, not of what is computed
-MAY_DIFFER = ("data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after")
 
 
-def dataset_label(dataset_name: str) -> str:
-    """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""
-    path = npz_path(dataset_name)
-    return f"NPZ-{path.stem}" if path else dataset_name
-
-
-def experiment_folder(results_root: str | Path, model: str, dataset: str) -> Path:
-    """<results_root>/<Model>-<Dataset>, which holds the base model and the runs."""
-    return Path(results_root) / f"{model}-{dataset_label(dataset)}"
-
-
-def base_model_path(results_root: str | Path, model: str, dataset: str) -> Path:
-    """Where `pretrain` writes and `train` looks for the full-precision base model."""
-    folder = experiment_folder(results_root, model, dataset)
-    return folder / f"{folder.name}-pretrain.pth"
-
-
-def run_name(settings: dict[str, Any]) -> str:
-    """The folder name of a training run, from its resolved settings."""
+def run_name(settings: TrainSettings) -> str:
+    """The folder name of a training run."""
     s = settings
-    quantized = f"{s['quantizer']}-{{}}{s['optimizer']}-{s['bits']}bits-lr-{s['lr_adjust']}"
-    if s["backward"] == "STE":
+    quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{s.lr_adjust}"
+    if s.backward == STE:
         name = "Baseline-" + quantized.format("optimizer-")
     else:
-        sizes = (("hidden-size", "hidden_size"), ("nfc", "num_fc"), ("nlstm", "num_lstm"))
-        size = "".join(f"-{tag}-{s[key]}" for tag, key in sizes if s[key] is not None)
-        name = f"Meta-{s['backward']}-Nonlinear-{s['meta_nonlinear'] or 'None'}{size}-{quantized.format('')}"
-    spec = f"-{s['exp_spec']}" if s["exp_spec"] else ""
-    return f"{name}{spec}-trial-{s['trial']}"
+        sizes = (("hidden-size", s.hidden_size), ("nfc", s.num_fc), ("nlstm", s.num_lstm))
+        size = "".join(f"-{tag}-{value}" for tag, value in sizes if value is not None)
+        name = f"Meta-{s.backward}-Nonlinear-{s.meta_nonlinear or 'None'}{size}-{quantized.format('')}"
+    spec = f"-{s.exp_spec}" if s.exp_spec else ""
+    return f"{name}{spec}-trial-{s.trial}"
 
 
-def run_path(settings: dict[str, Any]) -> Path:
+def run_path(settings: TrainSettings) -> Path:
     """The folder of a training run."""
-    folder = experiment_folder(settings["results_root"], settings["model"], settings["dataset"])
-    return folder / "runs-Quant" / run_name(settings)
+    return experiment_folder(settings.results_root, settings.model, settings.dataset) / "runs-Quant" / run_name(settings)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -65,7 +47,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def switched_on(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that are off or None: one that came later, and is off, makes no difference."""
+    """Drops settings that are off or None, so that a newly added one does not invalidate older records."""
     return {name: value for name, value in settings.items() if value is not None and value is not False}
 
 
@@ -89,24 +71,25 @@ def _digest(path: str, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_record(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def check_record(path: Path, settings: Settings) -> dict[str, Any] | None:
     """The record of a run that is to be resumed; None where it has not begun.
 
     Raises Finished for one that is done, BadInput where its settings are others, each difference named.
     """
     if not (path / "run.json").exists():
         return None
-    record = read_record(path)
-    old = record["settings"]
-    if names := _differing(old, settings):
-        listed = ", ".join(f"{name} {old.get(name)} there and {settings.get(name)} here" for name in names)
-        another = "choose another --exp-spec, or " if "backward" in settings else ""
+    record, here = read_record(path), settings.as_dict()
+    there = record["settings"]
+    if names := _differing(there, here):
+        listed = ", ".join(f"{name} {there.get(name)} there and {here.get(name)} here" for name in names)
+        another = "choose another --exp-spec, or " if "exp_spec" in here else ""
         raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
-    began_from, base_model = record.get("base_model"), digest_of(settings.get("pretrained", ""))
+    pretrained = here.get("pretrained", "")
+    began_from, base_model = record.get("base_model"), digest_of(pretrained)
     if began_from and base_model and began_from != base_model:
-        raise BadInput(f"{path} began from another base model than {settings['pretrained']} is now; --overwrite starts over")
+        raise BadInput(f"{path} began from another base model than {pretrained} is now; --overwrite starts over")
     if record.get("state") == "done":
         result = record.get("result") or {}
-        found = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
-        raise Finished(f"{path} is done{found}")
+        accuracy = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
+        raise Finished(f"{path} is done{accuracy}")
     return record

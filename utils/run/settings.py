@@ -1,78 +1,236 @@
-"""What the flags of `pretrain` and `train` come to: every setting of a run, resolved."""
+"""The settings of `pretrain` and `train`: a field each, with meaning, unit, flags and kind; a run's record holds all of them.
 
-from argparse import Namespace
+Making an object resolves what depends on other settings: the defaults of the chosen method, None for what it has no use for, the
+published weight decay, the base model's path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from utils.choices import META_NETWORKS, OPTIMIZEES
-from utils.dataset import npz_path
+from utils import default_data_root
+from utils.choices import (
+    DATASETS,
+    LOADERS,
+    LSTM_STATES,
+    MAX_BITS,
+    META_NETWORKS,
+    MODELS,
+    NONLINEARITIES,
+    OPTIMIZEES,
+    QUANTIZERS,
+    STARTS,
+    STE,
+    UPDATE_ORDERS,
+    Place,
+    methods,
+    npz_path,
+)
 from utils.errors import BadInput
-from utils.quantize import get_quantizer
-from utils.run.record import base_model_path
+from utils.run.kinds import DEVICE, FOLDER_PART, INTERVAL, DataSet, LearningRateSchedule, OneOf, OneOfOrNone, Real, Switch, Whole
+from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
+from utils.run.paths import base_model_path
 
-META_OPTIONS = {  # flag -> the meta networks' constructor option
-    "hidden_size": "hidden_size",
-    "num_fc": "num_layers",
-    "num_lstm": "num_lstm",
-    "meta_nonlinear": "use_nonlinear",
-    "meta_init": "init",
-    "lstm_state": "lstm_state",
-}
-OF_THE_COMMAND = ("command", "function", "program", "overwrite")
-LEARNED_DEFAULTS = {"meta_lr": 1e-3, "meta_lr_adjust": False, "meta_weight_decay": 0.0, "update_order": "notebook"}
+MODEL = OneOf(lambda: MODELS)
+QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
+OPTIMIZER = OneOf(lambda: sorted(OPTIMIZEES))
+BACKWARD = OneOf(methods)
 
 
-def pretraining_settings(args: Namespace) -> dict[str, Any]:
-    """Every setting of `pretrain`, resolved."""
-    return _settings(args) | {"optimizer": "SGD-M", "momentum": 0.9}
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """What `pretrain` and `train` have in common. may_differ: where or how, not what, is computed; a run may change it midway."""
+
+    model: str = setting(REQUIRED, "network", "-m", kind=MODEL)
+    dataset: str = setting(REQUIRED, f"{', '.join(sorted(DATASETS))}, or NPZ:path for your own", "-d", kind=DataSet())
+    init_lr: float = setting(1e-3, "alpha, the learning rate of W", "-lr", kind=Real(above=0))
+    epochs: int = setting(100, "epochs", "-n", kind=Whole(1))
+    lr_adjust: int | str = setting(
+        30,
+        "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss",
+        "-ad",
+        kind=LearningRateSchedule(),
+        metavar="N|adaptive",
+    )
+    batch_size: int = setting(128, "images per training batch", "-bs", kind=Whole(1))
+    drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
+    seed: int = setting(0, "everything random follows from (seed, trial)", kind=Whole(0))
+    data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", may_differ=True)
+    results_root: str = setting("Results", "folder of base models and runs", may_differ=True)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
+    deterministic: bool = setting(
+        False, "the same bits every time on CUDA too, at some cost in speed", kind=Switch(), cuda_only=True
+    )
+    checkpoint_every: str = setting(
+        "1", "epochs, or iterations, between checkpoints", kind=INTERVAL, metavar="N|Nit", may_differ=True
+    )
+    tf32: bool = setting(False, "CUDA: multiply in TF32, faster than float32 and less exact", kind=Switch(), cuda_only=True)
+    eager: bool = setting(
+        False,
+        "CUDA: launch every kernel by itself instead of replaying captured iterations",
+        kind=Switch(),
+        may_differ=True,
+        cuda_only=True,
+    )
+    loader: str = setting("resident", "the whole set on the device, or torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS)))
+    workers: int = setting(
+        0, "processes of the torchvision loader; any number gives the same batches", kind=Whole(0), may_differ=True
+    )
+    stop_after: int | None = setting(
+        None,
+        "stop after N iterations in all; the same command without it goes on",
+        kind=Whole(1),
+        metavar="N",
+        may_differ=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if path := npz_path(self.dataset):
+            self._set("dataset", f"NPZ:{path.absolute()}")
+
+    @classmethod
+    def from_record(cls, settings: Mapping[str, Any]) -> Self:
+        """From a run's record, of an earlier commit too: a setting that it lacks is at its default, an unknown one is ignored.
+
+        Raises BadInput for a value that its setting does not accept.
+        """
+        return cls(**{name: settings[name] for name in settings_of(cls) if name in settings})
 
 
-def training_settings(args: Namespace) -> dict[str, Any]:
-    """Every setting of `train`, resolved: defaults filled in, None for what the chosen method has no use for.
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(Settings):
+    """Settings of `pretrain`, which trains the full-precision base model with SGD-M."""
 
-    Raises BadInput for bits that the quantizer does not take.
+    init_lr: float = like(Settings, "init_lr", default=0.1)
+    epochs: int = like(Settings, "epochs", default=200)
+    lr_adjust: int | str = like(Settings, "lr_adjust", default=60)
+    weight_decay: float = setting(5e-4, "weight decay of W", kind=Real())
+    trial: int = setting(1, "number of the trial", kind=Whole(1))
+    optimizer: str = field(default="SGD-M", init=False)
+    momentum: float = field(default=0.9, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """Settings of `train`, which trains a quantized net with STE or a learned gradient, from a base model.
+
+    option: the argument of M's constructor that the setting is; learned: what only a learned gradient has, with its default.
+    Raises BadInput for bits that the quantizer does not take, and for a meta network whose option has no default.
     """
-    settings = _settings(args)
-    try:
-        get_quantizer(args.quantizer, args.bits)
-    except ValueError as error:
-        raise BadInput(f"-bw/--bits {args.bits}: {error}") from None
-    learned, defaults = args.backward != "STE", method_defaults(args.backward)
-    for flag in (*META_OPTIONS, *LEARNED_DEFAULTS):
-        if flag not in defaults:
-            settings[flag] = None
-        elif settings[flag] is None:
-            settings[flag] = defaults[flag]
-    if args.pretrained is None:
-        settings["pretrained"] = base_model_path(args.results_root, args.model, args.dataset)
-    settings["pretrained"] = str(Path(settings["pretrained"]))
-    choice = OPTIMIZEES[args.optimizer]
-    if settings["weight_decay"] is None:
-        settings["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
-    return settings if learned else settings | choice.options_ste
+
+    quantizer: str = setting("dorefa", "quantizer of every layer's weights", "-q", kind=QUANTIZER)
+    bits: int = setting(1, "bits per weight (BWN and BWN-F take 1)", "-bw", kind=Whole(1, MAX_BITS))
+    optimizer: str = setting("SGD", "optimizer of the net", "-o", kind=OPTIMIZER)
+    weight_decay: float | None = setting(
+        None,
+        "weight decay of W (default, as published: SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, "
+        "0 with STE)",
+        kind=Real(),
+    )
+    backward: str = setting("MultiFC", "gradient through Q: STE, or a meta network", "-meta", kind=BACKWARD)
+    hidden_size: int | None = setting(None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1), option="hidden_size")
+    num_fc: int | None = setting(None, "MultiFC's linear layers (default: 3)", "-nfc", kind=Whole(1), option="num_layers")
+    num_lstm: int | None = setting(None, "LSTMFC's LSTM layers (default: 1)", "-nlstm", kind=Whole(1), option="num_lstm")
+    meta_nonlinear: str | None = setting(
+        None,
+        "between M's linear layers: none, relu or tanh (default: none)",
+        "-nonlinear",
+        kind=OneOfOrNone(NONLINEARITIES),
+        option="use_nonlinear",
+    )
+    meta_init: str | None = setting(
+        None, "M's start; identity: it passes g_W^ on (MultiFC: times W~) (default: random)", kind=OneOf(STARTS), option="init"
+    )
+    lstm_state: str | None = setting(
+        None,
+        "LSTMFC's (h, c) from iteration to iteration (default: carry)",
+        kind=OneOf(LSTM_STATES),
+        option="lstm_state",
+    )
+    meta_lr: float | None = setting(None, "gamma, the learning rate of M (default: 1e-3)", kind=Real(above=0), learned=1e-3)
+    meta_lr_adjust: bool | None = setting(None, "gamma drops together with alpha", kind=Switch(), learned=False)
+    meta_weight_decay: float | None = setting(None, "weight decay of M (default: 0)", "-decay", kind=Real(), learned=0.0)
+    update_order: str | None = setting(
+        None,
+        "order of the loop (default: notebook, which made the published curves)",
+        kind=OneOf(UPDATE_ORDERS),
+        learned="notebook",
+    )
+    exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
+    trial: int = setting(1, "number of the trial; with --seed it fixes everything that is random", kind=Whole(1))
+    pretrained: str | None = setting(
+        None, "base model (default: the one that pretrain wrote); none: from scratch", metavar="PATH|none"
+    )
+    optimizer_options: Mapping[str, Any] | None = None  # of the optimizee beside those of every run: OptimizeeChoice.options_ste
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_bits()
+        defaults, choice, learned = method_defaults(self.backward), OPTIMIZEES[self.optimizer], self.backward != STE
+        for name in (*META_OPTIONS, *LEARNED_DEFAULTS):
+            if name not in defaults:
+                self._set(name, None)
+            elif getattr(self, name) is None:
+                self._set(name, defaults[name])
+        if self.weight_decay is None:
+            self._set("weight_decay", choice.decay_learned if learned else choice.decay_ste)
+        path = base_model_path(self.results_root, self.model, self.dataset) if self.pretrained is None else Path(self.pretrained)
+        self._set("pretrained", str(path))
+        if self.optimizer_options is None:
+            self._set("optimizer_options", {} if learned else dict(choice.options_ste))
+
+    def _check_bits(self) -> None:
+        if self.bits == 1 and isinstance(QUANTIZERS[self.quantizer], Place):
+            return  # every built-in quantizer takes 1 bit; its class would import torch
+        try:
+            QUANTIZERS.load(self.quantizer)(self.bits)
+        except ValueError as error:
+            raise BadInput(f"{spelling(settings_of(TrainSettings)['bits'])} {self.bits}: {error}") from None
+
+    @classmethod
+    def from_record(cls, settings: Mapping[str, Any]) -> Self:
+        """As for every run; the optimizee has the options that the record names, and no others."""
+        known = {name: settings[name] for name in settings_of(cls) if name in settings}
+        choice = OPTIMIZEES.get(known.get("optimizer"))
+        options = {name: settings[name] for name in (choice.options_ste if choice else ()) if name in settings}
+        return cls(**known, optimizer_options=options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, as in run.json: the optimizee's options stand beside the others."""
+        settings = super().as_dict()
+        return settings | settings.pop("optimizer_options")
+
+    def arguments(self) -> list[str]:
+        """The arguments of `main.py train` that give these settings; what would be the default is left out."""
+        shown = ["model", "dataset", "quantizer", "bits", "optimizer", "backward", "trial", "data_root", "results_root"]
+        usual = TrainSettings(**{name: getattr(self, name) for name in shown})
+        return self.flags([*shown, *(name for name in settings_of(TrainSettings) if getattr(self, name) != getattr(usual, name))])
+
+    def meta_network_options(self) -> dict[str, Any]:
+        """The options for the constructor of the chosen meta network."""
+        taken = META_NETWORKS.options(self.backward)
+        return {option: getattr(self, name) for name, option in META_OPTIONS.items() if option in taken}
+
+
+MAY_DIFFER = tuple(noted(Settings, "may_differ"))
+CUDA_ONLY = tuple(noted(Settings, "cuda_only"))
+META_OPTIONS = noted(TrainSettings, "option")  # setting -> the argument of the meta networks' constructors
+LEARNED_DEFAULTS = noted(TrainSettings, "learned")  # setting -> its default with a learned gradient
 
 
 def method_defaults(backward: str) -> dict[str, Any]:
-    """The flags that a method heeds, with their defaults. Raises BadInput for a meta network's option without one."""
-    if backward == "STE":
+    """The settings that only some methods have, of a method, with their defaults: {} for STE.
+
+    Raises BadInput for a meta network whose constructor gives one of them no default.
+    """
+    if backward == STE:
         return {}
     taken = META_NETWORKS.options(backward)
-    defaults = {flag: taken[option] for flag, option in META_OPTIONS.items() if option in taken}
-    for flag, default in defaults.items():
+    defaults = {name: taken[option] for name, option in META_OPTIONS.items() if option in taken}
+    for name, default in defaults.items():
         if default is Parameter.empty:
-            raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[flag]} a default")
+            raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[name]} a default")
     return defaults | LEARNED_DEFAULTS
-
-
-def meta_network_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options for the constructor of the chosen meta network, from resolved settings."""
-    taken = META_NETWORKS.options(settings["backward"])
-    return {option: settings[flag] for flag, option in META_OPTIONS.items() if option in taken}
-
-
-def _settings(args: Namespace) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(args).items() if name not in OF_THE_COMMAND}
-    if path := npz_path(args.dataset):
-        settings["dataset"] = f"NPZ:{path.absolute()}"
-    return settings

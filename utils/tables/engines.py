@@ -1,8 +1,7 @@
 """Where a table's runs are carried out: processes on this machine, or a Ray cluster. Each run is a process of its own."""
 
 import os
-import sys
-from argparse import Namespace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import NamedTuple, Protocol
@@ -12,9 +11,9 @@ import torch
 from utils.environment import cpu_cores
 from utils.errors import BadInput, first_line
 from utils.tables import child
+from utils.tables.options import EngineOptions
 from utils.tables.selection import TableRun
 
-ENGINES = ("local", "ray", "slurm")
 OUTPUT = "output.log"  # in the run's folder: what its processes printed
 
 
@@ -51,7 +50,7 @@ class LocalEngine:
     """Processes on this machine, one per slot; a slot is what its process gets on top of this one's environment."""
 
     def __init__(self, slots: list[dict[str, str]]):
-        self._free = list(slots)
+        self.slots, self._free = slots, list(slots)
         self._active: dict[TableRun, tuple[Popen, dict[str, str]]] = {}
 
     @property
@@ -68,9 +67,9 @@ class LocalEngine:
         self._free.pop(0)  # not before: where the start fails, the slot stays free
 
     def ended(self) -> list[Ended]:
-        found = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
-        self._free += [self._active.pop(end.run)[1] for end in found]
-        return found
+        ends = [Ended(run, process.poll()) for run, (process, _) in self._active.items() if process.poll() is not None]
+        self._free += [self._active.pop(end.run)[1] for end in ends]
+        return ends
 
     def close(self) -> None:
         processes = [process for process, _ in self._active.values()]
@@ -138,31 +137,32 @@ class RayEngine:
         self._ray.shutdown()
 
 
-def make_engine(args: Namespace) -> Engine:
-    """The engine that the flags ask for."""
-    if args.engine == "ray":
-        return RayEngine(args.address, args.jobs, args.trials_per_device, args.cpus_per_run or 1, args.retries)
-    return LocalEngine(local_slots(args, visible_gpus()))
+def make_engine(options: EngineOptions, runs: Sequence[TableRun]) -> Engine:
+    """The engine that the options ask for, for these runs."""
+    o = options
+    if o.engine == "ray":
+        return RayEngine(o.address, o.jobs, o.trials_per_device, o.cpus_per_run or 1, o.retries)
+    return LocalEngine(local_slots(o, visible_gpus(), {run.settings.device for run in runs}))
 
 
-def local_slots(args: Namespace, gpus: list[str]) -> list[dict[str, str]]:
+def local_slots(options: EngineOptions, gpus: list[str], devices: Collection[str] = ("auto",)) -> list[dict[str, str]]:
     """The slots of this machine: trials_per_device for each GPU, taken in turns, or jobs of them on the CPU.
 
-    Processes that all take every core spin against each other, and each is many times slower, so that a slot says how many
-    threads its process may use, unless OMP_NUM_THREADS is set. Raises BadInput for more jobs than the GPUs take.
+    devices: the runs' --device. Oversubscribed cores slow each other down; each slot therefore says how many threads its process
+    may use, unless OMP_NUM_THREADS is set. Raises BadInput for more jobs than the GPUs take.
     """
-    spread = dict(args.set).get("device", "auto") in ("auto", "cuda")  # cuda:1 is that very GPU, for all runs
+    spread = {"auto", "cuda"}.issuperset(devices)  # cuda:1 is that very GPU, for all runs
     if gpus and spread:
-        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(args.trials_per_device) for gpu in gpus]
-        if args.jobs and args.jobs > len(slots):
+        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(options.trials_per_device) for gpu in gpus]
+        if options.jobs and options.jobs > len(slots):
             raise BadInput(
-                f"--jobs {args.jobs}: {len(gpus)} GPUs with --trials-per-device {args.trials_per_device} take {len(slots)}"
+                f"--jobs {options.jobs}: {len(gpus)} GPUs with --trials-per-device {options.trials_per_device} take {len(slots)}"
             )
-        slots = slots[: args.jobs]
+        slots = slots[: options.jobs]
     else:
-        slots = [{} for _ in range(args.jobs or args.trials_per_device)]
-    threads = args.cpus_per_run or max(1, cpu_cores() // len(slots))
-    if args.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
+        slots = [{} for _ in range(options.jobs or options.trials_per_device)]
+    threads = options.cpus_per_run or max(1, cpu_cores() // len(slots))
+    if options.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
         slots = [slot | {"OMP_NUM_THREADS": str(threads)} for slot in slots]
     return slots
 
@@ -175,11 +175,6 @@ def visible_gpus() -> list[str]:
     return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
-def train_command(run: TableRun) -> list[str]:
-    """The command line of a run."""
-    return [sys.executable, str(run.program), *run.argv]
-
-
 def child_arguments(run: TableRun) -> tuple[list[str], Path, Path]:
     """What start_child and run_child take, but for the environment."""
-    return train_command(run), (run.path / OUTPUT).absolute(), Path.cwd()
+    return run.command, (run.path / OUTPUT).absolute(), Path.cwd()

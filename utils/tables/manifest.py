@@ -20,7 +20,7 @@ class Row:
 
     cell: Cell
     trials: int
-    settings: dict[str, Any]  # main.py train's long flags -> values
+    settings: dict[str, Any]  # main.py train's long flags without their dashes -> values
     published: str | None  # mean (population variance) of the last 10 epochs, percent
 
 
@@ -43,34 +43,24 @@ class Rule:
         return all(getattr(cell, field) in values for field, values in self.when.items())
 
 
-def train_arguments(cell: Cell, settings: dict[str, Any]) -> list[str]:
-    """The arguments of `main.py train` for a cell with settings; one that is true or false is a switch."""
-    arguments = []
-    for name, value in (cell._asdict() | settings).items():
-        switch = str(value).lower()
-        if switch != "false":
-            arguments += [f"--{name}"] if switch == "true" else [f"--{name}", str(value)]
-    return arguments
-
-
 def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     """The manifest's tables by name, with the settings of a protocol.
 
     Raises BadInput for a file that is absent, damaged, or says something that is not understood, naming the place.
     """
-    what = f"--manifest {path}"
+    origin = f"--manifest {path}"
     try:
         content = tomllib.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise BadInput(f"{what}: {getattr(error, 'strerror', None) or error}") from None
-    _check(content, what, {"tables": dict}, {"trials": int, "settings": dict, "rules": list})
-    _check_names(content.get("settings", {}), f"{what}, settings")
-    rules = [rule for rule in _rules(content.get("rules", []), what) if rule.protocol in (None, protocol)]
+        raise BadInput(f"{origin}: {getattr(error, 'strerror', None) or error}") from None
+    _check(content, origin, {"tables": dict}, {"trials": int, "settings": dict, "rules": list})
+    _check_names(content.get("settings", {}), f"{origin}, settings")
+    rules = [rule for rule in _rules(content.get("rules", []), origin) if rule.protocol in (None, protocol)]
     defaults = content.get("settings", {}), content.get("trials", 1)
-    tables = {name: _table(entry, rules, *defaults, f"{what}, table {name}") for name, entry in content["tables"].items()}
+    tables = {name: _table(entry, rules, *defaults, f"{origin}, table {name}") for name, entry in content["tables"].items()}
     for rule in rules:
         if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
-            raise BadInput(f"{what}: no cell meets the rule when {rule.when}")
+            raise BadInput(f"{origin}: no cell meets the rule when {rule.when}")
     return tables
 
 
@@ -92,11 +82,11 @@ def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int,
     return Table(tuple(rows.values()))
 
 
-def _rules(entries: list[Any], what: str) -> list[Rule]:
+def _rules(entries: list[Any], origin: str) -> list[Rule]:
     """The rules, in their order."""
     rules = []
     for number, entry in enumerate(entries, 1):
-        where = f"{what}, rule {number}"
+        where = f"{origin}, rule {number}"
         _check(entry, where, {"why": str, "set": dict}, {"when": dict, "protocol": str})
         _check_names(entry["set"], where)
         when = {field: [value] if isinstance(value, str) else value for field, value in entry.get("when", {}).items()}

@@ -1,4 +1,7 @@
-"""Carries a table's runs out with an engine: what is done is skipped, what was cut off is resumed, a failure stops nothing."""
+"""Carries a table's runs out with an engine: what is done is skipped, what was cut off is resumed, a failure stops nothing.
+
+Written by hand: submitit knows Slurm only, and neither retries a killed run nor respects another process's lock.
+"""
 
 import signal
 import sys
@@ -9,12 +12,25 @@ from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
 from utils.run.signals import Signals
-from utils.tables.engines import OUTPUT, Ended, Engine
-from utils.tables.selection import State, TableRun
+from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
+from utils.tables.options import EngineOptions
+from utils.tables.selection import State, TableRun, fetch_data, without_base_model
 
 TICK = 0.2  # seconds between looks at the engine
 LOOK_EVERY = 3.0  # seconds between looks at the runs' folders
 STOPPED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def carry_out(runs: list[TableRun], options: EngineOptions) -> dict[TableRun, str]:
+    """Carries out what is not done of some runs; returns those that failed, and why.
+
+    Raises BadInput where nothing can be begun: no run has its base model, or the data are not available.
+    """
+    to_do = [run for run in runs if run.state()[0] is not State.DONE]
+    failures = without_base_model(to_do)
+    fetch_data(run for run in to_do if run not in failures)
+    runnable = [run for run in runs if run not in failures]
+    return failures | Scheduler(runnable, make_engine(options, runnable), options.retries).carry_out()
 
 
 class Scheduler:
@@ -104,7 +120,7 @@ class Progress:
 
     def __init__(self, runs: list[TableRun]):
         self._runs, self._ended = runs, 0
-        self._total = sum(run.settings["epochs"] for run in runs)
+        self._total = sum(run.settings.epochs for run in runs)
         self._before, self._began = self._epochs_done(), time.monotonic()
         self._bar = tqdm(total=self._total, initial=self._before, unit="epoch", disable=None, dynamic_ncols=True)
 
@@ -121,7 +137,7 @@ class Progress:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
-    def conclude(self, run: TableRun, what: str) -> None:
+    def conclude(self, run: TableRun, outcome: str) -> None:
         """Says that a run has ended, how many have, and how long the rest takes at the pace so far."""
         self._ended += 1
         done = self._epochs_done()
@@ -129,7 +145,7 @@ class Progress:
         if self._before < done < self._total:
             seconds = (time.monotonic() - self._began) / (done - self._before) * (self._total - done)
             left = f", {tqdm.format_interval(seconds)} left"
-        self.say(f"{what} {run} ({self._ended} of {len(self._runs)} runs{left})")
+        self.say(f"{outcome} {run} ({self._ended} of {len(self._runs)} runs{left})")
 
     def close(self) -> None:
         self.refresh()

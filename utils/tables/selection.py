@@ -1,23 +1,22 @@
 """The runs that a manifest's tables stand for: which ones a command selects, their commands, and how far each is."""
 
-from argparse import Namespace
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from utils.dataset import load_images
+from utils import MAIN
 from utils.errors import BadInput, Finished
-from utils.run.base_model import what_is_missing
 from utils.run.lock import is_locked
-from utils.run.record import base_model_path, check_record, read_record, run_path
+from utils.run.paths import base_model_path, missing_base_model
+from utils.run.record import check_record, read_record, run_path
+from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.manifest import NOT_SETTINGS, Row, read_manifest, train_arguments
+from utils.tables.manifest import NOT_SETTINGS, Row, read_manifest
+from utils.tables.options import Selection
 from utils.tabular import markdown_table
-
-Settings = dict[str, Any]
 
 
 class State(StrEnum):
@@ -33,17 +32,24 @@ class State(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class TableRun:
-    """A trial of a cell: what runs it (main.py, or a program like it) with which arguments, resolved settings and folder."""
+    """A trial of a cell: its settings, its folder, and the program that runs it (main.py, or one like it)."""
 
     row: Row
-    trial: int
-    program: Path
-    argv: list[str]
-    settings: Settings
+    settings: TrainSettings
     path: Path
+    program: Path
 
     def __str__(self) -> str:
         return f"{self.row.cell} trial {self.trial}"
+
+    @property
+    def trial(self) -> int:
+        return self.settings.trial
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that carries it out."""
+        return [sys.executable, str(self.program), "train", *self.settings.arguments()]
 
     def state(self) -> tuple[State, str]:
         """How far the run is, and why where it failed or is refused."""
@@ -65,35 +71,50 @@ class TableRun:
             record = read_record(self.path)
         except BadInput:
             return 0
-        epochs = self.settings["epochs"]
+        epochs = self.settings.epochs
         return epochs if record.get("state") == "done" else min(record.get("epochs_done", 0), epochs)
 
 
-def select_runs(args: Namespace, parse: Callable[[list[str], str], Settings]) -> list[TableRun]:
-    """The runs of the chosen tables that meet the flags' selection, first trials first; a cell that two tables share counts once.
+def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
+    """The selected runs of the chosen tables, first trials first; a cell that two tables share counts once.
 
-    parse: arguments of `main.py train` and a prefix for its error -> settings. Raises BadInput for an unknown table, a selection
-    that leaves nothing, or settings that `train` does not take.
+    program: what runs them. Raises BadInput for an unknown table, a selection that leaves nothing, or settings that `train` does
+    not take.
     """
-    manifest = read_manifest(args.manifest, args.protocol)
-    names = list(manifest) if "all" in args.tables else args.tables
-    for name in names:
-        if name not in manifest:
-            raise BadInput(f"{name}: no such table in {args.manifest}, which has {', '.join(manifest)} (or all)")
-    wanted = {field: getattr(args, field) for field in Cell._fields if getattr(args, field, None)}
-    rows = {row.cell: row for name in names for row in manifest[name].rows if _meets(row.cell, wanted)}
-    if not rows:
-        listed = ", ".join(f"--{field} {' '.join(values)}" for field, values in wanted.items())
-        raise BadInput(f"no cell of {', '.join(names)} has {listed}")
-    trials = {cell: _chosen_trials(args.trials or row.trials, args.trial) for cell, row in rows.items()}
+    manifest = read_manifest(selection.manifest, selection.protocol)
+    tables = list(manifest) if "all" in selection.tables else selection.tables
+    for table in tables:
+        if table not in manifest:
+            raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
+    rows = _chosen_rows({row.cell: row for table in tables for row in manifest[table].rows}, selection, tables)
+    trials = {cell: _chosen_trials(selection.trials or row.trials, selection.trial) for cell, row in rows.items()}
     if not any(trials.values()):
-        there = args.trials or max(row.trials for row in rows.values())
-        raise BadInput(f"--trial {' '.join(map(str, args.trial))}: there are trials 1 to {there}")
+        there = selection.trials or max(row.trials for row in rows.values())
+        raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
     pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
-    index, count = args.slice or (1, 1)
+    index, count = selection.slice or (1, 1)
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
-    return [_plan(row, trial, args, parse) for trial, row in pairs[index - 1 :: count]]
+    return [_table_run(row, trial, selection, program) for trial, row in pairs[index - 1 :: count]]
+
+
+def _chosen_rows(rows: dict[Cell, Row], selection: Selection, tables: Iterable[str]) -> dict[Cell, Row]:
+    """The rows that meet the selection. Raises BadInput for a name that no cell has, naming those there are, and for no row."""
+    wanted = {field: names for field in Cell._fields if (names := getattr(selection, field, ()))}
+    for field, names in wanted.items():
+        there = dict.fromkeys(getattr(cell, field) for cell in rows)
+        if unknown := [name for name in names if name not in there]:
+            raise BadInput(f"no cell of {', '.join(tables)} has --{field} {' '.join(unknown)}; there are {', '.join(there)}")
+    chosen = {cell: row for cell, row in rows.items() if all(getattr(cell, field) in names for field, names in wanted.items())}
+    if not chosen:
+        listed = ", ".join(f"--{field} {' '.join(names)}" for field, names in wanted.items())
+        raise BadInput(f"no cell of {', '.join(tables)} has {listed}")
+    return chosen
+
+
+def _chosen_trials(count: int, only: Collection[int]) -> list[int]:
+    """Trials 1 to count, or those of them in `only`."""
+    return [trial for trial in range(1, count + 1) if not only or trial in only]
 
 
 def status_table(runs: list[TableRun]) -> str:
@@ -104,8 +125,8 @@ def status_table(runs: list[TableRun]) -> str:
         by_cell.setdefault(run.row.cell, []).append(run)
 
     def counts(members: Iterable[TableRun]) -> list[str]:
-        found = Counter(states[run][0] for run in members)
-        return [str(found[state] or "") for state in State]
+        tally = Counter(states[run][0] for run in members)
+        return [str(tally[state] or "") for state in State]
 
     rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
     table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
@@ -115,8 +136,11 @@ def status_table(runs: list[TableRun]) -> str:
 
 def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
     """The runs that lack their base model, and how to make it. Raises BadInput where all of them do."""
-    found = {run: what_is_missing(run.settings) for run in runs}
-    lacking = {run: f"{missing}, or name a folder with --pretrained-root" for run, missing in found.items() if missing}
+    lacking = {}
+    for run in runs:
+        s = run.settings
+        if missing := missing_base_model(s.pretrained, s.model, s.dataset):
+            lacking[run] = f"{missing}, or name a folder with --pretrained-root"
     if lacking and len(lacking) == len(runs):
         run, why = next(iter(lacking.items()))
         raise BadInput(f"{run.row.cell}: {why}")
@@ -125,24 +149,25 @@ def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
 
 def fetch_data(runs: Iterable[TableRun]) -> None:
     """Downloads what data sets are missing. Raises BadInput where one is not available."""
-    for dataset, root in dict.fromkeys((run.settings["dataset"], run.settings["data_root"]) for run in runs):
+    from utils.dataset import load_images  # torch
+
+    for dataset, root in dict.fromkeys((run.settings.dataset, run.settings.data_root) for run in runs):
         load_images(dataset, "test", root)
 
 
-def _plan(row: Row, trial: int, args: Namespace, parse: Callable[[list[str], str], Settings]) -> TableRun:
+def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> TableRun:
     """A trial of a row, with the command line's settings over the manifest's."""
-    chosen = dict(args.set)
+    chosen = dict(selection.set)
     for name in chosen:
         if name in (*NOT_SETTINGS, "epochs"):
             raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
-    settings = row.settings | ({"epochs": args.epochs} if args.epochs else {}) | chosen
-    settings |= {"data-root": args.data_root, "results-root": args.results_root, "trial": trial}
-    if args.pretrained_root:
-        settings["pretrained"] = _base_model(args.pretrained_root, row.cell, args.results_root)
-    argv = train_arguments(row.cell, settings)
-    origin = f"--set {' '.join(f'{name}={value}' for name, value in chosen.items())}" if chosen else f"--manifest {args.manifest}"
-    resolved = parse(argv, f"{origin}, {row.cell}")
-    return TableRun(row, trial, args.program, ["train", *argv], resolved, run_path(resolved))
+    values = row.cell._asdict() | row.settings | ({"epochs": selection.epochs} if selection.epochs else {}) | chosen
+    values |= {"data-root": selection.data_root, "results-root": selection.results_root, "trial": trial}
+    if selection.pretrained_root:
+        values["pretrained"] = _base_model(selection.pretrained_root, row.cell, selection.results_root)
+    origin = " ".join(["--set", *map("=".join, chosen.items())]) if chosen else f"--manifest {selection.manifest}"
+    settings = TrainSettings.from_values(values, f"{origin}, {row.cell}")
+    return TableRun(row, settings, run_path(settings), program)
 
 
 def _base_model(root: str, cell: Cell, results_root: str) -> str:
@@ -154,12 +179,3 @@ def _base_model(root: str, cell: Cell, results_root: str) -> str:
     nested = base_model_path(root, cell.model, cell.dataset)
     own = base_model_path(results_root, cell.model, cell.dataset)
     return str(next((path for path in (nested, Path(root) / nested.name) if path.is_file()), own))
-
-
-def _meets(cell: Cell, wanted: dict[str, list[str]]) -> bool:
-    return all(getattr(cell, field) in values for field, values in wanted.items())
-
-
-def _chosen_trials(count: int, only: list[int] | None) -> list[int]:
-    """Trials 1 to count, or those of them in `only`."""
-    return [trial for trial in range(1, count + 1) if only is None or trial in only]

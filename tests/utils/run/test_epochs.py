@@ -14,16 +14,17 @@ from utils.quantize import get_quantizer
 from utils.recorder import Recorder
 from utils.run.epochs import checked_iterations, train_epoch
 from utils.run.folder import Run
+from utils.run.settings import PretrainSettings
 
 
-@pytest.mark.parametrize(("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=str)
+@pytest.mark.parametrize(("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=["eager", "captured", "fails"])
 def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_path, capsys):
     torch.manual_seed(0)
     net = QuantizedMetaResNet(8).to(memory_format=torch.channels_last)
     loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"))
     images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
     loader = ResidentLoader(ImageSet(images, torch.arange(20) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)
-    settings = {"checkpoint_every": 1, "stop_after": None, "epochs": 1}
+    settings = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1)
     with Run(tmp_path / "run", settings, torch.device("cpu")) as run, Recorder(run.path) as recorder:
         iterations = checked_iterations(loop, loader, graphs, 0, run)
         assert loop.iteration == 0

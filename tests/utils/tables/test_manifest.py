@@ -6,8 +6,8 @@ import tomllib
 import pytest
 
 from utils import PROJECT
-from utils.cli.parser import parse_training
 from utils.errors import BadInput
+from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
 
@@ -26,18 +26,12 @@ def printed():
         }
 
 
-def flag(name, value):
-    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
-
-
 def settings_of(protocol):
     """Every cell of the manifest -> its settings as `train` resolves them."""
     found = {}
     for table in read_manifest(MANIFEST, protocol).values():
         for row in table.rows:
-            values = {**row.cell._asdict(), **row.settings}
-            argv = [text for name, value in values.items() for text in flag(name, value)]
-            found[row.cell] = parse_training(argv, "test")
+            found[row.cell] = TrainSettings.from_values(row.cell._asdict() | row.settings, "test")
     return found
 
 
@@ -58,32 +52,32 @@ def test_the_manifest_lists_every_cell_with_its_printed_value(protocol):
 
 def test_protocol_logs_is_what_the_logs_show(capfd):
     found = settings_of("logs")
-    single_drop = {cell for cell, s in found.items() if s["lr_adjust"] != 30}
+    single_drop = {cell for cell, s in found.items() if s.lr_adjust != 30}
     assert single_drop == {
         Cell(model, "CIFAR100", quantizer, "STE", optimizer)
         for model, quantizer in (("ResNet110", "dorefa"), ("ResNet110", "BWN"), ("ResNet56", "BWN"))
         for optimizer in ("SGD", "Adam")
     }
-    assert {found[cell]["lr_adjust"] for cell in single_drop} == {61}
+    assert {found[cell].lr_adjust for cell in single_drop} == {61}
     for cell, s in found.items():
         learned = cell.backward != "STE"
-        assert (s["epochs"], s["batch_size"], s["init_lr"], s["bits"], s["exp_spec"]) == (100, 128, 1e-3, 1, None)
-        assert s["weight_decay"] == (5e-4 if cell.optimizer == "Adam" and learned else 0)
-        assert (s["update_order"], s["meta_lr"], s["meta_lr_adjust"]) == (("notebook", 1e-3, False) if learned else (None,) * 3)
-        assert s["num_fc"] == (3 if cell.backward == "MultiFC" else None)
+        assert (s.epochs, s.batch_size, s.init_lr, s.bits, s.exp_spec) == (100, 128, 1e-3, 1, None)
+        assert s.weight_decay == (5e-4 if cell.optimizer == "Adam" and learned else 0)
+        assert (s.update_order, s.meta_lr, s.meta_lr_adjust) == (("notebook", 1e-3, False) if learned else (None,) * 3)
+        assert s.num_fc == (3 if cell.backward == "MultiFC" else None)
         if cell.backward == "FC-Grad":
-            assert s["meta_init"] == ("identity" if cell.model == "ResNet20" else "random")
+            assert s.meta_init == ("identity" if cell.model == "ResNet20" else "random")
     assert capfd.readouterr().err == ""  # no setting without effect
 
 
 def test_protocol_paper_is_what_the_text_says(capfd):
     for cell, s in settings_of("paper").items():
         learned = cell.backward != "STE"
-        assert (s["epochs"], s["lr_adjust"], s["exp_spec"]) == (100, 30, "paper")
-        assert s["weight_decay"] == (5e-4 if cell.optimizer == "Adam" else 0)
-        assert (s["update_order"], s["meta_lr_adjust"]) == (("paper", True) if learned else (None, None))
-        assert s["num_fc"] == (2 if cell.backward == "MultiFC" else None)
-        assert s["meta_init"] in (None, "random")
+        assert (s.epochs, s.lr_adjust, s.exp_spec) == (100, 30, "paper")
+        assert s.weight_decay == (5e-4 if cell.optimizer == "Adam" else 0)
+        assert (s.update_order, s.meta_lr_adjust) == (("paper", True) if learned else (None, None))
+        assert s.num_fc == (2 if cell.backward == "MultiFC" else None)
+        assert s.meta_init in (None, "random")
     assert capfd.readouterr().err == ""
 
 

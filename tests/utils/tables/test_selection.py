@@ -1,22 +1,24 @@
 """main.py tables: what it selects and refuses, where it runs, how far it is."""
 
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import PROJECT
+from parsed import parsed, train_settings
 from table_runs import by_hand, record, runs_of, states
 
-from main import COMMANDS
-from utils.cli.parser import build_parser, parse_training
 from utils.errors import BadInput
 from utils.run.record import run_path
+from utils.tables import engines
 from utils.tables.engines import local_slots
+from utils.tables.options import EngineOptions, Selection
 from utils.tables.selection import State
+from utils.tables.slurm import slurm_script
 
 
 def test_selection():
@@ -36,10 +38,25 @@ def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
     flags = ["-n", "7", "--set", "lr-adjust=2", "deterministic=true", "--results-root", "R", "--data-root", "D"]
     for run in runs_of(["tables", "run", "table2", *flags]):
         s = run.settings
-        assert (s["epochs"], s["lr_adjust"], s["deterministic"], s["results_root"], s["data_root"]) == (7, 2, True, "R", "D")
-        assert s["pretrained"] == f"R/{s['model']}-CIFAR100/{s['model']}-CIFAR100-pretrain.pth"
-        assert parse_training(run.argv[1:], "again") == s
+        assert (s.epochs, s.lr_adjust, s.deterministic, s.results_root, s.data_root) == (7, 2, True, "R", "D")
+        assert s.pretrained == f"R/{s.model}-CIFAR100/{s.model}-CIFAR100-pretrain.pth"
+        assert train_settings(run.command[3:]) == s
         assert run.path == run_path(s)
+
+
+def test_a_slurm_task_is_told_what_the_command_was_told():
+    told = {"model": ["ResNet20"], "trial": [1, 2], "epochs": 3, "set": [("batch-size", "64")], "protocol": "paper"}
+    selection = Selection(tables=["table1", "fig3"], **told)
+    options = EngineOptions(engine="slurm", dry_run=True, trials_per_device=2, cpus_per_run=3, retries=1)
+    script = slurm_script(selection, options, runs=5)
+    assert "#SBATCH --array=1-3\n" in script
+    assert "#SBATCH --cpus-per-task=6\n" in script
+    (line,) = [line for line in script.splitlines() if " tables run " in line]
+    command, rest = line.split(" --slice ")
+    assert rest == '"$SLURM_ARRAY_TASK_ID/3" &'
+    task = parsed(shlex.split(command)[2:])
+    assert Selection.of(task) == selection
+    assert EngineOptions.of(task) == replace(options, engine="local", dry_run=False)
 
 
 def test_slices_share_the_runs_out():
@@ -56,7 +73,7 @@ def test_base_models_lie_where_they_were_released_or_made(tmp_path):
     made.parent.mkdir()
     for path in (released, made):
         path.touch()
-    found = {run.row.cell.model: run.settings["pretrained"] for run in runs_of(flags)}
+    found = {run.row.cell.model: run.settings.pretrained for run in runs_of(flags)}
     own = "R/ResNet44-CIFAR10/ResNet44-CIFAR10-pretrain.pth"
     assert found == {"ResNet20": str(released), "ResNet32": str(made), "ResNet44": own}
 
@@ -66,7 +83,7 @@ def test_dry_run_prints_the_commands(call_main, command, tmp_path):
     assert outcome.code == 0
     lines = [shlex.split(line) for line in outcome.out.splitlines()]
     assert [line[:3] for line in lines] == [[sys.executable, str(PROJECT / "main.py"), "train"]] * 4
-    assert [build_parser(COMMANDS).parse_args(line[2:]).trial for line in lines] == [1, 1, 2, 2]
+    assert [parsed(line[2:]).trial for line in lines] == [1, 1, 2, 2]
     assert not (tmp_path / "R").exists()
 
 
@@ -83,7 +100,11 @@ BAD_INPUT = [  # flags, words that the one line must hold
     (["tables", "walk", "table1"], ["walk", "status"]),
     (["tables", "run", "table1", "-m", "ResNet56"], ["no cell of table1", "--model ResNet56"]),
     (["tables", "run", "table1", "-q", "BWN", "-meta", "MultiFC"], ["no cell", "--quantizer BWN", "--backward MultiFC"]),
-    (["tables", "run", "table1", "-m", "ResNet21"], ["ResNet21"]),
+    (
+        ["tables", "run", "table1", "-m", "ResNet20", "ResNet21"],
+        ["no cell of table1", "--model ResNet21", "there are ResNet20, ResNet32, ResNet44"],
+    ),
+    (["tables", "run", "table1", "--set", "deterministic=yes"], ["--deterministic", "true or false", "'yes'"]),
     (["tables", "run", "table1", "--trial", "6"], ["--trial 6", "1 to 5"]),
     (["tables", "run", "table1", "--slice", "0/4"], ["--slice", "'0/4'"]),
     (["tables", "run", "table1", "--slice", "5/4"], ["--slice", "'5/4'"]),
@@ -134,28 +155,27 @@ def test_an_unknown_model_in_a_manifest_is_named(call_main, command, manifest):
 )
 def test_slots_spread_over_the_gpus_and_share_the_cores(flags, gpus, slots, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", *flags])
-    found = local_slots(args, gpus)
+    options = EngineOptions.of(parsed(["tables", "run", "table1", *flags]))
+    found = local_slots(options, gpus)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in found] == slots
     threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
     assert {slot["OMP_NUM_THREADS"] for slot in found} == {str(threads)}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert all("OMP_NUM_THREADS" not in slot for slot in local_slots(args, gpus))
-    args.cpus_per_run = 3
-    assert {slot["OMP_NUM_THREADS"] for slot in local_slots(args, gpus)} == {"3"}
+    assert all("OMP_NUM_THREADS" not in slot for slot in local_slots(options, gpus))
+    assert {slot["OMP_NUM_THREADS"] for slot in local_slots(replace(options, cpus_per_run=3), gpus)} == {"3"}
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", ["0", "1"]), ("cuda", ["0", "1"]), ("cuda:1", [None]), ("cpu", [None])])
-def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus):
+def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus, monkeypatch):
     """A run that saw another GPU alone would look for it in vain."""
-    args = build_parser(COMMANDS).parse_args(["tables", "run", "table1", "--set", f"device={device}"])
-    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in local_slots(args, ["0", "1"])] == gpus
+    monkeypatch.setattr(engines, "visible_gpus", lambda: ["0", "1"])
+    made = engines.make_engine(EngineOptions(), runs_of(["tables", "run", "table1", "--set", f"device={device}"]))
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in made.slots] == gpus
 
 
 def test_more_jobs_than_the_gpus_take_are_refused():
-    args = argparse.Namespace(jobs=3, trials_per_device=1, cpus_per_run=None, set=[])
     with pytest.raises(BadInput, match="--jobs 3: 2 GPUs with --trials-per-device 1 take 2"):
-        local_slots(args, ["0", "1"])
+        local_slots(EngineOptions(jobs=3), ["0", "1"])
 
 
 def test_status_tells_every_state(call_main, command, tmp_path):

@@ -1,0 +1,235 @@
+"""Settings: validated and resolved where they are made, the same from every source; records of earlier commits."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from parsed import parsed, train_settings
+
+from utils.choices import META_NETWORKS, QUANTIZERS
+from utils.errors import BadInput, Finished
+from utils.run.options import settings_of
+from utils.run.record import check_record, run_name
+from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
+from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
+
+CELL = {"model": "ResNet20", "dataset": "CIFAR10"}
+
+# of a run of commit 117f2a1, as its run.json has them
+RECORDED = {
+    "model": "ResNet20",
+    "dataset": "CIFAR10",
+    "init_lr": 0.001,
+    "epochs": 100,
+    "lr_adjust": 30,
+    "batch_size": 128,
+    "drop_last": True,
+    "seed": 0,
+    "data_root": "elsewhere/data",
+    "results_root": "elsewhere/Results",
+    "device": "auto",
+    "deterministic": False,
+    "checkpoint_every": "1",
+    "tf32": False,
+    "eager": False,
+    "loader": "resident",
+    "workers": 0,
+    "stop_after": None,
+    "quantizer": "BWN",
+    "bits": 1,
+    "optimizer": "SGD",
+    "weight_decay": 0.0,
+    "backward": "FC-Grad",
+    "hidden_size": 100,
+    "num_fc": None,
+    "num_lstm": None,
+    "meta_nonlinear": None,
+    "meta_init": "identity",
+    "lstm_state": None,
+    "meta_lr": 0.001,
+    "meta_lr_adjust": False,
+    "meta_weight_decay": 0.0,
+    "update_order": "notebook",
+    "exp_spec": None,
+    "trial": 1,
+    "pretrained": "elsewhere/ResNet20-CIFAR10-pretrain.pth",
+}
+OWN = {"quantizer": "BWN", "backward": "FC-Grad", "meta_init": "identity", "drop_last": True}
+OF_STE = {**RECORDED, **dict.fromkeys((*META_OPTIONS, *LEARNED_DEFAULTS)), "quantizer": "dorefa", "backward": "STE"}
+
+
+def settings_now(**changes):
+    """The settings of the same command as RECORDED's."""
+    return TrainSettings(**CELL, **OWN | changes, pretrained="here/ResNet20-CIFAR10-pretrain.pth")
+
+
+def test_settings_are_those_of_earlier_records_by_name_and_order():
+    found = TrainSettings(**CELL, **OWN).as_dict()
+    places = {"data_root", "results_root", "pretrained"}
+    assert list(found) == list(RECORDED)
+    assert {name: value for name, value in found.items() if name not in places} == {
+        name: value for name, value in RECORDED.items() if name not in places
+    }
+    pretraining = [*[*RECORDED][:18], "weight_decay", "trial", "optimizer", "momentum"]
+    assert list(PretrainSettings(**CELL).as_dict()) == pretraining
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("recorded", [RECORDED, OF_STE], ids=["FC-Grad", "STE"])
+def test_a_record_of_an_earlier_commit_is_the_same_run(recorded, tmp_path):
+    run = {"backward": recorded["backward"], "quantizer": recorded["quantizer"]}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "running", "epochs_done": 40}))
+    assert check_record(tmp_path, settings_now(**run))["epochs_done"] == 40
+    assert TrainSettings.from_record(recorded).as_dict() == recorded
+    (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "done"}))
+    with pytest.raises(Finished, match="is done"):
+        check_record(tmp_path, settings_now(**run))
+    with pytest.raises(BadInput, match="epochs 100 there and 7 here"):
+        check_record(tmp_path, settings_now(**run, epochs=7))
+
+
+def test_a_record_may_lack_a_setting_or_have_one_that_is_gone(tmp_path):
+    recorded = {name: value for name, value in RECORDED.items() if name not in ("drop_last", "eager", "loader")}
+    found = TrainSettings.from_record(recorded | {"speed": 9})
+    assert (found.drop_last, found.eager, found.loader) == (False, False, "resident")
+    assert "speed" not in found.as_dict()
+    (tmp_path / "run.json").write_text(json.dumps({"settings": recorded | {"loader": "resident"}, "state": "running"}))
+    assert check_record(tmp_path, settings_now(drop_last=False))["state"] == "running"
+    with pytest.raises(BadInput, match="drop_last None there and True here"):
+        check_record(tmp_path, settings_now())
+
+
+def test_an_optimizees_options_are_the_records():
+    """STE's Adam was the published one before it became torch's."""
+    now = TrainSettings(**CELL, backward="STE", optimizer="Adam")
+    assert now.as_dict()["bias_corrected_eps"] is True
+    assert "bias_corrected_eps" not in TrainSettings(**CELL, optimizer="Adam").as_dict()
+    assert TrainSettings.from_record(now.as_dict()) == now
+    earlier = {name: value for name, value in now.as_dict().items() if name != "bias_corrected_eps"}
+    assert TrainSettings.from_record(earlier).as_dict() == earlier
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_childs_command_line_gives_the_same_settings_for_every_cell(protocol):
+    for table in read_manifest(MANIFEST, protocol).values():
+        for row in table.rows:
+            settings = TrainSettings.from_values(row.cell._asdict() | row.settings, "test")
+            assert train_settings(settings.arguments()) == settings
+            assert TrainSettings.from_record(settings.as_dict()) == settings
+
+
+def test_a_childs_command_line_names_what_is_not_the_default():
+    own = {"meta_nonlinear": "tanh", "weight_decay": 0.1, "stop_after": 7, "tf32": True, "bits": 2, "pretrained": "none"}
+    settings = TrainSettings(**CELL, **own, data_root="D", exp_spec="mine", checkpoint_every="100it", lr_adjust="adaptive")
+    words = settings.arguments()
+    assert train_settings(words) == settings
+    given = {word for word in words if word.startswith("--")}
+    always = {"model", "dataset", "quantizer", "bits", "optimizer", "backward", "trial", "data-root", "results-root"}
+    named = {name.replace("_", "-") for name in (*own, "exp_spec", "checkpoint_every", "lr_adjust")}
+    assert given == {f"--{name}" for name in always | named}
+
+
+def test_every_source_gives_the_same_settings():
+    values = {"init_lr": 0.01, "epochs": 7, "drop_last": True, "lr_adjust": "adaptive", "meta_nonlinear": "relu"}
+    made = TrainSettings(**CELL, **values)
+    texts = {name.replace("_", "-"): str(value).lower() for name, value in values.items()}
+    assert TrainSettings.from_values(CELL | values, "a manifest") == made  # TOML's values
+    assert TrainSettings.from_values(CELL | texts, "--set") == made
+    flags = ["-m", "ResNet20", "-d", "CIFAR10", "-lr", "0.01", "-n", "7", "--drop-last", "-ad", "adaptive", "-nonlinear", "relu"]
+    assert train_settings(flags) == made
+    assert TrainSettings(**CELL, init_lr=1).init_lr == 1.0
+    assert TrainSettings.from_values(CELL | {"exp-spec": 3, "checkpoint-every": 5}, "a manifest").checkpoint_every == "5"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "ResNet21"}, ["-m/--model", "ResNet20", "'ResNet21'"]),
+        ({"dataset": "MNIST"}, ["-d/--dataset", "NPZ:path", "'MNIST'"]),
+        ({"epochs": 0}, ["-n/--epochs", "of at least 1", "not 0"]),
+        ({"epochs": 1.5}, ["-n/--epochs", "a whole number", "not 1.5"]),
+        ({"epochs": True}, ["-n/--epochs", "not True"]),
+        ({"epochs": None}, ["-n/--epochs", "not None"]),
+        ({"init_lr": float("nan")}, ["-lr/--init-lr", "above 0", "nan"]),
+        ({"init_lr": "fast"}, ["-lr/--init-lr", "above 0", "'fast'"]),
+        ({"weight_decay": -1}, ["--weight-decay", "of at least 0", "-1"]),
+        ({"drop_last": "yes"}, ["--drop-last", "true or false", "'yes'"]),
+        ({"lr_adjust": 0}, ["-ad/--lr-adjust", "'adaptive'", "not 0"]),
+        ({"backward": "RNN"}, ["-meta/--backward", "STE, FC-Grad, MultiFC, LSTMFC", "'RNN'"]),
+        ({"meta_nonlinear": "gelu"}, ["-nonlinear/--meta-nonlinear", "none, relu, tanh", "'gelu'"]),
+        ({"bits": 9}, ["-bw/--bits", "from 1 to 8", "not 9"]),
+        ({"bits": 2, "quantizer": "BWN"}, ["-bw/--bits 2", "1 bit"]),
+        ({"device": "tpu"}, ["--device", "cuda:N", "'tpu'"]),
+        ({"exp_spec": "../up"}, ["-e/--exp-spec", "'../up'"]),
+        ({"checkpoint_every": "0"}, ["--checkpoint-every", "100it", "'0'"]),
+    ],
+)
+def test_a_wrong_value_is_refused_where_settings_are_made(values, words):
+    for make in (lambda: TrainSettings(**CELL | values), lambda: TrainSettings.from_values(CELL | values, "here")):
+        with pytest.raises(BadInput) as error:
+            make()
+        for word in words:
+            assert word in str(error.value)
+    assert str(error.value).startswith("here: ")
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(BadInput, match="here: there is no setting --learning-rate"):
+        TrainSettings.from_values(CELL | {"learning_rate": 1}, "here")
+    with pytest.raises(TypeError):
+        TrainSettings(**CELL, learning_rate=1)
+
+
+def test_settings_are_resolved_and_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METAQUANT_DATA", "there")
+    made = TrainSettings(model="ResNet20", dataset="NPZ:own.npz", results_root="R", backward="STE", hidden_size=5)
+    assert made.dataset == f"NPZ:{tmp_path / 'own.npz'}"
+    assert (made.data_root, made.pretrained) == ("there", "R/ResNet20-NPZ-own/ResNet20-NPZ-own-pretrain.pth")
+    assert [getattr(made, name) for name in (*META_OPTIONS, *LEARNED_DEFAULTS)] == [None] * 10
+    assert replace(made) == made
+    with pytest.raises(FrozenInstanceError):
+        made.epochs = 3
+
+
+def test_notes_at_the_fields():
+    """The settings that may differ decide which runs are one run: a new one is a decision, not an accident."""
+    assert {*MAY_DIFFER} == {"data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after"}
+    assert {*CUDA_ONLY} == {"deterministic", "tf32", "eager"}
+    assert {*META_OPTIONS.values()} == {option for name in META_NETWORKS for option in META_NETWORKS.options(name)}
+    assert LEARNED_DEFAULTS == {
+        "meta_lr": 1e-3,
+        "meta_lr_adjust": False,
+        "meta_weight_decay": 0.0,
+        "update_order": "notebook",
+    }
+    assert all(entry.metadata["text"] for entry in settings_of(TrainSettings).values())
+
+
+def test_pretraining_has_defaults_of_its_own():
+    made = PretrainSettings(**CELL)
+    assert (made.init_lr, made.epochs, made.lr_adjust, made.weight_decay) == (0.1, 200, 60, 5e-4)
+    assert (made.optimizer, made.momentum) == ("SGD-M", 0.9)
+    assert PretrainSettings.of(parsed(["pretrain", "-m", "ResNet20", "-d", "CIFAR10"])) == made
+    assert PretrainSettings.from_record(made.as_dict()) == made
+
+
+def test_ones_own_quantizer_and_meta_network_are_names_like_others(monkeypatch):
+    class Ternary:
+        def __init__(self, bits=2):
+            if bits != 2:
+                raise ValueError(f"Ternary takes 2 bits, not {bits}")
+
+    class Gain:
+        def __init__(self, hidden_size=7):
+            pass
+
+    monkeypatch.setitem(QUANTIZERS, "ternary", Ternary)
+    monkeypatch.setitem(META_NETWORKS, "Gain", Gain)
+    made = train_settings(["-m", "ResNet20", "-d", "CIFAR10", "-q", "ternary", "-bw", "2", "-meta", "Gain"])
+    assert made == TrainSettings(**CELL, quantizer="ternary", bits=2, backward="Gain")
+    assert made.meta_network_options() == {"hidden_size": 7}
+    assert train_settings(made.arguments()) == made
+    assert run_name(made) == "Meta-Gain-Nonlinear-None-hidden-size-7-ternary-SGD-2bits-lr-30-trial-1"
+    with pytest.raises(BadInput, match="-bw/--bits 1: Ternary takes 2 bits, not 1"):
+        TrainSettings(**CELL, quantizer="ternary")

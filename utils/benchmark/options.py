@@ -1,0 +1,106 @@
+"""What a `benchmark` command is told. Imports no torch, so that the parser starts at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.choices import META_NETWORKS, NONLINEARITIES, methods
+from utils.errors import BadInput
+from utils.run.kinds import Kind, Switch, Whole
+from utils.run.options import Options, like, setting
+from utils.run.settings import MODEL, OPTIMIZER, QUANTIZER, Settings
+
+PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
+ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round, where none are given
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train: "plain", "STE", or a meta network with its nonlinearity, e.g. MultiFC:tanh."""
+
+    name: str
+
+    @property
+    def backward(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def nonlinear(self) -> str | None:
+        return self.name.partition(":")[2] or None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a method, and it takes such a nonlinearity."""
+        if self.backward not in (PLAIN, *methods()):
+            return False
+        if self.nonlinear is None:
+            return True
+        takes = self.backward in META_NETWORKS and "use_nonlinear" in META_NETWORKS.options(self.backward)
+        return takes and self.nonlinear in NONLINEARITIES
+
+
+class MethodName(Kind):
+    """A Method by its name."""
+
+    @property
+    def accepts(self) -> str:
+        return f"plain, {', '.join(methods())}, or such as MultiFC:tanh"
+
+    def _checked(self, value: Any) -> str:
+        if not isinstance(value, str) or not Method(value).exists:
+            raise ValueError
+        return value
+
+
+INSTEAD = "instead of timing one run after the other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(Options):
+    """What is timed, counted or run at once, how often, and where the measurements go."""
+
+    models: tuple[str, ...] = setting(("ResNet20",), "networks", kind=MODEL, several=True)
+    batch_sizes: tuple[int, ...] = setting((128,), "images per batch", kind=Whole(1), several=True)
+    quantizers: tuple[str, ...] = setting(("dorefa",), "quantizers", kind=QUANTIZER, several=True)
+    methods: tuple[str, ...] = setting(
+        (PLAIN, "STE", "FC-Grad", "MultiFC"),
+        "plain (full precision in torch's default memory format), STE, or meta networks such as MultiFC or MultiFC:tanh",
+        kind=MethodName(),
+        several=True,
+    )
+    optimizer: str = setting("SGD", "optimizer of the quantized nets; plain's is SGD", "-o", kind=OPTIMIZER)
+    repeats: int = setting(7, "rounds in which the methods take turns", kind=Whole(1))
+    iterations: int | None = setting(
+        None, "iterations of a method in a round (default: 5 on the CPU, 100 on CUDA)", kind=Whole(1)
+    )
+    device: str = like(Settings, "device")
+    tf32: bool = like(Settings, "tf32")
+    eager: bool = like(Settings, "eager")
+    scale: bool = setting(
+        False, "count operations and bytes of an iteration, and what they take at least", kind=Switch(), group=INSTEAD
+    )
+    at_once: tuple[int, ...] = setting(
+        (),
+        "time N runs at once on the device, a process each, all methods in turn",
+        kind=Whole(1),
+        several=True,
+        metavar="N",
+        group=INSTEAD,
+    )
+    out: str | None = setting(None, "write the measurements with device, versions and commit into this file", metavar="JSON")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale and self.at_once:
+            raise BadInput("--at-once: not together with --scale")
+        if self.scale and self.out:
+            raise BadInput("--out: --scale only prints")
+        if self.out and Path(self.out).is_dir():
+            raise BadInput(f"--out {self.out}: this is a folder")
+        if self.out and not Path(self.out).absolute().parent.is_dir():
+            raise BadInput(f"--out {self.out}: there is no such folder")
+
+    @property
+    def cells(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
+        """What is combined: models, batch sizes, quantizers and methods."""
+        return self.models, self.batch_sizes, self.quantizers, self.methods

@@ -1,0 +1,195 @@
+"""Kinds of values that a setting takes.
+
+A kind reads a text (command line, --set, the strings of a manifest), checks a value that comes as such (Python, the numbers of a
+manifest), and writes a value as a text that it reads. What it does not accept raises ValueError, which says what it accepts.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from utils.choices import ADAPTIVE, DATASETS
+
+
+class Kind:
+    """Base class: any text."""
+
+    accepts = "a text"
+
+    def read(self, text: str) -> Any:
+        """The value of a text."""
+        try:
+            return self._checked(self._parsed(text))
+        except ValueError:
+            raise self._refusal(text) from None
+
+    def check(self, value: Any) -> Any:
+        """The value in its own type, as `read` gives it."""
+        try:
+            return self._checked(value)
+        except ValueError:
+            raise self._refusal(value) from None
+
+    def text(self, value: Any) -> str:
+        """A text that `read` takes for the value."""
+        return str(value)
+
+    def _parsed(self, text: str) -> Any:
+        return text
+
+    def _checked(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+
+    def _refusal(self, value: Any) -> ValueError:
+        return ValueError(f"must be {self.accepts}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """A whole number from low to high (None: without an end)."""
+
+    low: int
+    high: int | None = None
+
+    @property
+    def accepts(self) -> str:
+        return "a whole number " + (f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}")
+
+    def _parsed(self, text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text):
+            raise ValueError
+        return int(text)
+
+    def _checked(self, value: Any) -> int:
+        if type(value) is not int or value < self.low or (self.high is not None and value > self.high):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Real(Kind):
+    """A finite number: of at least 0, or above `above`."""
+
+    above: float | None = None
+
+    @property
+    def accepts(self) -> str:
+        return "a number " + ("of at least 0" if self.above is None else f"above {self.above:g}")
+
+    def _parsed(self, text: str) -> float:
+        return float(text)
+
+    def _checked(self, value: Any) -> float:
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            raise ValueError
+        if self.above is not None and value <= self.above:
+            raise ValueError
+        return float(value)
+
+
+@dataclass(frozen=True)
+class OneOf(Kind):
+    """One of some names. choices: the names, or a function that gives them: a registry may still grow."""
+
+    choices: Iterable[str] | Callable[[], Iterable[str]]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.choices() if callable(self.choices) else self.choices)
+
+    @property
+    def accepts(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+    def _checked(self, value: Any) -> str:
+        if value not in self.names:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class OneOfOrNone(Kind):
+    """One of some names, or None, which is written as "none" or "None"."""
+
+    names: tuple[str, ...]
+
+    @property
+    def accepts(self) -> str:
+        return f"one of none, {', '.join(self.names)}"
+
+    def text(self, value: str | None) -> str:
+        return value or "none"
+
+    def _parsed(self, text: str) -> str | None:
+        return None if text.lower() == "none" else text
+
+    def _checked(self, value: Any) -> str | None:
+        if value not in (None, *self.names):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Pattern(Kind):
+    """A text that a regular expression describes; a whole number counts as its text."""
+
+    expression: str
+    accepts: str
+
+    def _checked(self, value: Any) -> str:
+        text = str(value) if type(value) is int else value
+        if not isinstance(text, str) or not re.fullmatch(self.expression, text):
+            raise ValueError
+        return text
+
+
+class Switch(Kind):
+    """On or off: a flag without a value, true or false elsewhere."""
+
+    accepts = "true or false"
+
+    def _parsed(self, text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+
+    def _checked(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+
+class LearningRateSchedule(Kind):
+    """A whole number of epochs, or "adaptive"."""
+
+    accepts = f"a whole number of epochs of at least 1, or {ADAPTIVE!r}"
+
+    def _parsed(self, text: str) -> int | str:
+        return int(text) if re.fullmatch(r"\d+", text) else text
+
+    def _checked(self, value: Any) -> int | str:
+        if value != ADAPTIVE and (type(value) is not int or value < 1):
+            raise ValueError
+        return value
+
+
+class DataSet(Kind):
+    """A registered data set or NPZ:path."""
+
+    @property
+    def accepts(self) -> str:
+        return f"one of {', '.join(sorted(DATASETS))} or NPZ:path"
+
+    def _checked(self, value: Any) -> str:
+        if not isinstance(value, str) or (value not in DATASETS and not re.fullmatch(r"NPZ:.+", value)):
+            raise ValueError
+        return value
+
+
+DEVICE = Pattern(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
+INTERVAL = Pattern(r"[1-9]\d*(it)?", "a number of epochs such as 1, or of iterations such as 100it")
+FOLDER_PART = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-', not beginning with a sign")

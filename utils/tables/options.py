@@ -1,0 +1,108 @@
+"""What a `tables` command is told: which runs, and how they are carried out. Imports no engine: the parser starts at once."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from utils.run.kinds import Kind, OneOf, Switch, Whole
+from utils.run.options import REQUIRED, Options, like, setting
+from utils.run.settings import Settings
+from utils.tables.manifest import MANIFEST, PROTOCOLS
+
+ENGINES = ("local", "ray", "slurm")
+
+
+class Share(Kind):
+    """I/N, the I-th of N shares, as the pair (I, N)."""
+
+    accepts = "I/N, the I-th of N shares with I from 1 to N"
+
+    def text(self, value: tuple[int, int]) -> str:
+        return "/".join(map(str, value))
+
+    def _parsed(self, text: str) -> tuple[int, int]:
+        if not re.fullmatch(r"\d+/\d+", text):
+            raise ValueError
+        index, count = text.split("/")
+        return int(index), int(count)
+
+    def _checked(self, value: Any) -> tuple[int, int]:
+        index, count = value
+        if not 1 <= index <= count:
+            raise ValueError
+        return value
+
+
+class Assignment(Kind):
+    """NAME=VALUE as the pair (NAME, VALUE), NAME with dashes."""
+
+    accepts = "NAME=VALUE with a flag's name without dashes, such as batch-size=64"
+
+    def text(self, value: tuple[str, str]) -> str:
+        return "=".join(value)
+
+    def _parsed(self, text: str) -> tuple[str, str]:
+        name, _, value = text.partition("=")
+        return name.replace("_", "-"), value
+
+    def _checked(self, value: Any) -> tuple[str, str]:
+        name, text = value
+        if not (name and text) or name.startswith("-"):
+            raise ValueError
+        return value
+
+
+CELLS, RUNS, ENGINE = "selection of cells", "settings of the runs", "engine"  # headings of the help
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Options):
+    """Which runs of a manifest's tables are meant, and which settings they have over the manifest's."""
+
+    tables: tuple[str, ...] = setting(
+        REQUIRED, "tables of the manifest (table1, table2, fig3), or all", several=True, positional=True, metavar="TABLE"
+    )
+    manifest: str = setting(str(MANIFEST), "file of the tables to run", metavar="TOML")
+    protocol: str = setting("logs", "settings as the published logs show, or as the paper's text says", kind=OneOf(PROTOCOLS))
+    model: tuple[str, ...] = setting((), "only these networks", "-m", several=True, group=CELLS)
+    quantizer: tuple[str, ...] = setting((), "only these quantizers", "-q", several=True, group=CELLS)
+    optimizer: tuple[str, ...] = setting((), "only these optimizers", "-o", several=True, group=CELLS)
+    backward: tuple[str, ...] = setting((), "only STE, or these meta networks", "-meta", several=True, group=CELLS)
+    trials: int | None = setting(None, "trials 1 to N (default: the manifest's)", kind=Whole(1), metavar="N", group=CELLS)
+    trial: tuple[int, ...] = setting((), "only these trials", kind=Whole(1), several=True, metavar="T", group=CELLS)
+    slice: tuple[int, int] | None = setting(
+        None, "only the I-th of N shares of the selected runs", kind=Share(), metavar="I/N", group=CELLS
+    )
+    epochs: int | None = setting(None, "epochs (default: the manifest's)", "-n", kind=Whole(1), group=RUNS)
+    set: tuple[tuple[str, str], ...] = setting(
+        (),
+        "other flags of train, such as batch-size=64",
+        kind=Assignment(),
+        several=True,
+        metavar="NAME=VALUE",
+        group=RUNS,
+    )
+    data_root: str = like(Settings, "data_root", group=RUNS)
+    results_root: str = like(Settings, "results_root", group=RUNS)
+    pretrained_root: str | None = setting(
+        lambda: os.environ.get("METAQUANT_PRETRAINED"),
+        "folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",
+        metavar="DIR|none",
+        group=RUNS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Options):
+    """What carries the runs out, and how many at once."""
+
+    engine: str = setting("local", "processes here; Ray; or a Slurm array script", kind=OneOf(ENGINES), group=ENGINE)
+    jobs: int | None = setting(None, "runs at once (default: all that --trials-per-device allows)", kind=Whole(1), group=ENGINE)
+    trials_per_device: int = setting(1, "runs that share a GPU, or the CPU", kind=Whole(1), group=ENGINE)
+    cpus_per_run: int | None = setting(
+        None, "CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)", kind=Whole(1), group=ENGINE
+    )
+    retries: int = setting(3, "times that a run whose process was killed is started again", kind=Whole(0), group=ENGINE)
+    address: str | None = setting(None, "of a Ray cluster that is up (default: a Ray of its own on this machine)", group=ENGINE)
+    dry_run: bool = setting(False, "print the commands, or the Slurm script, and run nothing", kind=Switch(), group=ENGINE)
