@@ -3,7 +3,7 @@
 
     python figs/convergence.py [ROOT ...]
 
-ROOT: a folder with runs, such as those of scripts/evidence_convergence.sh. Their epochs are added to figs/convergence/, where a
+ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Their epochs are added to figs/convergence/, where a
 run replaces the one of the same cell and trial. Prints the README's first table and the table of figs/convergence/README.md, and
 draws figs/convergence.png, from what is stored there.
 """

@@ -11,6 +11,7 @@ import pytest
 from conftest import PROJECT
 from parsed import train_settings
 from run_folders import CELL, make_run, make_trial, settings_of
+from table_runs import runs_of
 
 from figs import convergence, first_epoch, ranges
 from utils.report.published import logged, printed, published_settings
@@ -72,13 +73,33 @@ def test_the_first_epochs_with_all_batches_differ_in_nothing_else(tmp_path):
 
 
 def test_the_long_runs_are_as_the_published_ones(tmp_path):
-    runs, last = commands("evidence_convergence", tmp_path, RESULTS="there", TRIALS="2", METHODS="MultiFC STE FC-Grad")
-    assert [(run["backward"], run["trial"]) for run in runs] == [(m, t) for m in ("MultiFC", "STE", "FC-Grad") for t in (1, 2)]
+    (tmp_path / "ResNet20-CIFAR10-pretrain.pth").touch()
+    variables = os.environ | {"METAQUANT_PRETRAINED": str(tmp_path), "RESULTS": "there"}
+    script = ["bash", "scripts/evidence_table1.sh"]
+    printed = subprocess.run([*script, "--dry-run"], cwd=PROJECT, env=variables, check=True, capture_output=True, text=True)
+    *tables, last = (shlex.split(line) for line in printed.stdout.splitlines())
+    runs = []
+    for command in tables:
+        assert command[-4:] == ["--trials-per-device", "2", "--cpus-per-run", "1"]
+        runs += runs_of(command[2:])
+    assert [str(run) for run in runs[:3]] == [
+        f"ResNet20 CIFAR10 {cell} SGD trial 1" for cell in ("dorefa STE", "BWN FC-Grad", "BWN STE")
+    ]
+    assert len(runs) == len({run.path for run in runs}) == 9 + 4 + 4
     for run in runs:
-        (cell,) = cells([run])
-        usual = published_settings(cell)
-        assert {name for name in run if run[name] != usual[name]} <= {"trial", "pretrained", "results_root"}
-    assert last == ["figs/convergence.py", "there"]
+        settings, usual = run.settings.as_dict(), published_settings(run.row.cell)
+        assert {name for name in settings if settings[name] != usual[name]} <= {
+            "trial",
+            "pretrained",
+            "results_root",
+            "data_root",
+        }
+        assert settings["pretrained"] == str(tmp_path / "ResNet20-CIFAR10-pretrain.pth")
+    assert last[1:] == ["figs/convergence.py", "there"]
+    only = subprocess.run(
+        [*script, "--collect", "--dry-run"], cwd=PROJECT, env=variables, check=True, capture_output=True, text=True
+    )
+    assert only.stdout == "python figs/convergence.py there\n"
 
 
 def test_the_pages_show_what_was_run():

@@ -17,7 +17,7 @@ from utils.tables.manifest import MANIFEST, read_manifest
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
-PAGES = [README, *((PROJECT / "figs" / name / "README.md").read_text() for name in ("first_epoch", "convergence"))]
+PAGES = [README, *(page.read_text() for page in sorted(PROJECT.glob("[a-z]*/**/README.md")))]
 
 
 def readme_commands():
@@ -136,7 +136,7 @@ def test_a_tables_script_goes_on_when_a_run_fails(tmp_path, tiny_set):
         ("table1_resnet20", ["--dryrun"], {}, "--dry-run"),
         ("table1_resnet20", ["--dry-run"], {"TRIALS": "1 2"}, "'1 2'"),
         ("table1_resnet20", ["--dry-run"], {"METAQUANT_PRETRAINED": "/nowhere"}, "/nowhere"),
-        ("evidence_convergence", ["--dry-run"], {"METAQUANT_PRETRAINED": str(PROJECT)}, "ResNet20-CIFAR10-pretrain.pth"),
+        ("evidence_table1", ["--dry-run"], {"METAQUANT_PRETRAINED": str(PROJECT)}, "ResNet20-CIFAR10-pretrain.pth"),
         ("evidence_first_epochs", ["--dry-run"], {"METAQUANT_PRETRAINED": ""}, "released base model"),
         ("quickstart", ["--help"], {}, "no arguments"),
         ("quickstart", [], {"VENV": "/nowhere/venv", "PYTHON3": "false"}, "Python 3.11"),
@@ -151,7 +151,8 @@ def test_a_script_typed_wrongly_is_one_clear_line(script, arguments, variables, 
 
 
 def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    page = (PROJECT / "meta_utils" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "own.py").write_text(example)
     flags = ["-q", "ternary", "-meta", "Gain", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}

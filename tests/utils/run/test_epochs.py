@@ -17,7 +17,9 @@ from utils.run.folder import Run
 from utils.run.settings import PretrainSettings
 
 
-@pytest.mark.parametrize(("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=["eager", "captured", "fails"])
+@pytest.mark.parametrize(
+    ("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=["eager", "captured", "fails"]
+)
 def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_path, capsys):
     torch.manual_seed(0)
     net = QuantizedMetaResNet(8).to(memory_format=torch.channels_last)

@@ -48,6 +48,9 @@ def test_the_manifest_lists_every_cell_with_its_printed_value(protocol):
     assert figure == {c: v for c, (_, v) in expected.items() if (c.model, c.quantizer) == ("ResNet20", "dorefa")}
     assert len(figure) == 8
     assert {row.trials for table in tables.values() for row in table.rows} == {5}
+    evidence = tables["evidence"].rows
+    assert len(evidence) == 9
+    assert all(row in tables["table1"].rows and row.cell.model == "ResNet20" for row in evidence)
 
 
 def test_protocol_logs_is_what_the_logs_show(capfd):
