@@ -16,8 +16,11 @@ import torch
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+import small_main  # noqa: E402, F401 (registers ResNet8 before the names of nets are read)
+
 from main import main  # noqa: E402
 from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+from utils import MAIN  # noqa: E402
 
 try:
     from hypothesis import HealthCheck, settings
@@ -196,12 +199,15 @@ def refuses(call_main, tmp_path, tally):
 
 @pytest.fixture
 def call_main(capfd):
-    """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error."""
+    """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error.
 
-    def call(*arguments):
+    program: what the runs of `tables` are processes of.
+    """
+
+    def call(*arguments, program=MAIN):
         capfd.readouterr()
         try:
-            code = main([str(argument) for argument in arguments])
+            code = main([str(argument) for argument in arguments], program)
         except SystemExit as stop:
             code = stop.code
         return Outcome(code, *capfd.readouterr())

@@ -14,7 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
+import torch._dynamo
+import torch.utils.tensorboard  # noqa: F401 (both so that no run has to)
+from small_main import SMALL_MAIN
 
 from main import main
 from utils.run.checkpoint import _HashingFile
@@ -60,7 +62,7 @@ def run(argv, log, file_size, moment):
     if moment is not None:
         kill_at(moment)
     try:
-        code = main(argv)
+        code = main(argv, SMALL_MAIN)
     except SystemExit as stop:
         code = stop.code
     sys.stdout.flush()

@@ -136,7 +136,7 @@ def test_a_signal_during_evaluation_keeps_the_epochs_training(server, tmp_path, 
 
     def command(root):
         where = ["--results-root", str(tmp_path / root), "--pretrained", "none", "--checkpoint-every", "100"]
-        return ["train", "-m", "ResNet20", "-d", data, "-bs", "4", "-n", "2", "-lr", "0.05", *where]
+        return ["train", "-m", "ResNet8", "-d", data, "-bs", "4", "-n", "2", "-lr", "0.05", *where]
 
     server.start(command("whole"), tmp_path / "log")
     assert server.wait() == 0
@@ -233,7 +233,7 @@ def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
 def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, tmp_path):
     def pretrain(root, *flags):
         where = ["-d", tiny_set, "--results-root", str(tmp_path / root)]
-        return ["pretrain", "-m", "ResNet20", "-n", "6", "-bs", "4", "--checkpoint-every", "1it", *where, *flags]
+        return ["pretrain", "-m", "ResNet8", "-n", "6", "-bs", "4", "--checkpoint-every", "1it", *where, *flags]
 
     assert call_main(*pretrain("whole")).code == 0
     server.start(pretrain("killed"), tmp_path / "log")
