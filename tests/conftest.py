@@ -223,9 +223,12 @@ class Server:
         self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.running = False
 
-    def start(self, argv, log, file_size=None, moment=None):
-        """file_size: bytes that a file may have; moment: of a checkpoint's writing at which the process is killed."""
-        command = {"argv": argv, "log": str(log), "file_size": file_size, "moment": moment}
+    def start(self, argv, log, file_size=None, moment=None, test_batch=None):
+        """file_size: bytes that a file may have; moment: of a checkpoint's writing at which the process is killed.
+
+        test_batch: of the evaluation, before which the process is sent SIGTERM.
+        """
+        command = {"argv": argv, "log": str(log), "file_size": file_size, "moment": moment, "test_batch": test_batch}
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         self.pid = int(self._answer("pid"))
