@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch._dynamo
+import torch.fx.experimental.symbolic_shapes  # what torch.autograd.grad imports
 import torch.utils.tensorboard  # noqa: F401 (both so that no run has to)
 from small_main import SMALL_MAIN
 

@@ -5,10 +5,7 @@ Importing it registers the net; as a program, it is what `main.py tables` starts
 
 import sys
 from functools import partial
-from inspect import unwrap
 from pathlib import Path
-
-from torch.optim import Optimizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,7 +18,4 @@ MODELS["ResNet8"] = partial(QuantizedMetaResNet, 8)
 if __name__ == "__main__":
     from main import main  # after the net is registered: the registry's names are the flags' choices
 
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        # what they are wrapped in imports torch.compile, which takes each process a second and is not used
-        setattr(Optimizer, name, unwrap(getattr(Optimizer, name)))
     sys.exit(main(program=SMALL_MAIN))
