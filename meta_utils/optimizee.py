@@ -3,6 +3,7 @@ pass can compute with a meta gradient before anything is updated.
 """
 
 from collections.abc import Callable
+from inspect import unwrap
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ class Optimizee(Optimizer):
     A subclass gives pi for a list of parameters (`refine`). `step()` equals that of the torch.optim class of
     the same name (Adam: with bias_corrected_eps).
     """
+
+    # torch.optim keeps these four out of what torch.compile compiles, and imports torch.compile for that: a second at every
+    # start, for something that is not used here.
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
 
     def __init__(self, params, defaults: dict):
         for name in ("lr", "weight_decay"):

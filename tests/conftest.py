@@ -16,8 +16,11 @@ import torch
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+import small_main  # noqa: E402, F401 (registers ResNet8 before the names of nets are read)
+
 from main import main  # noqa: E402
 from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+from utils import MAIN  # noqa: E402
 
 try:
     from hypothesis import HealthCheck, settings
@@ -196,12 +199,15 @@ def refuses(call_main, tmp_path, tally):
 
 @pytest.fixture
 def call_main(capfd):
-    """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error."""
+    """call_main(*arguments): runs main.py's main; returns exit code, standard output and standard error.
 
-    def call(*arguments):
+    program: what the runs of `tables` are processes of.
+    """
+
+    def call(*arguments, program=MAIN):
         capfd.readouterr()
         try:
-            code = main([str(argument) for argument in arguments])
+            code = main([str(argument) for argument in arguments], program)
         except SystemExit as stop:
             code = stop.code
         return Outcome(code, *capfd.readouterr())
@@ -217,9 +223,12 @@ class Server:
         self.process = subprocess.Popen([sys.executable, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.running = False
 
-    def start(self, argv, log, file_size=None, moment=None):
-        """file_size: bytes that a file may have; moment: of a checkpoint's writing at which the process is killed."""
-        command = {"argv": argv, "log": str(log), "file_size": file_size, "moment": moment}
+    def start(self, argv, log, file_size=None, moment=None, test_batch=None):
+        """file_size: bytes that a file may have; moment: of a checkpoint's writing at which the process is killed.
+
+        test_batch: of the evaluation, before which the process is sent SIGTERM.
+        """
+        command = {"argv": argv, "log": str(log), "file_size": file_size, "moment": moment, "test_batch": test_batch}
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         self.pid = int(self._answer("pid"))

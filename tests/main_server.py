@@ -1,7 +1,8 @@
 """Runs main.py's commands in forked processes of its own, so that a test can kill them and need not wait for imports.
 
-Reads a line of JSON per command from standard input: {"argv": [...], "log": path, "file_size": bytes or null, "moment": n or
-null}; answers with a line "pid N" when it has begun and a line "exit N" (negative: the signal that ended it) when it is over.
+Reads a line of JSON per command from standard input, with what conftest.py's Server.start takes: {"argv": [...], "log": path,
+"file_size": bytes or null, "moment": n or null, "test_batch": n or null}; answers with a line "pid N" when it has begun and a
+line "exit N" (negative: the signal that ended it) when it is over.
 """
 
 import itertools
@@ -14,9 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch.utils.tensorboard  # noqa: F401 (so that no run has to)
+import torch.fx.experimental.symbolic_shapes  # what torch.autograd.grad imports
+import torch.utils.tensorboard  # noqa: F401 (both so that no run has to)
+from small_main import SMALL_MAIN
 
 from main import main
+from utils.batches import ResidentLoader
 from utils.run.checkpoint import _HashingFile
 
 SOME = 100_000  # bytes; every checkpoint here has more
@@ -51,7 +55,20 @@ def kill_at(moment):
     _HashingFile.write, os.fsync, Path.replace = writing, syncing, replacing
 
 
-def run(argv, log, file_size, moment):
+def terminate_at(test_batch):
+    """Sends this process SIGTERM before the n-th batch of its first evaluation."""
+    batches = itertools.count(1)
+    take = ResidentLoader.take
+
+    def taking(self, count):
+        if not self.training and next(batches) == test_batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, count)
+
+    ResidentLoader.take = taking
+
+
+def run(argv, log, file_size, moment, test_batch):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -59,8 +76,10 @@ def run(argv, log, file_size, moment):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if moment is not None:
         kill_at(moment)
+    if test_batch is not None:
+        terminate_at(test_batch)
     try:
-        code = main(argv)
+        code = main(argv, SMALL_MAIN)
     except SystemExit as stop:
         code = stop.code
     sys.stdout.flush()

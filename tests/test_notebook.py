@@ -2,11 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from meta_utils.helpers import meta_gradient_generation, update_parameters
-from meta_utils.meta_network import MetaDesignedMultiFC
+from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaLSTMFC
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import resnet20_cifar
@@ -15,11 +16,18 @@ from utils.miscellaneous import AverageMeter, accuracy, get_layer, progress_bar
 from utils.quantize import get_quantizer
 from utils.recorder import Recorder
 
+META_NETS = {  # constructed with the notebook's keywords
+    "FC-Grad": lambda hidden_size: MetaFC(hidden_size=hidden_size, use_nonlinear="relu"),
+    "MultiFC": lambda hidden_size: MetaDesignedMultiFC(hidden_size=hidden_size, num_layers=4, use_nonlinear=None),
+    "LSTMFC": lambda hidden_size: MetaLSTMFC(hidden_size=hidden_size),
+}
 
-def test_the_notebooks_loop(tmp_path, batches):
+
+@pytest.mark.parametrize("meta_method", META_NETS)
+def test_the_notebooks_loop(meta_method, tmp_path, batches):
     torch.manual_seed(0)
     net = resnet20_cifar(bitW=1).double()
-    meta_net = MetaDesignedMultiFC(hidden_size=20).double()
+    meta_net = META_NETS[meta_method](hidden_size=5).double()
     optimizee = SGD(net.parameters(), lr=0.05)
     meta_optimizer = torch.optim.Adam(meta_net.parameters(), lr=1e-2)
     reference = copy.deepcopy((net, meta_net))
@@ -37,7 +45,7 @@ def test_the_notebooks_loop(tmp_path, batches):
             meta_optimizer.zero_grad()
             if epoch > 0 or batch_idx > 0:
                 meta_grad_dict, meta_hidden_state_dict = meta_gradient_generation(
-                    meta_net, net, "MultiFC", meta_hidden_state_dict
+                    meta_net, net, meta_method, meta_hidden_state_dict
                 )
             lr = optimizee.param_groups[0]["lr"]
             outputs = net(inputs, quantized_type="dorefa", meta_grad_dict=meta_grad_dict, lr=lr)
@@ -45,9 +53,11 @@ def test_the_notebooks_loop(tmp_path, batches):
             losses = criterion(outputs, targets)
             losses.backward()
             meta_optimizer.step()
-            for layer_name, path in net.layer_name_list if meta_grad_dict else ():
-                layer = get_layer(net, path)
-                layer.weight.grad.data = layer.calibration * meta_grad_dict[layer_name][1].data
+            if meta_grad_dict:
+                for layer_name, path in net.layer_name_list:
+                    layer = get_layer(net, path)
+                    assert torch.equal(layer.pre_quantized_grads, meta_grad_dict[layer_name][1])
+                    layer.weight.grad.data = layer.calibration * layer.pre_quantized_grads
             optimizee.get_refine_gradient()
             if meta_grad_dict:
                 update_parameters(net, lr=lr)
@@ -75,7 +85,8 @@ def test_the_notebooks_loop(tmp_path, batches):
         own_optimizee.param_groups[0]["lr"] = 0.05 * 0.1**epoch
         for batch in train_loader:
             loop.step(*batch)
-    for (name, p), q in zip(net.named_parameters(), own_net.named_parameters(), strict=True):
-        torch.testing.assert_close(p, q[1], msg=name)
+    for ours, theirs in ((net, own_net), (meta_net, own_meta_net)):
+        for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(p, q), name
     assert AverageMeter().count == 0
     assert callable(progress_bar)

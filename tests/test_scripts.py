@@ -2,15 +2,18 @@
 
 import json
 import os
+import pickle
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from parsed import parsed, train_settings
 
+from utils.dataset import SPLITS, load_images
 from utils.run.checkpoint import load_tensors
 from utils.run.settings import TrainSettings
 from utils.tables.manifest import MANIFEST, read_manifest
@@ -50,8 +53,39 @@ def test_the_readme_names_files_and_definitions_that_exist():
             assert defined or (PROJECT / name).exists(), name
 
 
-def test_quickstart_in_a_shortened_form(tmp_path):
-    environment = os.environ | {"VENV": sys.prefix, "EPOCHS": "1", "BASE_EPOCHS": "1", "RESULTS": str(tmp_path / "R")}
+FEW_DIGITS = f"""
+import pickle, sys
+from pathlib import Path
+sys.path.insert(0, {str(PROJECT)!r})
+from main import main
+from utils.choices import DATASETS
+few = pickle.loads(Path(__file__).with_name("digits.pickle").read_bytes())
+DATASETS["Digits"] = lambda split, root: few[split]
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def venv_of_few_digits(tmp_path):
+    """A VENV for the scripts: this one, but that for its `python main.py` Digits has 96 images to train on and 96 to test."""
+    program, python = tmp_path / "few_digits.py", tmp_path / "venv" / "bin" / "python"
+    program.write_text(FEW_DIGITS)
+    whole = {split: load_images("Digits", split) for split in SPLITS}
+    few = {split: replace(all_of, images=all_of.images[:96], targets=all_of.targets[:96]) for split, all_of in whole.items()}
+    (tmp_path / "digits.pickle").write_bytes(pickle.dumps(few))
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\nif [ "$1" = main.py ]; then set -- {program} "${{@:2}}"; fi\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python.parent.parent
+
+
+def test_quickstart_in_a_shortened_form(venv_of_few_digits, tmp_path):
+    environment = os.environ | {
+        "VENV": str(venv_of_few_digits),
+        "EPOCHS": "1",
+        "BASE_EPOCHS": "1",
+        "RESULTS": str(tmp_path / "R"),
+    }
     process = subprocess.run(
         ["bash", PROJECT / "scripts" / "quickstart.sh"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )

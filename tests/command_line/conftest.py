@@ -25,10 +25,10 @@ class Result:
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory, tiny_set):
-    """A base model of ResNet20 for the tiny set, at random."""
+    """A base model of ResNet8 for the tiny set, at random."""
     torch.manual_seed(5)
     path = tmp_path_factory.mktemp("base") / "base.pth"
-    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), path)
+    torch.save(MODELS.load("ResNet8")(num_classes=2).state_dict(), path)
     return path
 
 
@@ -39,7 +39,7 @@ def train(call_main, tmp_path, tiny_set, base_model):
 
     def run(*flags):
         root = tmp_path / str(next(counter))
-        arguments = ["-m", "ResNet20", "-d", tiny_set, "-bs", 4, "-n", 2, "-lr", 0.05, "--meta-lr", 0.1]
+        arguments = ["-m", "ResNet8", "-d", tiny_set, "-bs", 4, "-n", 2, "-lr", 0.05, "--meta-lr", 0.1]
         if "STE" in flags:
             arguments = arguments[:-2]
         arguments += ["--pretrained", base_model, "--results-root", root, *flags]
@@ -47,5 +47,23 @@ def train(call_main, tmp_path, tiny_set, base_model):
         assert outcome.code == 0, outcome.err
         (record,) = root.rglob("run.json") if "--results-root" not in flags else (tmp_path / "elsewhere").rglob("run.json")
         return Result(record.parent)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Flags -> the Result of a run with them; filled by `train_once`."""
+    return {}
+
+
+@pytest.fixture
+def train_once(train, trained):
+    """train(*flags), or what it gave before in this module: a run that several tests compare with."""
+
+    def run(*flags):
+        if flags not in trained:
+            trained[flags] = train(*flags)
+        return trained[flags]
 
     return run

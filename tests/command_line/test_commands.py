@@ -55,7 +55,7 @@ def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
 
 
 def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set):
-    flags = ["-m", "ResNet20", "-d", tiny_set, "-n", 2, "-bs", 4, "--pretrained", "none"]
+    flags = ["-m", "ResNet8", "-d", tiny_set, "-n", 2, "-bs", 4, "--pretrained", "none"]
     for trial in (1, 2):
         for method in ("STE", "FC-Grad"):
             root = tmp_path / f"machine-{trial}"
@@ -63,8 +63,8 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
             assert outcome.code == 0, outcome.err
     outcome = call_main("report", tmp_path / "machine-1", tmp_path / "machine-2", "--out", tmp_path / "report")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "| ResNet20 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
-    assert "| ResNet20 NPZ-tiny | dorefa Adam FC-Grad | 2, 2 |" in outcome.out.split("## Learned gradient minus STE")[1]
+    assert "| ResNet8 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
+    assert "| ResNet8 NPZ-tiny | dorefa Adam FC-Grad | 2, 2 |" in outcome.out.split("## Learned gradient minus STE")[1]
     assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
     assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
@@ -75,8 +75,8 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
 def test_runs_from_different_base_models_of_one_name_are_told_apart(call_main, tmp_path, tiny_set, base_model):
     other = tmp_path / "other" / base_model.name
     other.parent.mkdir()
-    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), other)
-    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "-bs", 4, "-meta", "STE"]
+    torch.save(MODELS.load("ResNet8")(num_classes=2).state_dict(), other)
+    command = ["train", "-m", "ResNet8", "-d", tiny_set, "-n", 1, "-bs", 4, "-meta", "STE"]
     for trial, base in enumerate((base_model, other), start=1):
         outcome = call_main(*command, "--trial", trial, "--pretrained", base, "--results-root", tmp_path / "R")
         assert outcome.code == 0, outcome.err

@@ -52,8 +52,8 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
 @pytest.mark.parametrize(
     ("flags", "shared", "key", "value", "differs"), FLAG_CASES, ids=lambda x: " ".join(x) if isinstance(x, list) else ""
 )
-def test_every_training_flag_changes_what_it_says(flags, shared, key, value, differs, train):
-    plain, changed = train(*shared), train(*shared, *flags)
+def test_every_training_flag_changes_what_it_says(flags, shared, key, value, differs, train, train_once):
+    plain, changed = train_once(*shared), train(*shared, *flags)
     assert changed.record["settings"][key] == value
     assert plain.record["settings"][key] != value
     assert changed.record["state"] == "done"
@@ -96,7 +96,7 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
     outcome = call_main(
         "train",
         "-m",
-        "ResNet20",
+        "ResNet8",
         "-d",
         tiny_set,
         "-meta",
@@ -209,7 +209,7 @@ def test_short_flags_of_the_released_scripts_parse():
 
 def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tmp_path, tiny_set, base_model):
     """A base model's path with a doubled slash; a record from before a switch was there. A switch that is on is another run."""
-    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-n", 1, "--results-root", tmp_path / "R", "--pretrained"]
+    command = ["train", "-m", "ResNet8", "-d", tiny_set, "-n", 1, "--results-root", tmp_path / "R", "--pretrained"]
     assert call_main(*command, base_model).code == 0
     (record,) = (tmp_path / "R").rglob("run.json")
     content = json.loads(record.read_text())
@@ -262,7 +262,7 @@ def test_run_folders_and_files(train):
     run = train("-meta", "LSTMFC", "-hidden", "4", "-q", "BWN", "-o", "Adam", "-ad", "1", "-e", "try", "--trial", "3")
     assert run.path.name == "Meta-LSTMFC-Nonlinear-None-hidden-size-4-nlstm-1-BWN-Adam-1bits-lr-1-try-trial-3"
     assert run.path.parent.name == "runs-Quant"
-    assert run.path.parent.parent.name == "ResNet20-NPZ-tiny"
+    assert run.path.parent.parent.name == "ResNet8-NPZ-tiny"
     assert train("-meta", "FC-Grad", "-nonlinear", "relu").path.name == (
         "Meta-FC-Grad-Nonlinear-relu-hidden-size-100-dorefa-SGD-1bits-lr-30-trial-1"
     )

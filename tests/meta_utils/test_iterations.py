@@ -31,7 +31,7 @@ BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
-    net = QuantizedMetaResNet(8).to(device, dtype, memory_format=torch.channels_last)
+    net = QuantizedMetaResNet(20 if device == "cuda" else 8).to(device, dtype, memory_format=torch.channels_last)
     optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
     meta_net = meta_optimizer = None
     if method != "STE":

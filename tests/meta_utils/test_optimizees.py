@@ -1,6 +1,8 @@
 """The optimizees equal torch.optim over a grid of settings, in float64."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from meta_utils.adam import Adam
 from meta_utils.optimizee import apply_gradients
 from meta_utils.SGD import SGD
+from utils import PROJECT
 from utils.choices import OPTIMIZEES
 
 SGD_GRID = [
@@ -197,3 +200,15 @@ def test_step_takes_a_closure():
 def test_wrong_settings_are_refused(kind, options):
     with pytest.raises(ValueError):  # noqa: PT011 (each names its own setting)
         kind(parameters(), **options)
+
+
+def test_an_optimizee_does_not_import_torch_compile():
+    code = """if True:
+        import sys, torch
+        from meta_utils.SGD import SGD
+        optimizee = SGD([torch.nn.Parameter(torch.ones(1))])
+        optimizee.zero_grad()
+        optimizee.load_state_dict(optimizee.state_dict())
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0

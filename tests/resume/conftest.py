@@ -10,7 +10,7 @@ def command(tmp_path, tiny_set):
 
     def build(root, *flags):
         where = ["--results-root", str(tmp_path / root), "--pretrained", "none"]
-        return ["train", "-m", "ResNet20", "-d", tiny_set, "-bs", "4", "-n", "6", "-ad", "2", "-lr", "0.05", *where, *flags]
+        return ["train", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "6", "-ad", "2", "-lr", "0.05", *where, *flags]
 
     return build
 

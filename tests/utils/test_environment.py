@@ -40,18 +40,19 @@ def test_generators_come_back_from_a_file(tmp_path):
 def test_kept_memory_is_not_faulted_in_again():
     """Minor page faults of taking and freeing 64 MiB twenty times, once the heap has grown: 16,384 a time without, none with."""
     program = """if True:
-        import resource, sys, torch
+        import resource, torch
         from utils.environment import keep_freed_memory
-        assert sys.argv[1] == "without" or keep_freed_memory()
-        for _ in range(20):
-            torch.ones(16 << 20)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(20):
-            torch.ones(16 << 20)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        def faults():
+            for _ in range(20):
+                torch.ones(16 << 20)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                torch.ones(16 << 20)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        without = faults()
+        assert keep_freed_memory()
+        print(without, faults())
     """
-
-    def faults(how):
-        return int(subprocess.run([sys.executable, "-c", program, how], cwd=PROJECT, capture_output=True, check=True).stdout)
-
-    assert faults("with") < faults("without") / 100
+    process = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, check=True)
+    without, kept = map(int, process.stdout.split())
+    assert kept < without / 100

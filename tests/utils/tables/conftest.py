@@ -12,8 +12,8 @@ batch-size = 4
 [tables.tiny]
 dataset = "{set}"
 cells = [
-  {{ model = "ResNet20", quantizer = "dorefa", backward = "STE",     optimizer = "SGD", published = "50.000 (1.000)" }},
-  {{ model = "ResNet20", quantizer = "BWN",    backward = "FC-Grad", optimizer = "SGD" }},
+  {{ model = "ResNet8", quantizer = "dorefa", backward = "STE",     optimizer = "SGD", published = "50.000 (1.000)" }},
+  {{ model = "ResNet8", quantizer = "BWN",    backward = "FC-Grad", optimizer = "SGD" }},
 ]
 """
 
@@ -47,15 +47,9 @@ def command(manifest, tmp_path):
     return build
 
 
-@pytest.fixture(scope="module")
-def module_servers(one_thread):
-    with Server() as first, Server() as second:
-        yield [first, second]
-
-
 @pytest.fixture
-def servers(module_servers):
-    """Two processes from which main.py can be forked at the same time."""
-    yield module_servers
-    for server in module_servers:
-        server.clear()
+def another_server(one_thread):
+    """A second process from which main.py can be forked, at the same time as from `server`."""
+    with Server() as another:
+        yield another
+        another.clear()

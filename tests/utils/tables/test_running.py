@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, until
+from conftest import until
+from small_main import SMALL_MAIN
 from table_runs import by_hand, logs_of, record, runs_of, states
 
 from utils.choices import MODELS
@@ -26,44 +27,44 @@ def process_of(run):
     return int(words[1]) if words else None
 
 
-def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(servers, command, call_main, manifest, tmp_path, tally):
+def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(server, command, call_main, manifest, tmp_path, tally):
     """Three cells side by side: one whose loss is not finite, one that is killed in the middle, one left alone."""
-    fails = '{ model = "ResNet20", quantizer = "dorefa", backward = "FC-Grad", optimizer = "SGD" },\n]'
+    fails = '{ model = "ResNet8", quantizer = "dorefa", backward = "FC-Grad", optimizer = "SGD" },\n]'
     rule = '[[rules]]\nwhy = "to fail"\nwhen = { backward = "FC-Grad", quantizer = "dorefa" }\nset = { init-lr = 1e38 }\n'
     manifest.write_text(f"{manifest.read_text().rstrip().removesuffix(']')}{fails}\n{rule}")
     flags = ["-n", "12", "--set", "checkpoint-every=1it", "--jobs", "3"]
     good = by_hand(runs_of(command("whole", *flags))[:2], call_main)
     runs = runs_of(command("R", *flags))
-    servers[0].start(command("R", *flags), tmp_path / "log")
+    server.start(command("R", *flags), tmp_path / "log")
     until(lambda: (runs[0].path / "checkpoint.pth").exists())
     os.kill(process_of(runs[0]), signal.SIGKILL)
-    assert servers[0].wait() == 1
+    assert server.wait() == 1
     output = (tmp_path / "log").read_text()
     assert f"again: {runs[0]}: its process was killed (-9)" in output
-    assert f"failed: {runs[2]}: main.py: error: the training loss is " in output
-    assert output.rstrip().endswith("main.py: error: 1 of 3 runs failed; the same command tries them again")
+    assert f"failed: {runs[2]}: {SMALL_MAIN.name}: error: the training loss is " in output
+    assert output.rstrip().endswith(f"{SMALL_MAIN.name}: error: 1 of 3 runs failed; the same command tries them again")
     assert states(runs) == [State.DONE, State.DONE, State.FAILED]
     assert logs_of(runs[:2]) == good
     assert "resumed after" in (runs[0].path / "output.log").read_text()
     tally("a table's run killed: the table resumes it")
 
 
-def test_without_retries_a_killed_run_has_failed(servers, command, tmp_path):
+def test_without_retries_a_killed_run_has_failed(server, command, tmp_path):
     flags = ["-n", "100000", "-meta", "STE", "--retries", "0"]
     (run,) = runs_of(command("R", *flags))
-    servers[0].start(command("R", *flags), tmp_path / "log")
+    server.start(command("R", *flags), tmp_path / "log")
     os.kill(until(lambda: process_of(run)), signal.SIGKILL)
-    assert servers[0].wait() == 1
+    assert server.wait() == 1
     assert f"failed: its process was killed (-9): {run} (1 of 1 runs)" in (tmp_path / "log").read_text()
 
 
 def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifest, tmp_path):
-    manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet32", quantizer = "BWN"'))
+    manifest.write_text(manifest.read_text().replace('ResNet8", quantizer = "BWN"', 'ResNet32", quantizer = "BWN"'))
     bases = tmp_path / "bases"
     bases.mkdir()
-    torch.save(MODELS.load("ResNet20")(num_classes=2).state_dict(), bases / "ResNet20-NPZ-tiny-pretrain.pth")
+    torch.save(MODELS.load("ResNet8")(num_classes=2).state_dict(), bases / "ResNet8-NPZ-tiny-pretrain.pth")
     flags = ["-n", "1", "--pretrained-root", str(bases)]
-    outcome = call_main(*command("R", *flags))
+    outcome = call_main(*command("R", *flags), program=SMALL_MAIN)
     assert outcome.code == 1
     (listed,) = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
     assert listed.startswith("failed: ResNet32 NPZ:")
@@ -76,17 +77,17 @@ def test_a_folder_that_cannot_be_made_is_a_failure(call_main, command, tmp_path)
     (tmp_path / "R").touch()
     outcome = call_main(*command("R"))
     assert outcome.code == 1
-    listed = [line for line in outcome.out.splitlines() if line.startswith("failed: ResNet20 NPZ:")]
+    listed = [line for line in outcome.out.splitlines() if line.startswith("failed: ResNet8 NPZ:")]
     assert len(listed) == 2
     assert all("Not a directory" in line for line in listed)
     assert outcome.err.splitlines()[-1].startswith("main.py: error: 2 of 2 runs failed")
 
 
-def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(servers, command, tmp_path, tally):
+def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(server, another_server, command, tmp_path, tally):
     runs = runs_of(command("R"))
-    for server, log in zip(servers, ("first", "second"), strict=True):
-        server.start(command("R"), tmp_path / log)
-    assert [server.wait() for server in servers] == [0, 0]
+    server.start(command("R"), tmp_path / "first")
+    another_server.start(command("R"), tmp_path / "second")
+    assert (server.wait(), another_server.wait()) == (0, 0)
     assert states(runs) == [State.DONE, State.DONE]
     for run in runs:
         assert len(record(run)["sessions"]) == 1
@@ -94,12 +95,12 @@ def test_the_same_slice_run_twice_at_the_same_time_does_each_cell_once(servers, 
     tally("a table run twice at the same time: each cell once")
 
 
-def test_a_signal_stops_the_runs_gently(servers, command, tmp_path):
+def test_a_signal_stops_the_runs_gently(server, command, tmp_path):
     flags = ["-n", "100000", "--set", "checkpoint-every=100000", "--jobs", "2"]  # no checkpoint but the signal's
     runs = runs_of(command("R", *flags))
-    servers[0].start(command("R", *flags), tmp_path / "log")
+    server.start(command("R", *flags), tmp_path / "log")
     until(lambda: all((run.path / "loss.txt").exists() for run in runs))
-    assert servers[0].kill(signal.SIGINT) == 130
+    assert server.kill(signal.SIGINT) == 130
     assert "stopped by SIGINT; rerun the same command to resume" in (tmp_path / "log").read_text()
     assert states(runs) == [State.STOPPED] * 2
     assert all((run.path / "checkpoint.pth").exists() for run in runs)
@@ -108,7 +109,7 @@ def test_a_signal_stops_the_runs_gently(servers, command, tmp_path):
 def test_a_slurm_task_carries_its_slice_out_and_is_requeued(call_main, command, tmp_path):
     """Slurm itself is not here: bash runs the script as a task would, with a scontrol that notes what it is told."""
     flags = ["-n", "100000", "--set", "checkpoint-every=100000"]
-    outcome = call_main(*command("R", *flags, "--engine", "slurm", "--dry-run"))
+    outcome = call_main(*command("R", *flags, "--engine", "slurm", "--dry-run"), program=SMALL_MAIN)
     assert outcome.code == 0
     assert "#SBATCH --array=1-2\n" in outcome.out
     assert "#SBATCH --requeue\n" in outcome.out
@@ -128,11 +129,11 @@ def test_a_slurm_task_carries_its_slice_out_and_is_requeued(call_main, command, 
 
 
 @needs_ray
-def test_ray_carries_a_table_out(servers, command, call_main, tmp_path):
+def test_ray_carries_a_table_out(server, command, call_main, tmp_path):
     flags = ["--trials", "2"]
     expected = by_hand(runs_of(command("whole", *flags)), call_main)
-    servers[0].start(command("R", *flags, "--engine", "ray", "--jobs", "2"), tmp_path / "log")
-    assert servers[0].wait() == 0, (tmp_path / "log").read_text()
+    server.start(command("R", *flags, "--engine", "ray", "--jobs", "2"), tmp_path / "log")
+    assert server.wait() == 0, (tmp_path / "log").read_text()
     assert logs_of(runs_of(command("R", *flags))) == expected
 
 
@@ -150,7 +151,7 @@ def test_a_signal_stops_rays_runs_gently(command, tmp_path):
     """Started as a shell starts what stands before an &, with SIGINT ignored, by which Ray interrupts its tasks."""
     flags = ["-n", "100000", "--set", "checkpoint-every=100000", "--engine", "ray", "--jobs", "1"]
     runs = runs_of(command("R", *flags))
-    argv = shlex.join([sys.executable, str(PROJECT / "main.py"), *command("R", *flags)])
+    argv = shlex.join([sys.executable, str(SMALL_MAIN), *command("R", *flags)])
     driver = subprocess.Popen(["bash", "-c", f"trap '' INT; exec {argv}"])
     until(lambda: (runs[0].path / "loss.txt").exists())
     driver.terminate()
@@ -167,7 +168,7 @@ def parent_of(process):
 
 @needs_ray
 @pytest.mark.slow
-def test_a_ray_worker_and_a_whole_node_are_lost(servers, command, call_main, tmp_path, tally):
+def test_a_ray_worker_and_a_whole_node_are_lost(server, command, call_main, tmp_path, tally):
     """Two nodes of one CPU each; what is lost with them is resumed on the other, and the numbers are those of no loss."""
     from ray.cluster_utils import Cluster
 
@@ -189,7 +190,7 @@ def test_a_ray_worker_and_a_whole_node_are_lost(servers, command, call_main, tmp
         return None
 
     try:
-        servers[0].start(command("R", *flags, "--engine", "ray", "--address", cluster.address), tmp_path / "log")
+        server.start(command("R", *flags, "--engine", "ray", "--address", cluster.address), tmp_path / "log")
         run, worker = until(lambda: in_the_middle(first))
         lost.append(run)
         os.kill(worker, signal.SIGKILL)
@@ -198,7 +199,7 @@ def test_a_ray_worker_and_a_whole_node_are_lost(servers, command, call_main, tmp
         lost.append(run)
         cluster.remove_node(second, allow_graceful=False)
         os.kill(process_of(run), signal.SIGKILL)
-        assert servers[0].wait() == 0, (tmp_path / "log").read_text()
+        assert server.wait() == 0, (tmp_path / "log").read_text()
     finally:
         cluster.shutdown()
     assert logs_of(runs) == expected

@@ -135,7 +135,7 @@ def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, monkey
 
 
 def test_an_unknown_model_in_a_manifest_is_named(call_main, command, manifest):
-    manifest.write_text(manifest.read_text().replace('ResNet20", quantizer = "BWN"', 'ResNet21", quantizer = "BWN"'))
+    manifest.write_text(manifest.read_text().replace('ResNet8", quantizer = "BWN"', 'ResNet21", quantizer = "BWN"'))
     outcome = call_main(*command("R"))
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
@@ -206,7 +206,7 @@ def test_status_tells_every_state(call_main, command, tmp_path):
     assert [cell.strip() for cell in second.split("|")[2:-1]] == ["", "", "1", "", "1", "", "1"]
     assert [cell.strip() for cell in total.split("|")[1:-1]] == ["6 runs", "", "1", "1", "1", "1", "1", "1"]
     assert len(reasons) == 2
-    assert reasons[0].startswith("failed: ResNet20 NPZ:")
+    assert reasons[0].startswith("failed: ResNet8 NPZ:")
     assert reasons[0].endswith("it broke")
     assert "epochs 9 there and 3 here" in reasons[1]
     (runs[0].path / "run.json").write_text("{")
