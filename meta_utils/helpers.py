@@ -29,7 +29,7 @@ def meta_gradient_generation(
     layers = net.meta
     g_W_tilde, hidden = meta_net(layers.get("g_W_hat"), layers.get("W_tilde"), meta_hidden_state_dict or {})
     bias_grads = [None if layer.bias is None else layer.bias.grad for layer in layers.layers]
-    return MetaGradients(layers, g_W_tilde, bias_grads), hidden
+    return MetaGradients(layers.names, layers.layout, g_W_tilde, bias_grads), hidden
 
 
 @record_function("meta")

@@ -68,7 +68,7 @@ class MetaLayers:
     """The meta layers of a net and what they show between iterations, in `shown`: symbol -> flat vector (N,) over all layers."""
 
     def __init__(self, named: Mapping[str, MetaQuantizedLayer]):
-        self.layers = list(named.values())
+        self.names, self.layers = list(named), list(named.values())
         for index, (name, layer) in enumerate(named.items()):
             layer.name, layer._owner, layer._index = name, self, index
         self.shown: dict[str, Tensor] = {}
@@ -83,13 +83,6 @@ class MetaLayers:
         if self._layout is None or self._made_for != (first.device, strides):
             self._layout, self._made_for = FlatLayout(layer.weight for layer in self.layers), (first.device, strides)
         return self._layout
-
-    def index_of(self, name: str) -> int:
-        """A layer's place in `layers`. Raises KeyError for a name that is no meta layer's."""
-        for index, layer in enumerate(self.layers):
-            if layer.name == name:
-                return index
-        raise KeyError(name)
 
     def weights(self) -> Tensor:
         """W of all layers, flat (N,); keeps the graph to the parameters."""
@@ -124,7 +117,7 @@ class MetaLayers:
         W = stored = self.weights()
         biases, meta_grads = [layer.bias for layer in self.layers], None
         if meta_grad_dict:
-            meta_grads = MetaGradients.of(self, meta_grad_dict)
+            meta_grads = MetaGradients.of(meta_grad_dict, self.names, self.layout)
             u = meta_grads.calibrate(quantizer, stored)
             W = stored.sub(self.refined(), alpha=lr).sub(u - u.detach(), alpha=lr)
             biases = [b if r is None else b.sub(r, alpha=lr) for b, r in zip(biases, meta_grads.bias_grads, strict=True)]

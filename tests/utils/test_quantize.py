@@ -141,14 +141,14 @@ def test_evaluation_leaves_no_trace(tiny_net, batches):
     loss = torch.nn.functional.cross_entropy(tiny_net(data[0][0], "dorefa"), data[0][1])
     loss.backward()
     state = copy.deepcopy(tiny_net.state_dict())
-    kept = dict(tiny_net.meta.kept)
+    kept = dict(tiny_net.meta.shown)
     assert set(kept) == {"W_tilde", "W_hat", "g_W_tilde", "g_W_hat"}
     grads = [p.grad for p in tiny_net.parameters()]
     result = evaluate(tiny_net, "BWN", data)
     assert [name for name, module in tiny_net.named_modules() if not module.training] == ["bn1"]
     assert all(torch.equal(value, state[name]) for name, value in tiny_net.state_dict().items())
-    assert tiny_net.meta.kept.keys() == kept.keys()
-    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.kept.items())
+    assert tiny_net.meta.shown.keys() == kept.keys()
+    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.shown.items())
     assert all(p.grad is g for p, g in zip(tiny_net.parameters(), grads, strict=True))
     tiny_net.eval()
     with torch.no_grad():
