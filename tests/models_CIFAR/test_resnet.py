@@ -73,7 +73,7 @@ def test_impossible_nets_are_refused(depth, classes):
     ],
 )
 def test_released_base_models_load_strictly_and_reach_their_accuracy(model, dataset, accuracy, data_root, pretrained_root):
-    loader = get_dataloader(dataset, "test", 250, data_root=data_root)
+    loader = get_dataloader(dataset, "test", 100, data_root=data_root)
     net = MODELS.load(model)(num_classes=loader.image_set.num_classes).to(memory_format=torch.channels_last)
     load_base_model(pretrained_root / f"{model}-{dataset}-pretrain.pth", net, model)
     result = evaluate(net, None, loader)
