@@ -23,7 +23,6 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
     settings = run.settings
     print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
-        run.write(iterations_per_epoch=len(train_loader), optimizers=loop.hyperparameters())
         iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
@@ -49,9 +48,10 @@ def graphs_of(run: Run, loader: Loader) -> Graphs | None:
 def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None, epoch: int, run: Run) -> Iterations:
     """The loop's iterations on a loader's batches, captured where that does what eager iterations do.
 
-    run.json says whether they are ("captured"), and why not where the check, or a later capture, failed ("eager_because").
+    run.json says whether they are ("captured"), and why not where the check, or a later capture, failed ("eager_because"); also
+    how many iterations an epoch has, and what the optimizers were built with.
     """
-    run.write(captured=graphs is not None)
+    run.write(iterations_per_epoch=len(loader), optimizers=loop.hyperparameters(), captured=graphs is not None)
     iterations = Iterations(loop, loader, graphs, run.note_eager)
     iterations.check_capture(epoch)
     return iterations
