@@ -21,7 +21,7 @@ def draw() -> Diagram:
     d.box("r", (1.85, 1.1), r"$r = \pi(g_W)$", "refined gradient", width=2.3)
 
     d.box("M", (4.75, 4.1), r"$M_\phi$", "", width=1.2, colour="#e8dff5")
-    d.box("u", (6.9, 4.1), r"$u = c\,g_{\tilde W}$", r"$c = d\tilde W/dW$", width=2.0)
+    d.box("u", (6.9, 4.1), r"$u = c\,g_{\tilde W}$", r"$c$: calibration", width=2.0)
     value = r"value $W - \alpha r$, derivative $-\alpha\,du/d\phi$"
     d.box("W_prime", (6.9, 1.9), r"$W' = W - \alpha\,(u + \overline{r - u})$", value, width=4.0)
     d.box("W_hat", (11.2, 1.9), r"$\hat W = \mathcal{Q}(\mathcal{A}(W'))$", "1 bit", width=2.4)

@@ -37,7 +37,7 @@ def draw() -> Diagram:
     d.arrow("g_W_tilde", "g_W", r"$\times\ d\tilde W / dW$", BACKWARD)
     d.arrow("g_W", "W", r"$W \leftarrow W - \alpha\,\pi(g_W)$", BACKWARD)
     d.text((5.8, 0.3), "backward", BACKWARD)
-    d.note((10.9, 1.1), "STE passes $g_{\\hat W}$ through $\\mathcal{Q}$ unchanged.\nMetaQuant learns what to pass.")
+    d.note((10.9, 1.1), "STE passes $g_{\\hat W}$ where $|\\tilde W| \\leq 1$.\nMetaQuant learns what to pass.")
     return d
 
 

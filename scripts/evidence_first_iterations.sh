@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The first iterations of each of ResNet20's cells on CIFAR-10, from the released base model, for the comparison with the published
 # runs: an epoch that is stopped after ITERATIONS; scripts/evidence_first_epochs.sh goes on with some of them. About half an hour on
-# two CPU cores, half of it for LSTMFC. MultiFC with BWN was not published and is left out.
+# two CPU cores, half of it for LSTMFC. MultiFC with BWN, which is not in the paper, is left out.
 #   METAQUANT_PRETRAINED=folder/of/base/models bash scripts/evidence_first_iterations.sh [--dry-run]
 # ITERATIONS (100), TRIALS (2), METHODS ("STE FC-Grad MultiFC LSTMFC"), RESULTS (Results-first-epoch), METAQUANT_DATA.
 set -euo pipefail

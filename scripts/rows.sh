@@ -7,10 +7,10 @@
 #   RESULTS               folder of the results (Results)
 #   METAQUANT_DATA        folder of the CIFAR sets (data)
 #   METAQUANT_PRETRAINED  folder of base models, such as ResNet20-CIFAR10-pretrain.pth; those it lacks are trained
-# A script that is typed again skips what is done and goes on where it was cut off. To run a table's rows side by side, on all GPUs
+# Rerun a script to skip finished runs and resume interrupted ones. To run a table's rows side by side, on all GPUs
 # or on many machines, see main.py tables.
 if [ $# -gt 0 ] && [ "$*" != --dry-run ]; then
-  echo "$0: the one argument there is: --dry-run" >&2
+  echo "$0: the only argument is --dry-run" >&2
   exit 2
 fi
 for number in "${TRIALS:=5}" "${EPOCHS:=100}" "${BASE_EPOCHS:=200}"; do

@@ -34,8 +34,8 @@ class Cost(NamedTuple):
     flops: int
     bytes: int
 
-    def floor(self, machine: Machine) -> float:
-        """Seconds: the longer of computing and moving."""
+    def lower_bound(self, machine: Machine) -> float:
+        """Seconds: the larger of compute time and memory time."""
         return max(self.flops / machine.flops, self.bytes / machine.bandwidth)
 
 
@@ -67,12 +67,12 @@ def count(work: Callable[[], None]) -> Cost:
 
 
 def table(costs: dict[tuple[Any, ...], Cost], machines: tuple[Machine, ...] = MACHINES) -> str:
-    """A Markdown table from (net, batch size, quantizer, method) -> cost, with each machine's floor in milliseconds."""
-    columns = ["net", "batch", "quantizer", "method", "GFLOP", "GB", *(f"floor, {machine.name} (ms)" for machine in machines)]
+    """A Markdown table from (net, batch size, quantizer, method) -> cost, with each machine's lower bound in ms."""
+    columns = ["net", "batch", "quantizer", "method", "GFLOP", "GB", *(f"lower bound, {machine.name} (ms)" for machine in machines)]
     rows = []
     for cell, cost in costs.items():
-        floors = [f"{1000 * cost.floor(machine):.3g}" for machine in machines]
-        rows.append([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *floors])
+        bounds = [f"{1000 * cost.lower_bound(machine):.3g}" for machine in machines]
+        rows.append([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *bounds])
     return markdown_table(columns, *rows)
 
 

@@ -22,9 +22,9 @@ def test_views_move_nothing_and_an_update_in_place_reads_and_writes():
     assert count(lambda: torch.add(a, a, out=a)).bytes == 3 * 40
 
 
-def test_the_floor_is_the_longer_of_computing_and_moving():
-    assert Cost(100, 10).floor(Machine("", 10.0, 10.0)) == 10
-    assert Cost(10, 200).floor(Machine("", 10.0, 10.0)) == 20
+def test_the_lower_bound_is_the_larger_of_compute_and_memory_time():
+    assert Cost(100, 10).lower_bound(Machine("", 10.0, 10.0)) == 10
+    assert Cost(10, 200).lower_bound(Machine("", 10.0, 10.0)) == 20
 
 
 def test_the_lstm_costs_two_products_for_each_coordinate_and_the_others_nearly_nothing():
