@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 from meta_utils.adam import Adam
 from meta_utils.helpers import meta_gradient_generation, update_parameters
+from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
+from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.choices import META_NETWORKS, OPTIMIZEES
@@ -109,6 +111,52 @@ def test_order_notebook_computes_with_the_previous_refined_gradient(method, quan
             g_W = layer.calibration * layer.pre_quantized_grads if t else layer.weight.grad
             torch.testing.assert_close(layer.weight.grad, g_W)
             torch.testing.assert_close(layer.weight, W_old - (0.05 * g_W if t else 0))
+
+
+class ConvAndLinear(torch.nn.Module):
+    """A convolution with two filters of two weights and a linear layer of 3 x 2, as a net of meta layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = MetaConv2d(2, 2, 1, bias=False), MetaLinear(2, 3)
+        self.meta = MetaLayers({"conv": self.conv, "fc": self.fc})
+
+    def meta_layers(self):
+        return self.meta.layers
+
+    def forward(self, inputs, quantized_type=None, meta_grad_dict=NO_META_GRADIENTS, lr=1e-3):
+        self.meta.prepare(quantized_type, meta_grad_dict, lr, training=True)
+        return self.fc(self.conv(inputs).mean(dim=(2, 3)))
+
+
+def test_bwnf_scales_convolutions_by_the_stored_weight_and_linear_layers_by_the_forwards():
+    """By hand: in the forward W' = W - alpha r with alpha = 1/2."""
+    net = ConvAndLinear().double()
+    with torch.no_grad():
+        net.conv.weight.copy_(torch.tensor([[1.0, -3.0], [2.0, 6.0]]).view(2, 2, 1, 1))
+        net.fc.weight.copy_(torch.tensor([[1.0, -3.0], [2.0, 6.0], [5.0, 7.0]]))
+    net.conv.weight.grad = torch.tensor([[-2.0, 2.0], [8.0, 4.0]]).double().view(2, 2, 1, 1)
+    net.fc.weight.grad = torch.tensor([[-2.0, 2.0], [8.0, 4.0], [-4.0, -2.0]]).double()
+    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in net.meta_layers()}
+    net(torch.ones(1, 2, 1, 1).double(), get_quantizer("BWN-F"), gradients, lr=0.5)
+    assert net.conv.pre_quantized_weight.flatten().tolist() == [2, -4, -2, 4]
+    assert net.conv.quantized_weight.flatten().tolist() == [2, -2, -4, 4]  # mean|W| of each filter
+    assert net.fc.pre_quantized_weight.flatten().tolist() == [2, -4, -2, 4, 7, 8]
+    assert net.fc.quantized_weight.flatten().tolist() == [4.5, -4.5, -4.5, 4.5, 4.5, 4.5]  # mean|W'|; mean|W| is 4
+
+
+def test_bwnf_in_the_notebooks_order(batches):
+    torch.manual_seed(0)
+    net = ConvAndLinear().double()
+    loop = make_loop(net, "FC-Grad", "BWN-F", optimizee=SGD(net.parameters(), lr=0.5))
+    for t, (images, targets) in enumerate(batches(4)):
+        stored = [layer.weight.detach().clone() for layer in net.meta_layers()]
+        used = [W if t == 0 else W - 0.5 * layer.weight.grad for W, layer in zip(stored, net.meta_layers(), strict=True)]
+        loop.step(images[:, :2], targets % 3)
+        scale = stored[0].abs().mean(dim=(1, 2, 3), keepdim=True)
+        torch.testing.assert_close(net.conv.quantized_weight, scale * used[0].sign(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(net.fc.quantized_weight, used[1].abs().mean() * used[1].sign(), rtol=1e-12, atol=0)
+        assert torch.equal(used[1], stored[1]) == (t == 0)
 
 
 def one_iteration(net, batch, quantizer):
