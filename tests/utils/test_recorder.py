@@ -138,6 +138,8 @@ def test_a_resumed_runs_events_are_those_of_a_run_that_was_not_interrupted(tmp_p
         path = tmp_path / str(trial)
         with Recorder(path) as recorder:
             state = record(recorder, saved + int(random.integers(0, 6)), per_epoch=6, state_at=saved)
+        (events,) = path.glob("events*")
+        events.rename(path / "events.out.tfevents.0000000000")  # TensorBoard sorts by name: by the second of the start
         with Recorder(path, state=state) as recorder:
             record(recorder, 30, per_epoch=6)
         assert scalars(path) == expected, saved
