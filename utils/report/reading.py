@@ -16,7 +16,7 @@ from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
 from utils.run.paths import dataset_label
-from utils.run.record import REPLACED, ended_early, read_record
+from utils.run.record import REPLACED, read_record
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
@@ -120,7 +120,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
-        error=record.get("error") or ended_early(record),
+        error=str(record.get("error") or record.get("ended_early") or ""),
         made_by=_made_by(record),
     )
 

@@ -24,7 +24,7 @@ class Trial:
     """One run: its curves, with a value per finished epoch, and what is known about it.
 
     test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed;
-    error: why it failed, or is done after fewer epochs than were asked for.
+    error: why it failed, or ended before its last epoch.
     settings: as in run.json, or {"folder": ...} for logs without a record. seconds: per epoch; empty if unknown.
     """
 
