@@ -9,7 +9,7 @@ from torch.profiler import record_function
 
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.meta_network import require_method
-from meta_utils.optimizee import apply_gradients
+from meta_utils.optimizee import Rates, apply_gradients
 from utils.quantize import Quantizer, ste_gradient
 
 
@@ -43,8 +43,8 @@ def assign_meta_gradients(net: nn.Module, meta_grad_dict: MetaGradients) -> None
 
 
 @record_function("update")
-def update_parameters(net: nn.Module, lr: float) -> None:
-    """p <- p - alpha p.grad for every parameter with a gradient, Eq. (5): step 8."""
+def update_parameters(net: nn.Module, lr: Rates) -> None:
+    """p <- p - alpha p.grad for every parameter with a gradient, Eq. (5): step 8. lr: alpha, or each parameter's own."""
     apply_gradients([p for p in net.parameters() if p.grad is not None], lr)
 
 

@@ -52,7 +52,7 @@ class Iterations:
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
         self._replays: dict[int, Body] = {}  # size of the batch -> what does an iteration
-        self._captured_at: tuple[float | None, ...] | None = None
+        self._captured_at: tuple[float, ...] | None = None
 
     def rest_of_epoch(self, epoch: int) -> Iterator[list[Measured]]:
         """Trains on the batches of an epoch (from 0) that the loop has not had; yields after each one what has been read.
@@ -128,7 +128,7 @@ class Iterations:
             self._put_back()
 
     def _replay(self, size: int, body: Body) -> None:
-        rates = (self.loop.lr, self.loop.meta_lr)
+        rates = self.loop.all_rates()
         if rates != self._captured_at:
             self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
         if size in self._replays:

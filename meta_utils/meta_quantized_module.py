@@ -7,10 +7,12 @@ every layer the weight and bias to compute with; then the plain architecture run
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_utils.meta_gradients import MetaGradients
+from meta_utils.optimizee import Rates, rate_of
 from utils.layout import FlatLayout
 from utils.quantize import Quantizer
 
@@ -100,11 +102,12 @@ class MetaLayers:
         self.layers[0]._shown(symbol)
         return self.shown[symbol]
 
-    def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: float, training: bool) -> None:
+    def prepare(self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: Rates, training: bool) -> None:
         """Hands every layer the weight W_hat = Q(A(W')) and the bias of the coming forward: step 3 of the loop, Eq. (6).
 
         With meta gradients W' = W - alpha (u + stopgrad(r - u)), whose value is W - alpha r exactly and whose derivative with
         respect to phi is that of -alpha u; a bias is b - alpha r_b. Without them W' = W.
+        lr: alpha, or each parameter's own.
         training: show W_tilde, W_hat and, from the backward on, g_W_hat; with meta gradients g_W_tilde and calibration.
         Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
         """
@@ -119,14 +122,22 @@ class MetaLayers:
         if meta_grad_dict:
             meta_grads = MetaGradients.of(meta_grad_dict, self.names, self.layout)
             u = meta_grads.calibrate(quantizer, stored)
-            W = stored.sub(self.refined(), alpha=lr).sub(u - u.detach(), alpha=lr)
-            biases = [b if r is None else b.sub(r, alpha=lr) for b, r in zip(biases, meta_grads.bias_grads, strict=True)]
+            W = self._minus(self._minus(stored, self.refined(), lr), u - u.detach(), lr)
+            refined = zip(biases, meta_grads.bias_grads, strict=True)
+            biases = [b if r is None else b.sub(r, alpha=rate_of(lr, b)) for b, r in refined]
         W_tilde = quantizer.preprocess(W, self.layout)
         W_hat = quantizer.quantize(W_tilde, stored, self.layout)
         if training:
             self._show(W_tilde, W_hat, meta_grads)
         for layer, weight, bias in zip(self.layers, self.layout.split(W_hat), biases, strict=True):
             layer._operands = (weight, bias)
+
+    def _minus(self, x: Tensor, y: Tensor, lr: Rates) -> Tensor:
+        """x - alpha y, flat (N,), with each layer's alpha; keeps the graph."""
+        if not isinstance(lr, Mapping):
+            return x.sub(y, alpha=lr)
+        pieces = zip(x.split(self.layout.sizes), y.split(self.layout.sizes), self.layers, strict=True)
+        return torch.cat([x_part.sub(y_part, alpha=rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
 
     def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
         self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}

@@ -2,13 +2,15 @@
 pass can compute with a meta gradient before anything is updated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import unwrap
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
+
+Rates = float | Mapping[Tensor, float]  # alpha: one for all parameters, or each one's own; a parameter without one has 0
 
 
 class Optimizee(Optimizer):
@@ -60,8 +62,21 @@ class Optimizee(Optimizer):
         return loss
 
 
+def rate_of(lr: Rates, p: Tensor) -> float:
+    """The alpha of a parameter."""
+    return lr.get(p, 0.0) if isinstance(lr, Mapping) else lr
+
+
 @torch.no_grad()
-def apply_gradients(params: list[Tensor], lr: float, grads: list[Tensor] | None = None) -> None:
+def apply_gradients(params: list[Tensor], lr: Rates, grads: list[Tensor] | None = None) -> None:
     """p <- p - lr p.grad for a list of parameters; grads: what to take in place of each p.grad."""
-    if params:
-        torch._foreach_add_(params, [p.grad for p in params] if grads is None else grads, alpha=-lr)
+    if not params:
+        return
+    grads = [p.grad for p in params] if grads is None else grads
+    if not isinstance(lr, Mapping):
+        torch._foreach_add_(params, grads, alpha=-lr)
+        return
+    rates = [rate_of(lr, p) for p in params]
+    for alpha in dict.fromkeys(rate for rate in rates if rate):
+        alike = [(p, grad) for p, grad, rate in zip(params, grads, rates, strict=True) if rate == alpha]
+        torch._foreach_add_(*map(list, zip(*alike, strict=True)), alpha=-alpha)

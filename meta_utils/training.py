@@ -21,7 +21,7 @@ from meta_utils.helpers import (
     update_parameters,
 )
 from meta_utils.meta_gradients import NO_META_GRADIENTS
-from meta_utils.optimizee import Optimizee, apply_gradients
+from meta_utils.optimizee import Optimizee, Rates, apply_gradients
 from utils.choices import UPDATE_ORDERS
 from utils.quantize import Quantizer
 
@@ -33,7 +33,8 @@ class NotFinite(Exception):
 class TrainingLoop:
     """The state between iterations and the iteration itself.
 
-    net: a quantized net in train mode; optimizee: over net.parameters(); quantizer: None for full precision.
+    net: a quantized net in train mode; quantizer: None for full precision.
+    optimizee: over net.parameters(), in one group or several with learning rates of their own; a parameter in none stays.
     meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
     Raises ValueError for an unknown order, for one of M and its optimizer without the other, and for M without a quantizer.
     """
@@ -59,6 +60,7 @@ class TrainingLoop:
         self.update_order = update_order
         self.meta_hidden_state_dict: dict[str, Tensor] = {}
         self.iteration = 0
+        self._parameters = len(list(net.parameters()))
         self.checks_loss = next(net.parameters()).device.type == "cpu"  # elsewhere that would wait for the device
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +85,7 @@ class TrainingLoop:
             meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
                 self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
             )
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3: with W', Eqs. (4) and (6)
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: with W', Eqs. (4) and (6)
         loss = F.cross_entropy(outputs, targets)  # 4: Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
@@ -93,7 +95,7 @@ class TrainingLoop:
             assign_meta_gradients(self.net, meta_grad_dict)  # 6: g_W = calibration(W) g_W_tilde, Eq. (4)
         self.optimizee.get_refine_gradient()  # 7: pi(g_W)
         if meta_grad_dict or not self.learned:
-            update_parameters(self.net, self.lr)  # 8: W <- W - alpha pi(g_W), Eq. (5)
+            update_parameters(self.net, self.rates)  # 8: W <- W - alpha pi(g_W), Eq. (5)
         return loss, outputs
 
     def paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,24 +116,40 @@ class TrainingLoop:
         self.optimizee.get_refine_gradient()  # 7: pi(g_W)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.lr)  # 3: lines 3-5, with W' = W - alpha pi(g_W), Eq. (6)
+        outputs = self.net(
+            inputs, self.quantizer, meta_grad_dict, self.rates
+        )  # 3: lines 3-5, with W' = W - alpha pi(g_W), Eq. (6)
         loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
         loss.backward()  # lines 7 and 9, Eq. (8)
-        apply_gradients(parameters, self.lr, refined)  # 8: lines 10-12, W <- W', after the backward, which needs what it read
+        apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, W <- W', after the backward, which needs what it read
         self.meta_optimizer.step()  # 5: line 13
         return loss, outputs
 
     @property
     def lr(self) -> float:
-        """alpha."""
+        """alpha, of the first group of parameters where there are several."""
         return self.optimizee.param_groups[0]["lr"]
 
     @property
+    def rates(self) -> Rates:
+        """alpha of the iteration: one number where all parameters have the same, else parameter -> its group's alpha."""
+        groups = self.optimizee.param_groups
+        of_all = sum(len(group["params"]) for group in groups) == self._parameters
+        if of_all and all(group["lr"] == self.lr for group in groups):
+            return self.lr
+        return {p: group["lr"] for group in groups for p in group["params"]}
+
+    @property
     def meta_lr(self) -> float | None:
-        """gamma; None for a fixed estimator."""
+        """gamma, of the first group of phi where there are several; None for a fixed estimator."""
         return self.meta_optimizer.param_groups[0]["lr"] if self.learned else None
+
+    def all_rates(self) -> tuple[float, ...]:
+        """alpha of each group of parameters, then gamma of each group of phi."""
+        groups = [*self.optimizee.param_groups, *(self.meta_optimizer.param_groups if self.learned else ())]
+        return tuple(group["lr"] for group in groups)
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
         """What the optimizers of the net and, if there is one, of M were built with, learning rates apart."""
@@ -201,7 +219,7 @@ class TrainingLoop:
 
         leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        self.net(inputs, self.quantizer, meta_grad_dict, self.lr)
+        self.net(inputs, self.quantizer, meta_grad_dict, self.rates)
         for handle in handles:
             handle.remove()
         return f"first in layer {found[0]}" if found else "with every layer finite"

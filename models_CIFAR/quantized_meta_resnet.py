@@ -12,6 +12,7 @@ from torch.profiler import record_function
 
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear, MetaQuantizedLayer
+from meta_utils.optimizee import Rates
 from models_CIFAR.resnet import ResNet
 from utils.quantize import Quantizer, get_quantizer
 
@@ -40,14 +41,14 @@ class QuantizedMetaResNet(ResNet):
         inputs: Tensor,
         quantized_type: str | Quantizer | None = None,
         meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS,
-        lr: float = 1e-3,
+        lr: Rates = 1e-3,
     ) -> Tensor:
         """Images (B, 3, 32, 32) -> logits (B, num_classes).
 
         quantized_type: a quantizer or its registered name (at `bitW` bits); None computes with the full-precision weights.
         meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None) for all meta layers or none, from
             meta_gradient_generation; the layers compute with their updated weights W' (step 3 of the loop), with a graph to phi.
-        lr: alpha, the step from W to W'.
+        lr: alpha, the step from W to W'; or parameter -> its own alpha.
         """
         quantizer = get_quantizer(quantized_type, self.bitW)
         self.meta.prepare(quantizer, meta_grad_dict, lr, training=self.training and torch.is_grad_enabled())

@@ -25,6 +25,10 @@ class OneTensor:
         """The mean of |x| for each output filter of a convolution, (C_out, 1, 1, 1); for the whole tensor elsewhere."""
         return x.abs().mean(dim=(1, 2, 3), keepdim=True) if x.dim() == 4 else self.abs_mean(x)
 
+    def convolutions_from(self, x: Tensor, others: Tensor) -> Tensor:
+        """x for the weight of a convolution, `others` elsewhere."""
+        return x if x.dim() == 4 else others
+
 
 ONE_TENSOR = OneTensor()
 
@@ -48,6 +52,8 @@ class FlatLayout:
         self._weight_of = torch.repeat_interleave(sizes, output_size=sum(self.sizes))
         self._filter_of = torch.repeat_interleave(self._filter_sizes, output_size=sum(self.sizes))
         self._sizes = sizes
+        is_convolution = torch.tensor([W.dim() == 4 for W in weights], device=device)
+        self._in_convolution = is_convolution.index_select(0, self._weight_of)
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors of the weights' shapes as one vector (N,); keeps the graph."""
@@ -82,6 +88,10 @@ class FlatLayout:
     def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
         return torch.segment_reduce(x.abs(), "mean", lengths=self._filter_sizes, unsafe=True).index_select(0, self._filter_of)
+
+    def convolutions_from(self, x: Tensor, others: Tensor) -> Tensor:
+        """The coordinates of convolutions from x, those of all other weights from `others` (N,)."""
+        return torch.where(self._in_convolution, x, others)
 
 
 Layout = OneTensor | FlatLayout

@@ -138,14 +138,20 @@ class BWN:
 
 @dataclass(frozen=True)
 class BWNF(BWN):
-    """BWN with one scale per output filter, mean|W| of the stored weight; per tensor in linear layers.
+    """BWN with one scale per output filter of a convolution, mean|W| of the stored weight. Linear layers compute as BWN does.
 
-    W of a convolution has shape (C_out, C_in, k, k), of a linear layer (C_out, C_in). Where the stored weight is not given,
-    W_tilde stands in.
+    The weight of a convolution has shape (C_out, C_in, k, k), of a linear layer (C_out, C_in). Where the stored weight is not
+    given, W_tilde stands in.
+
+    >>> W, W_tilde = torch.tensor([[1.0, -2.0]]), torch.tensor([[2.0, -4.0]])
+    >>> BWNF().quantize(W_tilde, W)
+    tensor([[ 3., -3.]])
+    >>> BWNF().quantize(W_tilde[..., None, None], W[..., None, None]).flatten()
+    tensor([ 1.5000, -1.5000])
     """
 
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
-        return layout.abs_mean_per_filter(W)
+        return layout.abs_mean_per_filter(layout.convolutions_from(W, others=W_tilde))
 
 
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quantizer | None:

@@ -28,7 +28,7 @@ class Recorder:
     - test-acc.txt: a row "epoch, value" per epoch 1, 2, ...;
     - TensorBoard events.
 
-    `stop` becomes True when the learning rate falls below 1e-6.
+    `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
     state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
     are added to. Raises BadInput where a file is shorter than it was.
     """
@@ -116,9 +116,9 @@ class Recorder:
         for name, value in (("loss", self.loss.avg), ("train-acc", self.top1.avg), ("lr", cur_lr)):
             if value is not None:
                 self._logs[name].write(f"{self.iteration}, {value:.8g}\n")
-        if self.iteration % SUMMARY_EVERY == 0:
-            self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
         self.iteration += 1
+        if self.iteration % SUMMARY_EVERY == 1:
+            self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
 
     def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
@@ -138,9 +138,10 @@ class Recorder:
             log.flush()
 
     def _summarise(self, scalars: dict[str, float | None]) -> None:
+        """TensorBoard events at the step of the last iteration: a run that is resumed drops those of the iterations to come."""
         for name, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(name, value, self.iteration)
+                self._writer.add_scalar(name, value, max(0, self.iteration - 1))
 
     def print_training_result(self, batch_idx: int, n_batch: int) -> None:
         """Shows how far the epoch is (batch_idx from 0): a bar ten times a second on a terminal, a line every ten elsewhere."""
@@ -157,7 +158,7 @@ class Recorder:
         """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.
 
         adjust_type: a number n, a drop after every n-th epoch; "adaptive", a drop after 3 epochs without a new lowest
-        training loss. meta_optimizer: gamma drops together with alpha.
+        training loss, and `stop` below 1e-6. meta_optimizer: gamma drops together with alpha.
         """
         if adjust_type == ADAPTIVE:
             self._watch_loss(self.loss.avg)
@@ -167,7 +168,7 @@ class Recorder:
             for group in each.param_groups if each is not None else ():
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * 0.1**self._drops
-        self.stop = optimizer.param_groups[0]["lr"] < LOWEST_LR
+        self.stop = adjust_type == ADAPTIVE and max(group["lr"] for group in optimizer.param_groups) < LOWEST_LR
 
     def _watch_loss(self, loss: float) -> None:
         self._epochs_without_progress = 0 if loss < self._lowest_loss else self._epochs_without_progress + 1

@@ -47,7 +47,7 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     return Iterations(loop, loader, graphs)
 
 
-def train(work, epochs=5, drop_after=3):
+def train(work, epochs=5, drop_after=3, group=0):
     """The measured loss and accuracy of every iteration, with a drop of the learning rate on the way."""
     found = []
     for epoch in range(epochs):
@@ -55,7 +55,7 @@ def train(work, epochs=5, drop_after=3):
             work.run(size)
         found += work.read()
         if epoch + 1 == drop_after:
-            work.loop.optimizee.param_groups[0]["lr"] = 1e-4
+            work.loop.optimizee.param_groups[group]["lr"] = 1e-4
     return found
 
 
@@ -83,6 +83,18 @@ def test_a_captured_iteration_is_the_iteration(case):
     assert_equal_runs(iterations(case), iterations(case, tape), 1e-12)
     assert tape.captures == 4  # two sizes of batches, two learning rates
     assert tape.replays == 20 - 4  # three of the first size to warm up, one of the second
+
+
+@pytest.mark.parametrize("order", ["notebook", "paper"])
+def test_a_captured_iteration_heeds_every_groups_learning_rate(order):
+    work, tape = [], Tape()
+    for graphs in (None, tape):
+        work.append(iterations(("FC-Grad", "BWN-F", "SGD", order, {}), graphs))
+        optimizee = work[-1].loop.optimizee
+        moved = [optimizee.param_groups[0]["params"].pop() for _ in range(10)]
+        optimizee.add_param_group({"params": moved, "lr": 0.01})
+    np.testing.assert_allclose(*(train(each, group=1) for each in work), rtol=1e-12)
+    assert tape.captures == 4  # two sizes of batches, two learning rates of the second group
 
 
 @pytest.mark.cuda

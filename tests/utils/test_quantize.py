@@ -97,10 +97,10 @@ def test_dorefa_numbers():
 
 def test_bwn_and_bwnf_numbers():
     W = torch.tensor([1.0, -2.0, 3.0, -4.0]).view(2, 2, 1, 1)
-    W_prime = W + 1
-    assert BWN().quantize(W_prime, W).flatten().tolist() == [2.5, -2.5, 2.5, -2.5]  # mean|W'|
+    W_prime = torch.tensor([2.0, -3.0, 4.0, -11.0]).view(2, 2, 1, 1)
+    assert BWN().quantize(W_prime, W).flatten().tolist() == [5, -5, 5, -5]  # mean|W'|
     assert BWNF().quantize(W_prime, W).flatten().tolist() == [1.5, -1.5, 3.5, -3.5]  # per filter, of the stored W
-    assert BWNF().quantize(W_prime.flatten(1), W.flatten(1)).flatten().tolist() == [2.5, -2.5, 2.5, -2.5]  # linear: per tensor
+    assert BWNF().quantize(W_prime.flatten(1), W.flatten(1)).flatten().tolist() == [5, -5, 5, -5]  # linear: as BWN
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -1,9 +1,11 @@
 """The recorder: files, learning-rate schedule, progress line, TensorBoard."""
 
+import copy
 import io
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,7 +37,7 @@ def test_files_hold_running_means_since_the_epochs_start(tmp_path):
     assert rows(tmp_path / "test-acc.txt") == [(1, 70), (2, 70), (3, 60)]
 
 
-def test_step_schedule_and_stop(tmp_path):
+def test_step_schedule(tmp_path):
     with Recorder(tmp_path) as recorder:
         alpha, gamma = optimizer(), optimizer(0.5)
         lrs = []
@@ -46,7 +48,8 @@ def test_step_schedule_and_stop(tmp_path):
         assert lrs == pytest.approx([1e-3] * 30 + [1e-4] * 30 + [1e-5] * 30 + [1e-6] * 10)
         assert gamma.param_groups[0]["lr"] == 0.5
         recorder.adjust_lr(alpha, 30, 119, meta_optimizer=gamma)
-        assert recorder.stop  # 1e-7
+        assert alpha.param_groups[0]["lr"] == pytest.approx(1e-7)
+        assert not recorder.stop
         assert gamma.param_groups[0]["lr"] == pytest.approx(0.5e-4)
 
 
@@ -81,6 +84,67 @@ def test_tensorboard(tmp_path):
             "meta/cosine with STE": -0.2,
         }
     )
+
+
+def test_the_adaptive_schedule_stops_below_1e_6(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        parameters = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+        groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, (0.0, 1e-4, 1e-5), strict=True)]  # one is frozen
+        alpha = torch.optim.SGD(groups)
+        found = []
+        for epoch in range(10):
+            recorder.reset_performance()
+            recorder.update(loss=1.0, acc=0.0, batch_size=1)
+            recorder.adjust_lr(alpha, "adaptive", epoch)
+            found.append(recorder.stop)
+        assert alpha.param_groups[1]["lr"] == pytest.approx(1e-7)
+        assert found == [False] * 9 + [True]  # dropped after epochs 4, 7 and 10
+        recorder.adjust_lr(alpha, 1, 20)
+        assert not recorder.stop
+
+
+def scalars(path):
+    """Tag -> the (step, value) of its events, as TensorBoard shows them."""
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def record(recorder, until, per_epoch, state_at=None):
+    """Iterations up to a number of them, epochs and comparisons of gradients among them; the state after `state_at`."""
+    state = None
+    while recorder.iteration < until or (recorder.iteration and recorder.epoch < recorder.iteration // per_epoch):
+        if recorder.epoch < recorder.iteration // per_epoch:
+            recorder.update(loss=None, acc=50.0 + recorder.epoch, batch_size=0, is_train=False)
+        else:
+            if recorder.iteration % per_epoch == 0:
+                recorder.reset_performance()
+            recorder.update(loss=1.0 + recorder.iteration, acc=1.0, batch_size=1, cur_lr=0.1)
+            if recorder.iteration % 7 == 0:
+                recorder.record_gradient(recorder.iteration, 0.5, 1e-3)
+        between = recorder.epoch < recorder.iteration // per_epoch
+        if state is None and not between and recorder.iteration == state_at:
+            state = copy.deepcopy(recorder.state_dict())  # a checkpoint
+    return state
+
+
+def test_a_resumed_runs_events_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch, tally):
+    """Checkpoints at ends of epochs and within them; the process dies any number of iterations later."""
+    monkeypatch.setattr("utils.recorder.SUMMARY_EVERY", 3)
+    random = np.random.default_rng(0)
+    with Recorder(tmp_path / "whole") as recorder:
+        record(recorder, 30, per_epoch=6)
+    expected = scalars(tmp_path / "whole")
+    assert len(expected["test/accuracy"]) == 5
+    for trial, saved in enumerate([6, 12, 18, 24, 7, *random.integers(1, 25, 8).tolist()]):
+        path = tmp_path / str(trial)
+        with Recorder(path) as recorder:
+            state = record(recorder, saved + int(random.integers(0, 6)), per_epoch=6, state_at=saved)
+        (events,) = path.glob("events*")
+        events.rename(path / "events.out.tfevents.0000000000")  # TensorBoard sorts by name: by the second of the start
+        with Recorder(path, state=state) as recorder:
+            record(recorder, 30, per_epoch=6)
+        assert scalars(path) == expected, saved
+        tally("run killed after a checkpoint: TensorBoard shows each value once")
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,6 @@
 """What an iteration costs: methods interleaved in one process, medians and spread, ratios to STE, phases, memory."""
 
 import gc
-import json
 import os
 import statistics
 import time
@@ -19,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from meta_utils.capture import CudaGraphs
 from meta_utils.iterations import WARM_UP, Iterations
+from utils import strict_json
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
@@ -267,4 +267,4 @@ def write_json(measurements: Sequence[Any], options: BenchmarkOptions, device: t
         "peak_memory": peak_memory(device),
         "measurements": [asdict(m) for m in measurements],
     }
-    Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
+    Path(options.out).write_text(strict_json.dumps(record, indent=1) + "\n")

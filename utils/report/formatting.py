@@ -1,5 +1,6 @@
 """A table of records as Markdown, LaTeX and CSV, and how its numbers are printed."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from utils.report.statistics import NOT_FINITE
 from utils.tabular import markdown_table
 
 Record = Mapping[str, Any]
@@ -57,10 +59,15 @@ def write_records(records: Sequence[Record], path: Path) -> None:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many digits after the point; "" for NaN."""
+    """A number with so many digits after the point; "" for NaN, which stands for what is not known."""
     return "" if value != value else f"{value:.{digits}f}"
 
 
 def mean_variance(mean: float, variance: float) -> str:
-    """A mean and a variance as the paper prints them, "42.265 (8.143)"; "" for NaN."""
+    """A mean and a variance as the paper prints them, "42.265 (8.143)"; "" for NaN, which stands for what is not known."""
     return f"{mean:.3f} ({variance:.3f})" if mean == mean else ""
+
+
+def measured(value: float, text: str) -> str:
+    """The text of a number that was measured: "not finite" in its place where it is NaN or infinite."""
+    return text if math.isfinite(value) else NOT_FINITE

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils import strict_json
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
@@ -119,7 +120,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
-        error=record.get("error") or "",
+        error=str(record.get("error") or record.get("ended_early") or ""),
         made_by=_made_by(record),
     )
 
@@ -244,7 +245,7 @@ def write_csv(trials: Iterable[Trial], path: Path) -> None:
     """Writes the trials' finished epochs as a CSV file that `read_csv` reads. Paths are not written."""
     rows = []
     for trial in trials:
-        settings = json.dumps(trial.portable_settings) if trial.recorded else ""
+        settings = strict_json.dumps(trial.portable_settings) if trial.recorded else ""
         seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
         curves = zip(*(getattr(trial, name) for name in CURVES), seconds, strict=True)
         for epoch, values in enumerate(curves, start=1):

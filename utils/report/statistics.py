@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+NOT_FINITE = "not finite"  # in the place of a number, a verdict or a claim that NaN or an infinity leaves without a value
 LAST = 10  # the paper averages the test accuracy over the last 10 epochs
 
 
@@ -53,15 +54,16 @@ def statistics(trials: Sequence[Curves]) -> Statistics:
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"the statistics need trials of equal length, but these have {lengths} epochs")
     acc = np.stack([trial.test_acc for trial in trials])
-    best, means = acc.max(axis=1), trial_means(trials)
     seconds = np.concatenate([trial.seconds for trial in trials])
-    return Statistics(
-        n=len(trials),
-        mean=acc[:, -LAST:].mean(),
-        variance=acc[:, -LAST:].var(),
-        best_mean=best.mean(),
-        best_variance=best.var(),
-        final=acc[:, -1].mean(),
-        deviation=means.std(ddof=1) if len(trials) > 1 else np.nan,
-        seconds=float(np.median(seconds)) if len(seconds) else np.nan,
-    )
+    with np.errstate(invalid="ignore", over="ignore"):  # of accuracies that are not finite, which the numbers then show
+        best, means = acc.max(axis=1), trial_means(trials)
+        return Statistics(
+            n=len(trials),
+            mean=acc[:, -LAST:].mean(),
+            variance=acc[:, -LAST:].var(),
+            best_mean=best.mean(),
+            best_variance=best.var(),
+            final=acc[:, -1].mean(),
+            deviation=means.std(ddof=1) if len(trials) > 1 else np.nan,
+            seconds=float(np.median(seconds)) if len(seconds) else np.nan,
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.report.formatting import Record, Table, mean_variance, number
+from utils.report.formatting import Record, Table, mean_variance, measured, number
 from utils.report.published import (
     ERRATA_KINDS,
     SOURCE,
@@ -17,7 +17,7 @@ from utils.report.published import (
     printed,
     printed_best,
 )
-from utils.report.statistics import LAST, Statistics
+from utils.report.statistics import LAST, NOT_FINITE, Statistics
 from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
 from utils.tables.cells import Cell
@@ -27,8 +27,8 @@ TABLE_NOTE = (
     f"Test accuracy in percent: mean (population variance) of the last {LAST} epochs of all trials, pooled. paper: as printed; "
     f"logs: computed from the logs of the published runs. ours - logs: difference ± {STANDARD_ERRORS} standard errors, which are "
     "sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation over the trials' means; verdict: whether our "
-    "mean lies within that range of the logs' mean, above or below it. In brackets: settings that differ from the published ones "
-    "or between the rows of a cell."
+    "mean lies within that range of the logs' mean, above or below it (not finite: an accuracy is not). In brackets: settings "
+    "that differ from the published ones or between the rows of a cell."
 )
 DETAILS_NOTE = (
     "Test accuracy in percent. best: mean (variance), over the trials, of each trial's best epoch on the test set; final: mean "
@@ -36,7 +36,7 @@ DETAILS_NOTE = (
 )
 CLAIMS_NOTE = (
     "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
-    "difference is shown."
+    "difference is shown; not finite: an accuracy is not."
 )
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
 FAIRNESS_NOTE = "The settings in which a method's runs and its baseline's runs differ, apart from those that define the method."
@@ -92,11 +92,11 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
             "net": lambda r: f"{r['model']} {r['dataset']}",
             "method": _method_and_settings,
             "n": lambda r: str(r["n"]),
-            f"last {LAST} mean (variance)": lambda r: mean_variance(r["mean"], r["variance"]),
+            f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
             "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
-            "best, ours": lambda r: mean_variance(r["best_mean"], r["best_variance"]),
-            "final": lambda r: number(r["final"], 2),
+            "best, ours": lambda r: _measured_mean(r, "best_mean", "best_variance"),
+            "final": lambda r: _measured(r, "final"),
             "sd": lambda r: number(r["deviation"]),
             "s / epoch": lambda r: number(r["seconds"], 1),
         },
@@ -112,7 +112,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         if trial.cell in printed() and id(trial) not in why:
             continue
         acc, last = trial.test_acc, trial.test_acc[-LAST:]
-        numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
+        with np.errstate(invalid="ignore", over="ignore"):
+            numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
         seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
         run = {"trial": trial.number, "epochs": trial.epochs, "state": trial.state, "source": str(trial.source)}
         records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
@@ -125,9 +126,9 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
             "run": lambda r: method(_cell_of(r)),
             "trial": lambda r: str(r["trial"]),
             "epochs": lambda r: str(r["epochs"]),
-            "test accuracy": lambda r: number(r.get("final", np.nan), 2),
-            "best": lambda r: number(r.get("best", np.nan), 2),
-            f"last {LAST} mean (variance)": lambda r: mean_variance(r.get("mean", np.nan), r.get("variance", np.nan)),
+            "test accuracy": lambda r: _measured(r, "final"),
+            "best": lambda r: _measured(r, "best"),
+            f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "s / epoch": lambda r: number(r["seconds"], 1),
             "state": lambda r: r["state"],
             "in no mean, because": lambda r: r["left_out"],
@@ -232,7 +233,17 @@ def _method_and_settings(record: Record) -> str:
 
 def _mean_variance_n(record: Record, side: str) -> str:
     n = record[f"{side}_n"]
-    return f"{mean_variance(record[f'{side}_mean'], record[f'{side}_variance'])}, n = {n}" if n else ""
+    return f"{_measured_mean(record, f'{side}_mean', f'{side}_variance')}, n = {n}" if n else ""
+
+
+def _measured_mean(record: Record, mean: str, variance: str) -> str:
+    """A mean and a variance that were measured; "" where there are none."""
+    return measured(record[mean], mean_variance(record[mean], record[variance])) if mean in record else ""
+
+
+def _measured(record: Record, name: str) -> str:
+    """An accuracy that was measured; "" where there is none."""
+    return measured(record[name], number(record[name], 2)) if name in record else ""
 
 
 def _difference(record: Record) -> str:
@@ -246,4 +257,6 @@ def _test(record: Record, side: str) -> str:
     if f"{side}_difference" not in record:
         return ""
     p = record[f"{side}_p"]
+    if record[f"{side}_verdict"] == NOT_FINITE:
+        return NOT_FINITE
     return f"{record[f'{side}_difference']:+.3f}" + (f", p = {p:.2g}" if p == p else "") + f": {record[f'{side}_verdict']}"

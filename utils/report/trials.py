@@ -23,7 +23,8 @@ IGNORED_IN_GROUPING = {*MAY_DIFFER, BASE_MODEL, "trial", "seed", "epochs", "dete
 class Trial:
     """One run: its curves, with a value per finished epoch, and what is known about it.
 
-    test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed.
+    test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed;
+    error: why it failed, or ended before its last epoch.
     settings: as in run.json, or {"folder": ...} for logs without a record. seconds: per epoch; empty if unknown.
     """
 
@@ -143,11 +144,11 @@ def _select(members: Sequence[Trial], epochs: int | None) -> tuple[list[Trial], 
     counted = []
     for trial in sorted(unique.values(), key=lambda trial: (trial.number, str(trial.source))):
         planned = trial.settings.get("epochs", wanted)
+        why = f": {trial.error}" if trial.error else ""
         if trial.state != "done":
-            why = f": {trial.error}" if trial.error else ""
             left_out.append(LeftOut(trial, f"{trial.state}, {trial.epochs} of {planned} epochs{why}"))
         elif trial.epochs != wanted or not wanted:
-            left_out.append(LeftOut(trial, f"{trial.epochs} epochs, not {wanted}"))
+            left_out.append(LeftOut(trial, f"{trial.epochs} epochs, not {wanted}{why}"))
         else:
             counted.append(trial)
     return counted, left_out

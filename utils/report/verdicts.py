@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.report.statistics import Statistics, trial_means
+from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Trial
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 
@@ -20,7 +20,7 @@ NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 class Comparison(NamedTuple):
     """Our mean minus the logs' mean, in percentage points, with the standard error of that difference; NaN where unknown.
 
-    verdict: within, above or below (see `compare`), "no logs" or "too few trials".
+    verdict: within, above or below (see `compare`), "no logs", "too few trials", or "not finite" where an accuracy is not.
     """
 
     difference: float
@@ -37,6 +37,8 @@ def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
     if logs is None:
         return Comparison(np.nan, np.nan, "no logs")
     difference = ours.mean - logs.mean
+    if not np.isfinite([difference, ours.variance, logs.variance]).all():
+        return Comparison(np.nan, np.nan, NOT_FINITE)
     if ours.n < 2 or logs.n < 2:
         return Comparison(difference, np.nan, TOO_FEW)
     error = float(np.hypot(ours.standard_error, logs.standard_error))
@@ -48,7 +50,7 @@ def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
 class Claim(NamedTuple):
     """A learned gradient's mean minus STE's, in percentage points, with the p-value of Welch's test; NaN where there is none.
 
-    verdict: higher, lower or level (see `welch`), "too few trials" or "no spread".
+    verdict: higher, lower or level (see `welch`), "too few trials", "no spread", or "not finite" where an accuracy is not.
     """
 
     difference: float
@@ -62,7 +64,10 @@ def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
     t = difference / sqrt(v_a + v_b) with v = s^2 / n; degrees of freedom (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)).
     """
     a, b = trial_means(learned), trial_means(ste)
-    difference = float(a.mean() - b.mean())
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = float(a.mean() - b.mean())
+        if not np.isfinite([difference, a.var(), b.var()]).all():
+            return Claim(np.nan, np.nan, NOT_FINITE)
     if min(len(a), len(b)) < 2:
         return Claim(difference, np.nan, TOO_FEW)
     if np.ptp(a) == np.ptp(b) == 0:

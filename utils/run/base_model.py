@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.finite import fault_of_weights
 from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
@@ -30,8 +31,13 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
 
 
 def write_base_model(state: dict[str, Tensor], target: Path) -> None:
-    """The file that `train` starts from; an older one is kept beside it. Raises RunFailed where it cannot be written."""
+    """The file that `train` starts from; an older one is kept beside it.
+
+    Raises RunFailed where it cannot be written, or where no net could compute with the weights.
+    """
     weights = {name: value.cpu().contiguous() for name, value in state.items()}
+    if fault := fault_of_weights(weights):
+        raise RunFailed(f"{target} is not written: {fault}")
     try:
         save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
     except OSError as error:
@@ -69,7 +75,8 @@ def _trained_on(folder: Path) -> str | None:
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
-    Raises BadInput for a file that is absent, unreadable, not a plain state dict, or of another net.
+    Raises BadInput for a file that is absent, unreadable, not a plain state dict, of another net, or with values that no net can
+    compute with: NaN, an infinity, a negative running_var.
     """
     weights = load_tensors(path, origin)
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
@@ -87,4 +94,6 @@ def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise BadInput(f"{origin}: {path} is not a base model of this net: {wrong[0]}{more}")
+    if fault := fault_of_weights({name: value.to(own[name].dtype) for name, value in weights.items()}):
+        raise BadInput(f"{origin}: {path} cannot be used: {fault}")
     net.load_state_dict(weights)

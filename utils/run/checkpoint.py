@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from utils.errors import BadInput, first_line
+from utils.run.finite import fault_of_checkpoint
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
 DIGEST_SIZE = 32
@@ -122,9 +123,9 @@ class Checkpoints:
         save_tensors(state, self.newest, self.previous)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint; None where none was ever written. A damaged one is named on standard error.
+        """The newest whole checkpoint whose numbers are finite; None where none was ever written.
 
-        Raises BadInput where there are checkpoints and all are damaged; deletes nothing.
+        One that cannot be used is named on standard error. Raises BadInput where that is so of all; deletes nothing.
         """
         problems = []
         for path in (self.newest, self.previous):
@@ -134,9 +135,14 @@ class Checkpoints:
                 except BadInput as error:
                     problems.append(str(error))
                     continue
+                if fault := fault_of_checkpoint(state):
+                    problems.append(f"checkpoint: {path} cannot be resumed: {fault}")
+                    continue
                 for problem in problems:
                     print(f"warning: {problem}; going on from {path}", file=sys.stderr)
                 return state
         if problems:
-            raise BadInput(f"no checkpoint is whole: {'; '.join(problems)}; move the folder away or start over with --overwrite")
+            raise BadInput(
+                f"no checkpoint is whole and finite: {'; '.join(problems)}; move the folder away or start over with --overwrite"
+            )
         return None

@@ -10,10 +10,13 @@ from meta_utils.capture import CudaGraphs, Graphs
 from meta_utils.iterations import Iterations, Measured
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
+from utils.choices import ADAPTIVE
 from utils.errors import RunFailed
-from utils.quantize import evaluate
-from utils.recorder import Recorder
+from utils.quantize import Evaluation, evaluate
+from utils.recorder import LOWEST_LR, Recorder
+from utils.run.finite import first_not_finite
 from utils.run.folder import Run
+from utils.run.record import fault_of_result
 
 COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's
 
@@ -23,11 +26,12 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
     settings = run.settings
     print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
+        recorder.stop &= settings.lr_adjust == ADAPTIVE  # a checkpoint of an earlier version may have it after another schedule
         iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
-            evaluation = evaluate(loop.net, loop.quantizer, interruptible(test_loader, run, loop, recorder))
+            evaluation = test(loop, interruptible(test_loader, run, loop, recorder), run)
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
             follows = loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
             recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=follows)
@@ -37,6 +41,8 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
                 flush=True,
             )
             run.after_epoch(loop, recorder, evaluation)
+        if recorder.epoch < settings.epochs:
+            run.end_early(recorder, f"alpha fell below {LOWEST_LR:.0e} (--lr-adjust {ADAPTIVE})")
 
 
 def graphs_of(run: Run, loader: Loader) -> Graphs | None:
@@ -73,6 +79,16 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
     except NotFinite as error:
         loss, where = error.args
         raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}") from None
+
+
+def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
+    """The test after an epoch. Raises RunFailed where its loss is not finite."""
+    evaluation = evaluate(loop.net, loop.quantizer, batches)
+    if fault := fault_of_result(evaluation._asdict()):
+        name = first_not_finite(loop.net.state_dict())
+        where = f"{name} is not finite" if name else "with every parameter finite"
+        raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint()}")
+    return evaluation
 
 
 def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Recorder, run: Run) -> None:

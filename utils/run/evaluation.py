@@ -10,7 +10,7 @@ from utils.errors import BadInput
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.checkpoint import Checkpoints
-from utils.run.record import read_record
+from utils.run.record import fault_of_result, read_record
 
 SHOWN = 8  # values of a layer; BWN-F has two per filter
 
@@ -64,7 +64,12 @@ def _of_run(path: Path) -> Trained:
 
 
 def describe_evaluation(result: Evaluation, net: nn.Module, quantizer: Quantizer | None) -> str:
-    """Accuracies, then a line per quantized layer with its distinct weight values (up to 8 of them)."""
+    """Accuracies, then a line per quantized layer with its distinct weight values (up to 8 of them).
+
+    Raises BadInput for a result that is not finite: the weights are of no use.
+    """
+    if fault := fault_of_result(result._asdict()):
+        raise BadInput(f"{fault}: the net cannot compute with these weights")
     lines = [f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}"]
     for layer in net.meta_layers() if quantizer else ():
         W = layer.weight.detach()

@@ -1,6 +1,5 @@
 """A process at work on a run's folder: its lock, its record run.json, its checkpoints."""
 
-import json
 import os
 import platform
 import sys
@@ -12,11 +11,13 @@ from typing import Any
 import torch
 
 from meta_utils.training import TrainingLoop
+from utils import strict_json
 from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
+from utils.run.finite import first_not_finite
 from utils.run.lock import Lock
 from utils.run.record import REPLACED, check_record
 from utils.run.settings import Settings
@@ -109,7 +110,7 @@ class Run:
         temporary = self.path / "run.json.tmp"
         try:
             with open(temporary, "w") as file:
-                file.write(json.dumps(self.record, indent=1) + "\n")
+                file.write(strict_json.dumps(self.record, indent=1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path / "run.json")
@@ -141,8 +142,10 @@ class Run:
         return state["recorder"]
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Writes a checkpoint of everything, then run.json."""
+        """Writes a checkpoint of everything, then run.json. Raises RunFailed where a number of the state is not finite."""
         state = {"settings": self.settings.as_dict(), "loop": loop.state_dict(), "recorder": recorder.state_dict()}
+        if name := first_not_finite(state["loop"]):
+            raise RunFailed(f"{name} is not finite after {loop.iteration} iterations; {self.last_checkpoint()}")
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
         self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
 
@@ -151,6 +154,11 @@ class Run:
         if "iterations_done" not in self.record:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
+
+    def end_early(self, recorder: Recorder, why: str) -> None:
+        """Says, and records, why the run ends before its last epoch."""
+        print(f"{self.path}: ended after {recorder.epoch} of {self.settings.epochs} epochs: {why}")
+        self.write(ended_early=why)
 
     def give_way(self, loop: TrainingLoop, recorder: Recorder) -> None:
         """Saves and raises: Interrupted, once SIGINT or SIGTERM has come; Finished, once --stop-after is reached."""

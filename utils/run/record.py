@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,10 @@ def run_path(settings: TrainSettings) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's run.json. Raises BadInput where there is none, or not a whole one."""
+    """A run's run.json. Raises BadInput where there is none, or not a whole one.
+
+    A run that an earlier version called done in spite of a test that is not finite has failed.
+    """
     try:
         record = json.loads((path / "run.json").read_text())
     except OSError:
@@ -43,7 +48,23 @@ def read_record(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or not isinstance(record.get("state"), str):
         raise BadInput(f"{path / 'run.json'} is not a run's record")
-    return record
+    fault = fault_of_result(record.get("result"))
+    return record | {"state": "failed", "error": fault} if fault and record["state"] == "done" else record
+
+
+def fault_of_result(result: Any) -> str | None:
+    """Which number of a run's last test is not finite; None where all are, or none is known."""
+    numbers = result.items() if isinstance(result, Mapping) else ()
+    wrong = (f"the test {name} is {value}" for name, value in numbers if isinstance(value, float) and not math.isfinite(value))
+    return next(wrong, None)
+
+
+def ended_early(record: Mapping[str, Any]) -> str:
+    """How many of its epochs a run that is done has had, and why it ended there; "" where it has had all, or is not done."""
+    done, planned = record.get("epochs_done"), record["settings"].get("epochs")
+    if record.get("state") != "done" or not (isinstance(done, int) and isinstance(planned, int) and done < planned):
+        return ""
+    return f"{done} of {planned} epochs: {record.get('ended_early') or 'the reason was not recorded'}"
 
 
 def switched_on(settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,5 +112,6 @@ def check_record(path: Path, settings: Settings) -> dict[str, Any] | None:
     if record.get("state") == "done":
         result = record.get("result") or {}
         accuracy = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
-        raise Finished(f"{path} is done{accuracy}")
+        early = f" after {why}" if (why := ended_early(record)) else ""
+        raise Finished(f"{path} is done{early}{accuracy}")
     return record

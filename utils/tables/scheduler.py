@@ -120,16 +120,17 @@ class Progress:
 
     def __init__(self, runs: list[TableRun]):
         self._runs, self._ended = runs, 0
-        self._total = sum(run.settings.epochs for run in runs)
-        self._before, self._began = self._epochs_done(), time.monotonic()
-        self._bar = tqdm(total=self._total, initial=self._before, unit="epoch", disable=None, dynamic_ncols=True)
+        (self._before, total), self._began = self._epochs(), time.monotonic()
+        self._bar = tqdm(total=total, initial=self._before, unit="epoch", disable=None, dynamic_ncols=True)
 
-    def _epochs_done(self) -> int:
-        return sum(run.epochs_done() for run in self._runs)
+    def _epochs(self) -> tuple[int, int]:
+        """Epochs that are done, and epochs in all."""
+        done, planned = zip(*(run.epochs() for run in self._runs), strict=True) if self._runs else ((), ())
+        return sum(done), sum(planned)
 
     def refresh(self) -> None:
         """Reads how far the runs are."""
-        self._bar.n = self._epochs_done()
+        self._bar.n, self._bar.total = self._epochs()
         self._bar.refresh()
 
     def say(self, line: str) -> None:
@@ -140,10 +141,10 @@ class Progress:
     def conclude(self, run: TableRun, outcome: str) -> None:
         """Says that a run has ended, how many have, and how long the rest takes at the pace so far."""
         self._ended += 1
-        done = self._epochs_done()
+        done, total = self._epochs()
         left = ""
-        if self._before < done < self._total:
-            seconds = (time.monotonic() - self._began) / (done - self._before) * (self._total - done)
+        if self._before < done < total:
+            seconds = (time.monotonic() - self._began) / (done - self._before) * (total - done)
             left = f", {tqdm.format_interval(seconds)} left"
         self.say(f"{outcome} {run} ({self._ended} of {len(self._runs)} runs{left})")
 

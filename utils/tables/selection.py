@@ -11,7 +11,7 @@ from utils import MAIN
 from utils.errors import BadInput, Finished
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, missing_base_model
-from utils.run.record import check_record, read_record, run_path
+from utils.run.record import check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 from utils.tables.manifest import NOT_SETTINGS, Row, read_manifest
@@ -52,27 +52,29 @@ class TableRun:
         return [sys.executable, str(self.program), "train", *self.settings.arguments()]
 
     def state(self) -> tuple[State, str]:
-        """How far the run is, and why where it failed or is refused."""
+        """How far the run is, and why where it failed, is refused, or ended before its last epoch."""
         if is_locked(self.path):
             return State.RUNNING, ""
         try:
             record = check_record(self.path, self.settings)
         except Finished:
-            return State.DONE, ""
+            return State.DONE, ended_early(read_record(self.path))
         except BadInput as error:
             return State.REFUSED, str(error)
         if record is None:
             return State.MISSING, ""
         return (State.FAILED, record.get("error") or "") if record.get("state") == "failed" else (State.STOPPED, "")
 
-    def epochs_done(self) -> int:
-        """Epochs that its last checkpoint holds; all of them where it is done."""
+    def epochs(self) -> tuple[int, int]:
+        """Epochs that its last checkpoint holds, and how many there will be: no more where it is done."""
+        planned = self.settings.epochs
         try:
             record = read_record(self.path)
         except BadInput:
-            return 0
-        epochs = self.settings.epochs
-        return epochs if record.get("state") == "done" else min(record.get("epochs_done", 0), epochs)
+            return 0, planned
+        is_done = record["state"] == "done"
+        done = min(record.get("epochs_done", planned if is_done else 0), planned)
+        return done, done if is_done else planned
 
 
 def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
@@ -118,7 +120,10 @@ def _chosen_trials(count: int, only: Collection[int]) -> list[int]:
 
 
 def status_table(runs: list[TableRun]) -> str:
-    """A Markdown table, a row per cell: how many of its trials are in which state; below it, why runs failed or are refused."""
+    """A Markdown table, a row per cell: how many of its trials are in which state.
+
+    Below it: why runs failed, are refused or ended before their last epoch.
+    """
     states = {run: run.state() for run in runs}
     by_cell: dict[Cell, list[TableRun]] = {}
     for run in runs:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import PROJECT
-from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
+from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_logs
 
 from utils.errors import BadInput
 from utils.report.published import ERRATA_KINDS, errata, logged
@@ -67,6 +67,8 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
         published_run(tmp_path / "old", cell, trial, shift=20, old=True)
     published_run(tmp_path / "c", cell, 1, shift=1)  # the same trial twice
     make_run(tmp_path / "c" / "short", cell, trial=6)
+    early, why = settings_of(cell, 7, 100), "alpha fell below 1e-06 (--lr-adjust adaptive)"
+    make_run(tmp_path / "c" / "early", cell, trial=7, settings=early, ended_early=why)
     markdown = make_report([tmp_path / name for name in ("a", "b", "c", "old")])[0].markdown()
     ours, old, *rest = rows_of(markdown, "Table 2")
     assert (ours["method"], ours["paper"], ours["verdict"]) == ("dorefa SGD STE", "42.265 (8.143)", "within")
@@ -76,10 +78,41 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
     assert {row["verdict"] for row in rest} == {"not run"}
     left_out = {row["trial"]: row["in no mean, because"] for row in rows_of(markdown, "Other runs")}
     assert left_out["6"] == "12 epochs, not 100"
+    assert left_out["7"] == f"12 epochs, not 100: {why}"
     assert left_out["1"].startswith("the same trial as")
     best = rows_of(markdown, "Table 2, ours in detail")[0]
     assert best["best, ours"] == best["best, logs"] == "47.368 (0.147)"
     assert errata_markdown(errata()) in markdown
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally):
+    """In a table of published cells, in the claims and in the details; no picture fails on it."""
+    learned, trials = CELL._replace(backward="MultiFC"), []
+    for cell in (CELL, learned, DIGITS, LEARNED):
+        for number in (1, 2, 3):
+            acc = np.full(100, 80.0 + number)
+            acc[95] = wrong if number == 3 and cell.backward == "MultiFC" else acc[95]
+            trials.append(make_trial(acc, cell, number, settings=settings_of(cell, number, 100)))
+    write_csv(trials, tmp_path / "runs.csv")
+    report, problems = make_report([tmp_path / "runs.csv"])
+    assert problems == []
+    markdown = report.markdown()
+    rows = {row["method"].split(" (")[0]: row for row in rows_of(markdown, "Table 1")}
+    odd, fine = rows["dorefa SGD MultiFC"], rows["dorefa SGD STE"]
+    assert (odd["ours"], odd["ours - logs"], odd["verdict"]) == ("not finite, n = 3", "", "not finite")
+    assert fine["verdict"] in ("within", "above", "below")
+    assert [row["ours"] for row in rows_of(markdown, "Learned gradient minus STE")] == ["not finite"] * 2
+    for title in ("Table 1, ours in detail", "Other cells, over their trials"):
+        details = {row["method"].split(" (")[0]: row for row in rows_of(markdown, title)}
+        assert details["dorefa SGD MultiFC"]["last 10 mean (variance)"] == "not finite"
+        assert details["dorefa SGD MultiFC"]["final"] == "82.00"
+    runs = [row for row in rows_of(markdown, "Other runs") if row["run"] == "dorefa SGD MultiFC"]
+    assert [row["last 10 mean (variance)"] for row in runs] == ["81.000 (0.000)", "82.000 (0.000)", "not finite"]
+    if wrong == np.inf:  # drawing takes seconds
+        report.write(tmp_path / "out")
+        assert (tmp_path / "out" / "table1.png").stat().st_size
+    tally("accuracy that is not finite in a CSV file: the report says so")
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,25 @@ def test_claims(learned, ste, verdict):
     assert welch(trials(*learned), trials(*ste)).verdict == verdict
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("others", [(), (81,), (81, 82)])
+def test_not_finite_is_a_verdict_and_a_claim_of_its_own(wrong, others, tally):
+    odd, fine = trials(*others, wrong), trials(80, 82)
+    ours, logs = statistics(odd), statistics(fine)
+    nothing = (pytest.approx(math.nan, nan_ok=True),) * 2
+    assert compare(ours, logs) == compare(logs, ours) == (*nothing, "not finite")
+    assert compare(ours, None).verdict == "no logs"
+    assert welch(odd, fine) == welch(fine, odd) == welch(odd, odd) == (*nothing, "not finite")
+    tally("accuracy that is not finite among trials: no verdict, no claim", 5)
+
+
+def test_an_early_epoch_that_is_not_finite_is_in_no_mean_of_the_last_ones():
+    odd = [make_trial([math.nan] + [mean] * 10) for mean in (80, 82)]
+    fine = [make_trial([50] + [mean] * 10) for mean in (80, 82)]
+    assert compare(statistics(odd), statistics(fine)).verdict == "within"
+    assert welch(odd, fine).verdict == "level"
+
+
 def test_pairs_are_of_one_net_quantizer_and_optimizer():
     groups = [Group(cell, "", trials(80, cell=cell)) for cell in (CELL, LEARNED, LEARNED._replace(optimizer="Adam"))]
     slow = Group(CELL, "lr_adjust 60", trials(80, lr_adjust=60))

@@ -17,6 +17,7 @@ from utils.run.record import run_path
 from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection
+from utils.tables.scheduler import Progress
 from utils.tables.selection import State
 from utils.tables.slurm import slurm_script
 
@@ -211,3 +212,28 @@ def test_status_tells_every_state(call_main, command, tmp_path):
     assert "epochs 9 there and 3 here" in reasons[1]
     (runs[0].path / "run.json").write_text("{")
     assert runs[0].state()[0] is State.REFUSED
+
+
+def test_epochs_that_were_not_run_are_not_counted(call_main, command, tmp_path):
+    runs = runs_of(command("R", "-n", "8", "--trials", "2"))
+    whole = {"settings": runs[0].settings.as_dict(), "state": "done", "epochs_done": 8, "result": {}}
+    records = [
+        whole,
+        whole | {"settings": runs[1].settings.as_dict(), "epochs_done": 3, "ended_early": "alpha fell below 1e-06"},
+        whole | {"settings": runs[2].settings.as_dict(), "state": "running", "epochs_done": 2},
+    ]
+    for run, content in zip(runs, records, strict=False):
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text(json.dumps(content))
+    assert [run.epochs() for run in runs] == [(8, 8), (3, 3), (2, 8), (0, 8)]
+    progress = Progress(runs)
+    assert (progress._before, progress._bar.total) == (13, 27)
+    (runs[2].path / "run.json").write_text(json.dumps(records[2] | {"state": "done"}))
+    progress.conclude(runs[2], "done:")
+    progress.refresh()
+    assert (progress._bar.n, progress._bar.total) == (13, 21)
+    lines = call_main(*command("R", "-n", "8", "--trials", "2", action="status")).out.splitlines()
+    assert [line.removeprefix(f"done: {run}: ") for line, run in zip(lines[-2:], runs[1:3], strict=True)] == [
+        "3 of 8 epochs: alpha fell below 1e-06",
+        "2 of 8 epochs: the reason was not recorded",
+    ]
