@@ -18,8 +18,8 @@ def read_log(path: Path, first: int, rows: int | None = None, percent: bool = Fa
     """The values of rows "count, value" whose counts are first, first + 1, ...; empty if the file is absent or empty.
 
     rows: reads so many rows at most; what follows them is ignored. percent: the values must lie within 0 and 100. counted: if
-    False, every row may also be a value alone, as in published folders. Raises BadInput, naming file and row, for a row of another
-    form, another count, a value that is not finite or not within 0 and 100, and a last row without a newline.
+    False, every row may also be a value alone, as in published folders. Raises BadInput, naming file and row, for a row of
+    another form, another count, a value that is not finite or not within 0 and 100, and a last row without a newline.
     """
     try:
         data = path.read_bytes() if path.is_file() else b""

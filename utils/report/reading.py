@@ -166,8 +166,8 @@ def read_logs(path: Path) -> Trial:
 def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
     """The number of rows per epoch of a running mean that restarts with each epoch; `epochs`: how many of them were tested.
 
-    Usually the log ends with a tested epoch. If more rows follow, of one epoch at most, the number is taken at whose multiples the
-    mean jumps most. Raises ValueError where no number of rows per epoch fits.
+    Usually the log ends with a tested epoch. If more rows follow, of one epoch at most, the number is taken at whose multiples
+    the mean jumps most. Raises ValueError where no number of rows per epoch fits.
     """
     rows = len(running_mean)
     steps = np.abs(np.diff(running_mean))
