@@ -14,7 +14,8 @@ import pandas as pd
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
 from utils.report.logs import EPOCH, ITERATION, read_log
-from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
+from utils.report.trials import FULL_PRECISION, Trial
+from utils.run.identity import Identity
 from utils.run.paths import dataset_label
 from utils.run.record import REPLACED, read_record
 from utils.tables.cells import Cell
@@ -116,7 +117,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         train_acc,
         source=path,
         state=record["state"],
-        settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
+        settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
         error=record.get("error") or "",
         made_by=_made_by(record),
@@ -131,7 +132,8 @@ def _made_by(record: dict[str, Any]) -> str:
 
 def _maker(record: dict[str, Any]) -> str:
     torch, git = record.get("versions", {}).get("torch", "?"), record.get("git") or {}
-    changed = " with changes" if git.get("dirty") else ""
+    untracked = f" ({git['untracked']} Python files of it untracked)" if git.get("untracked") else ""
+    changed = f" with changes{untracked}" if git.get("dirty") else ""
     return f"{record.get('device', '?')}, torch {torch}, commit {str(git.get('commit', '?'))[:10]}{changed}"
 
 
