@@ -82,6 +82,7 @@ def evaluate_files(args: Namespace) -> None:
     from utils.run.evaluation import describe_evaluation, find_trained
 
     trained = find_trained(Path(args.path), args.model, args.dataset)
+    trained.compare_program(args.program)
     keep_freed_memory()
     test_loader = trained.load_test_data(args.data_root)
     net = build_net(trained.model, test_loader, choose_device(args.device))

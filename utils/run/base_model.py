@@ -82,10 +82,9 @@ def check_start(settings: TrainSettings, run: Path | None = None) -> bool:
     if missing and run and has_checkpoint(run):
         print(f"note: there is no base model {settings.pretrained} any more; going on from the checkpoint", file=sys.stderr)
     elif missing:
-        begun = run and (run / "run.json").exists()  # with this base model, so that "none" would be another run
-        raise BadInput(
-            f"--pretrained: {missing}, " + ("or say where it is now" if begun else "name another, or none for scratch")
-        )
+        begun = run and (run / "run.json").exists()  # with this base model: another, or none, would be another run
+        advice = "or say where it is now" if begun else "name another, or none for scratch"
+        raise BadInput(f"--pretrained: {missing}, {advice}")
     return settings.pretrained != "none" and not missing
 
 

@@ -1,5 +1,6 @@
 """What `evaluate` is given, a run's folder or a base-model file, as a net that is ready to be tested; and its result in words."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE
 from utils.run.checkpoint import Checkpoints
-from utils.run.identity import DATA, Identity, check_checkpoint, data_digest
+from utils.run.identity import DATA, OTHER, PROGRAM, Identity, check_checkpoint, data_digest, program_digest
 from utils.run.record import read_record
 
 SHOWN = 8  # values of a layer; BWN-F has two per filter
@@ -41,6 +42,12 @@ class Trained:
                 raise BadInput(f"{self.path} {other}")
         return loader
 
+    def compare_program(self, program: Path) -> None:
+        """Says where a run was made by another program than this, or by an earlier version: its classes may be others."""
+        made_by = self.made_of.contents.get(PROGRAM) if self.made_of else None
+        if made_by not in (None, program_digest(program)):
+            print(f"note: {self.path} {OTHER[PROGRAM]}", file=sys.stderr)
+
     def load_into(self, net: nn.Module) -> None:
         """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net or run."""
         if not self.path.is_dir():
@@ -60,7 +67,8 @@ class Trained:
 def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
     """A run's folder, which says what it is of, or a base-model file of the given model and data set.
 
-    dataset: of a run's folder, where its data are now. Raises BadInput for what is neither, and for another data set than a run's.
+    dataset: of a run's folder, where its data are now. Raises BadInput for what is neither, and for another data set than the
+    run's.
     """
     if path.is_dir():
         return _of_run(path, dataset)

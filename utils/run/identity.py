@@ -1,6 +1,7 @@
 """What a run is made of: its settings, and by their content its data, its base model and a program of one's own.
 
-Compared on resume, by `evaluate` and by the report. Paths play no part. What an earlier record or checkpoint lacks is not compared.
+Compared on resume, by `evaluate` and by the report. Paths play no part, and what an earlier record or checkpoint lacks is not
+compared.
 """
 
 import hashlib
