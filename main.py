@@ -22,9 +22,10 @@ def pretrain(args: Namespace) -> None:
     from utils.choices import OPTIMIZEES
     from utils.environment import choose_device, keep_freed_memory, seed_everything
     from utils.run.base_model import check_base_model, write_base_model
-    from utils.run.build import build_net, load_data
+    from utils.run.build import build_net, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
+    from utils.run.identity import digest_of
     from utils.run.paths import base_model_path
     from utils.run.settings import PretrainSettings
 
@@ -39,47 +40,51 @@ def pretrain(args: Namespace) -> None:
     net = build_net(s.model, train_loader, device)
     optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), lr=s.init_lr, weight_decay=s.weight_decay)
     loop = TrainingLoop(net, optimizee, quantizer=None)
-    with Run(path, s, device, args.overwrite) as run:
+    with Run(path, s, device, args.overwrite, contents_of(train_loader, test_loader, args.program)) as run:
+        if args.overwrite:
+            run.write(replaces=digest_of(target))
         fit(loop, train_loader, test_loader, run)
-        write_base_model(net.state_dict(), target)
+        write_base_model(net.state_dict(), target, run.record)
 
 
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     from utils.environment import choose_device, keep_freed_memory, seed_everything
     from utils.run.base_model import check_start, load_start
-    from utils.run.build import build_loop, load_data
+    from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
-    from utils.run.record import check_record, digest_of, run_path
+    from utils.run.identity import DATA
+    from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
 
     s = TrainSettings.of(args)
     path = run_path(s)
     if not args.overwrite:
         check_record(path, s)
-    check_start(s)
+    has_base_model = check_start(s, None if args.overwrite else path)
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
     train_loader, test_loader = load_data(s, seed_everything(s.seed, s.trial), device)
     loop = build_loop(s, train_loader, device)
-    load_start(loop.net, s)
-    with Run(path, s, device, args.overwrite) as run:
-        run.write(base_model=run.record.get("base_model") or digest_of(s.pretrained))
+    contents = contents_of(train_loader, test_loader, args.program)
+    if has_base_model:
+        load_start(loop.net, s, contents[DATA])
+    with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, train_loader, test_loader, run)
 
 
 def evaluate_files(args: Namespace) -> None:
     """Test accuracy and the distinct weight values per layer, of a run's folder or a base-model file."""
-    from utils.dataset import get_dataloader
     from utils.environment import choose_device, keep_freed_memory
     from utils.quantize import evaluate
-    from utils.run.build import TEST_BATCH_SIZE, build_net
+    from utils.run.build import build_net
     from utils.run.evaluation import describe_evaluation, find_trained
 
     trained = find_trained(Path(args.path), args.model, args.dataset)
+    trained.compare_program(args.program)
     keep_freed_memory()
-    test_loader = get_dataloader(trained.dataset, "test", TEST_BATCH_SIZE, data_root=args.data_root)
+    test_loader = trained.load_test_data(args.data_root)
     net = build_net(trained.model, test_loader, choose_device(args.device))
     trained.load_into(net)
     print(describe_evaluation(evaluate(net, trained.quantizer, test_loader), net, trained.quantizer))

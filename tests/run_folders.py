@@ -23,8 +23,10 @@ def settings_of(cell, trial=1, epochs=12, **changes):
 def write_logs(path: Path, test_acc, train_loss, train_acc, per_epoch=3, extra_rows=0):
     """The text files as the recorder leaves them: running means whose value at an epoch's end is the epoch's."""
     path.mkdir(parents=True)
-    for name, values in (("loss", train_loss), ("train-acc", train_acc)):
-        rows = [value + 10.0 * (per_epoch - 1 - k) for value in values for k in range(per_epoch)] + [99.0] * extra_rows
+    loss = [value + 10.0 * (per_epoch - 1 - k) for value in train_loss for k in range(per_epoch)]
+    acc = [value * (k + 1) / per_epoch for value in train_acc for k in range(per_epoch)]
+    for name, values in (("loss", loss), ("train-acc", acc)):
+        rows = [*values, *[99.0] * extra_rows]
         (path / f"{name}.txt").write_text("".join(f"{t}, {value}\n" for t, value in enumerate(rows)))
     (path / "test-acc.txt").write_text("".join(f"{k + 1}, {value}\n" for k, value in enumerate(test_acc)))
     return path

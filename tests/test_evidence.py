@@ -216,7 +216,9 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
 
 
 def test_a_whole_table_and_none_of_it():
-    assert convergence.coverage([]).startswith("0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. No run")
+    assert convergence.coverage([]).startswith(
+        "0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. No run"
+    )
     every = [make_trial([1.0] * 100, cell) for cell in printed()]
     assert convergence.coverage(every) == "70 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs."
 

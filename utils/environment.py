@@ -112,7 +112,11 @@ def describe(device: torch.device) -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """The commit this code is at and whether files differ from it; None outside a repository."""
+    """The commit this code is at and whether files differ from it; None outside a repository.
+
+    untracked: how many Python files beside main.py and in the project's folders are not in the repository; they count as a
+    difference.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", PROJECT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -120,7 +124,11 @@ def git_state() -> dict[str, Any] | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        folders = git("ls-tree", "-d", "--name-only", "HEAD").splitlines()
+        code = [":(glob)*.py", *(f":(glob){folder}/**/*.py" for folder in folders)]
+        untracked = git("ls-files", "--others", "--exclude-standard", "--", *code).splitlines()
+        return {"commit": commit, "dirty": bool(changes or untracked), "untracked": len(untracked)}
     except (OSError, subprocess.CalledProcessError):
         return None
 

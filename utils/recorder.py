@@ -1,5 +1,6 @@
 """The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
 
+import hashlib
 import math
 import os
 import sys
@@ -30,7 +31,7 @@ class Recorder:
 
     `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
     state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
-    are added to. Raises BadInput where a file is shorter than it was.
+    are added to. Raises BadInput, and changes no file, where what would be left of one is not what it was.
     """
 
     _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
@@ -52,17 +53,17 @@ class Recorder:
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
         self._logs = {name: open(self.path / f"{name}.txt", "a") for name in LOGS}
+        self._hashes = {name: hashlib.sha256((self.path / f"{name}.txt").read_bytes()) for name in LOGS}  # of what they hold
         if state is not None:
             self._restore(state)
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        sizes = state["log_sizes"] if state else dict.fromkeys(LOGS, 0)
+        self._hashes = {name: self._checked_hash(name, size, state.get("log_hashes", {})) for name, size in sizes.items()}
         for name, log in self._logs.items():
-            size = state["log_sizes"][name] if state else 0
-            if log.tell() < size:
-                raise BadInput(f"{log.name} has lost rows: it is {log.tell()} bytes long and was {size} at the checkpoint")
-            log.truncate(size)
-            log.seek(size)
+            log.truncate(sizes[name])
+            log.seek(sizes[name])
         if not state:
             return
         for name in (*self._CURVES, *self._SCHEDULE):
@@ -72,8 +73,24 @@ class Recorder:
             meter.avg = total / count if count else 0.0
         self._started = time.perf_counter() - state["elapsed"]
 
+    def _checked_hash(self, name: str, size: int, expected: dict[str, str]) -> Any:
+        """The hash of a file's first `size` bytes. Raises BadInput where they are not those of the checkpoint."""
+        log = self._logs[name]
+        if log.tell() < size:
+            raise BadInput(f"{log.name} has lost rows: it is {log.tell()} bytes long and was {size} at the checkpoint")
+        rows = Path(log.name).read_bytes()[:size]
+        found = hashlib.sha256(rows)
+        changed = found.hexdigest() != expected.get(name, found.hexdigest())  # earlier checkpoints have no hashes
+        if changed or (rows and not rows.endswith(b"\n")):
+            raise BadInput(f"{log.name} has changed: its first {size} bytes are not those that it had at the checkpoint")
+        return found
+
+    def _write(self, name: str, row: str) -> None:
+        self._logs[name].write(row)
+        self._hashes[name].update(row.encode())
+
     def state_dict(self) -> dict[str, Any]:
-        """Curves, running means, the schedule, and how long each file is; the files are safely on disk by then."""
+        """Curves, running means, the schedule, and each file's length and SHA-256; the files are safely on disk by then."""
         for log in self._logs.values():
             log.flush()
             os.fsync(log.fileno())
@@ -82,6 +99,7 @@ class Recorder:
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             "log_sizes": {name: log.tell() for name, log in self._logs.items()},
+            "log_hashes": {name: found.hexdigest() for name, found in self._hashes.items()},
         }
 
     def __enter__(self) -> "Recorder":
@@ -115,7 +133,7 @@ class Recorder:
         self.top1.update(top1, batch_size)
         for name, value in (("loss", self.loss.avg), ("train-acc", self.top1.avg), ("lr", cur_lr)):
             if value is not None:
-                self._logs[name].write(f"{self.iteration}, {value:.8g}\n")
+                self._write(name, f"{self.iteration}, {value:.8g}\n")
         self.iteration += 1
         if self.iteration % SUMMARY_EVERY == 1:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
@@ -128,7 +146,7 @@ class Recorder:
         self.test_acc.append(test_acc)
         self.epoch_losses.append(self.loss.avg)
         self.seconds_per_epoch.append(time.perf_counter() - self._started)
-        self._logs["test-acc"].write(f"{self.epoch}, {test_acc:.8g}\n")
+        self._write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
         self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc})
         self.flush()
 

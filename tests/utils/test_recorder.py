@@ -1,6 +1,7 @@
 """The recorder: files, learning-rate schedule, progress line, TensorBoard."""
 
 import copy
+import hashlib
 import io
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from utils.errors import BadInput
 from utils.miscellaneous import AverageMeter, progress_bar
 from utils.recorder import Recorder
 
@@ -145,6 +147,63 @@ def test_a_resumed_runs_events_are_those_of_a_run_that_was_not_interrupted(tmp_p
             record(recorder, 30, per_epoch=6)
         assert scalars(path) == expected, saved
         tally("run killed after a checkpoint: TensorBoard shows each value once")
+
+
+LOGS = ("loss", "train-acc", "test-acc", "lr")
+CHANGES = {  # of what a log held at the checkpoint; its length stays or grows
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "a digit more": lambda data: data.replace(b"\n", b"7\n", 1),
+    "two rows swapped": lambda data: b"".join(reversed(data.splitlines(keepends=True))),
+    "a row in front": lambda data: b"0, 1\n" + data,
+    "a byte flipped": lambda data: data[:1].replace(data[:1], bytes([data[0] ^ 1])) + data[1:],
+}
+
+
+def two_epochs(recorder):
+    for epoch in range(2):
+        recorder.reset_performance()
+        for loss in (3.0, 2.0):
+            recorder.update(loss=loss + epoch, acc=40.0, batch_size=1, cur_lr=0.1)
+        recorder.update(loss=None, acc=60.0 + epoch, batch_size=0, is_train=False)
+
+
+def test_logs_that_have_changed_are_refused_and_stay(tmp_path, tally):
+    with Recorder(tmp_path, state={}) as recorder:
+        two_epochs(recorder)
+        state = recorder.state_dict()
+        recorder.update(loss=1.0, acc=50.0, batch_size=1, cur_lr=0.1)  # after the checkpoint: is cut off again
+    whole = {name: (tmp_path / f"{name}.txt").read_bytes() for name in LOGS}
+    for name in LOGS:
+        for case, change in CHANGES.items():
+            changed = whole | {name: change(whole[name])}
+            for other, data in changed.items():
+                (tmp_path / f"{other}.txt").write_bytes(data)
+            with pytest.raises(BadInput, match=f"{name}.txt has (changed|lost rows)"):
+                Recorder(tmp_path, state=state)
+            assert {other: (tmp_path / f"{other}.txt").read_bytes() for other in LOGS} == changed, case
+            tally("log file changed before a resume: refused, nothing touched")
+    for name, data in whole.items():
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    for _ in range(2):  # the hashes go on through a resume
+        with Recorder(tmp_path, state=state) as recorder:
+            assert recorder.state_dict()["log_hashes"] == state["log_hashes"]
+            two_epochs(recorder)
+            state = recorder.state_dict()
+    assert rows(tmp_path / "loss.txt")[-1][0] == 11
+    found = {name: hashlib.sha256((tmp_path / f"{name}.txt").read_bytes()).hexdigest() for name in LOGS}
+    assert state["log_hashes"] == found
+
+
+def test_checkpoints_without_hashes_compare_lengths_and_whole_rows(tmp_path):
+    with Recorder(tmp_path, state={}) as recorder:
+        two_epochs(recorder)
+        state = recorder.state_dict()
+    del state["log_hashes"]
+    Recorder(tmp_path, state=state).close()
+    path = tmp_path / "loss.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(BadInput, match=r"loss\.txt has changed: its first 24 bytes are not those"):
+        Recorder(tmp_path, state=state)
 
 
 class Terminal(io.StringIO):

@@ -68,7 +68,15 @@ def count(work: Callable[[], None]) -> Cost:
 
 def table(costs: dict[tuple[Any, ...], Cost], machines: tuple[Machine, ...] = MACHINES) -> str:
     """A Markdown table from (net, batch size, quantizer, method) -> cost, with each machine's lower bound in ms."""
-    columns = ["net", "batch", "quantizer", "method", "GFLOP", "GB", *(f"lower bound, {machine.name} (ms)" for machine in machines)]
+    columns = [
+        "net",
+        "batch",
+        "quantizer",
+        "method",
+        "GFLOP",
+        "GB",
+        *(f"lower bound, {machine.name} (ms)" for machine in machines),
+    ]
     rows = []
     for cell, cost in costs.items():
         bounds = [f"{1000 * cost.lower_bound(machine):.3g}" for machine in machines]

@@ -126,7 +126,9 @@ def _overwrite(parser: Parser) -> None:
 def _evaluate(parser: Parser) -> None:
     parser.add_argument("path", help="a run's folder, or a base-model file (then with -m and -d)")
     parser.add_argument("-m", "--model", choices=MODEL.names, help="network of a base-model file")
-    parser.add_argument("-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file")
+    parser.add_argument(
+        "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of a run: where its NPZ file is now"
+    )
     for name in ("data_root", "device"):
         add_setting(parser, name, settings_of(Settings)[name])
 
@@ -187,7 +189,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
     if args.command == "evaluate" and Path(args.path).is_dir():
-        yield ["model", "dataset"], "with a run's folder, which knows its own"
+        yield ["model"], "with a run's folder, which knows its own"
     if args.command == "tables":
         if args.action == "status":
             yield settings_of(EngineOptions), "on status"

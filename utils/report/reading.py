@@ -14,7 +14,9 @@ import pandas as pd
 from utils import strict_json
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
-from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
+from utils.report.logs import EPOCH, ITERATION, read_log
+from utils.report.trials import FULL_PRECISION, Trial
+from utils.run.identity import Identity
 from utils.run.paths import dataset_label
 from utils.run.record import REPLACED, read_record
 from utils.tables.cells import Cell
@@ -106,19 +108,17 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         raise ValueError(f"{names} should be names")
     model, quantizer, backward, optimizer = names if method else (names[0], "none", FULL_PRECISION, names[1])
     epochs, per_epoch = int(record.get("epochs_done", 0)), int(record.get("iterations_per_epoch", 1))
-    test_acc, loss, train_acc = (_column(path / f"{name}.txt") for name in ("test-acc", "loss", "train-acc"))
-    train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in (loss, train_acc))
-    if not len(test_acc[:epochs]) == len(train_loss) == len(train_acc) == epochs:
-        raise BadInput(f"{path}: its logs are shorter than the {epochs} epochs of run.json")
+    test_acc, loss, train_acc = _logs(path, epochs, epochs * per_epoch, over=record["state"] == "done")
+    train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch] for curve in (loss, train_acc))
     return Trial(
         Cell(model, dataset_label(settings["dataset"]), quantizer, backward, optimizer),
         int(settings["trial"]),
-        test_acc[:epochs],
+        test_acc,
         train_loss,
         train_acc,
         source=path,
         state=record["state"],
-        settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
+        settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
         error=str(record.get("error") or record.get("ended_early") or ""),
         made_by=_made_by(record),
@@ -133,7 +133,8 @@ def _made_by(record: dict[str, Any]) -> str:
 
 def _maker(record: dict[str, Any]) -> str:
     torch, git = record.get("versions", {}).get("torch", "?"), record.get("git") or {}
-    changed = " with changes" if git.get("dirty") else ""
+    untracked = f" ({git['untracked']} Python files of it untracked)" if git.get("untracked") else ""
+    changed = f" with changes{untracked}" if git.get("dirty") else ""
     return f"{record.get('device', '?')}, torch {torch}, commit {str(git.get('commit', '?'))[:10]}{changed}"
 
 
@@ -149,22 +150,27 @@ def read_logs(path: Path) -> Trial:
         raise BadInput(f"{path}: its cell is unknown, because it has no run.json and no {missing}")
     backward = {None: "STE", "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
     cell = Cell(*net.groups(), method["quantizer"] or method["ste_quantizer"], backward, method["optimizer"])
-    test_acc, loss, train_acc = (_column(path / f"{name}.txt") for name in ("test-acc", "loss", "train-acc"))
+    test_acc = read_log(path / "test-acc.txt", EPOCH, percent=True, counted=False)
+    loss, train_acc = read_log(path / "loss.txt", ITERATION), read_log(path / "train-acc.txt", ITERATION, percent=True)
     epochs = len(test_acc)
     if len(loss) != len(train_acc) or len(loss) < epochs:
         raise BadInput(
             f"{path}: {len(loss)} rows in loss.txt, {len(train_acc)} in train-acc.txt, {epochs} epochs in test-acc.txt"
         )
-    per_epoch = iterations_per_epoch(loss, epochs) if epochs else 1
+    try:
+        per_epoch = iterations_per_epoch(loss, epochs) if epochs else 1
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
     train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in (loss, train_acc))
     folder = path.name[: path.name.rindex("-trial-")]
     return Trial(cell, int(method["trial"]), test_acc, train_loss, train_acc, source=path, settings={"folder": folder})
 
 
 def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
-    """The number of rows per epoch of a running mean that restarts with each epoch; `epochs`: how many of them are whole.
+    """The number of rows per epoch of a running mean that restarts with each epoch; `epochs`: how many of them were tested.
 
-    Usually the log ends with an epoch. If it ends within one, the number is taken at whose multiples the mean jumps most.
+    Usually the log ends with a tested epoch. If more rows follow, of one epoch at most, the number is taken at whose multiples
+    the mean jumps most. Raises ValueError where no number of rows per epoch fits.
     """
     rows = len(running_mean)
     steps = np.abs(np.diff(running_mean))
@@ -174,18 +180,28 @@ def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
         boundaries = np.arange(per_epoch, rows, per_epoch) - 1
         return np.median(steps[boundaries]) if len(boundaries) else JUMP * usual
 
-    candidates = range(rows // epochs, rows // (epochs + 1), -1)
-    return max(candidates, key=jump)  # of several equal ones the first, which leaves the fewest rows over
+    most, fewest = rows // epochs, -(-rows // (epochs + 1))  # without a row left over; with a whole epoch that was not tested
+    if not 0 < fewest <= most:
+        raise ValueError(f"{rows} iterations cannot be {epochs} epochs of equal length and a part of another")
+    return max(range(most, fewest - 1, -1), key=jump)  # of several equal ones the first, which leaves the fewest rows over
 
 
-def _column(path: Path) -> np.ndarray:
-    """The last column of rows "count, value"; empty if the file is absent or empty. Raises BadInput if it cannot be read."""
-    try:
-        if not path.is_file() or not path.stat().st_size:
-            return np.empty(0)
-        return np.loadtxt(path, delimiter=",", ndmin=2)[:, -1]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
+def _logs(path: Path, epochs: int, iterations: int, over: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test accuracy, training loss and training accuracy of a recorded run. Raises BadInput where they do not fit its record.
+
+    over: the run is done, and its logs have no rows beyond the recorded ones; otherwise these are ignored.
+    """
+    logs = []
+    for name, first, rows, percent in (
+        ("test-acc", EPOCH, epochs, True),
+        ("loss", ITERATION, iterations, False),
+        ("train-acc", ITERATION, iterations, True),
+    ):
+        values = read_log(path / f"{name}.txt", first, None if over else rows, percent)
+        if len(values) != rows:
+            raise BadInput(f"{path / name}.txt has {len(values)} rows, where run.json says {rows} ({epochs} epochs)")
+        logs.append(values)
+    return tuple(logs)
 
 
 def read_frame(path: Path, types: Mapping[str, type]) -> pd.DataFrame:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.report.statistics import Statistics, statistics
-from utils.run.record import switched_on
+from utils.run.identity import CONTENTS, switched_on
+from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
-BASE_MODEL = "base_model"  # beside the settings: the SHA-256 of the file that the run started from
-IGNORED_IN_GROUPING = {*MAY_DIFFER, BASE_MODEL, "trial", "seed", "epochs", "deterministic", "loader"}
+IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deterministic", "loader"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,8 @@ class Trial:
 
     test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed;
     error: why it failed, or ended before its last epoch.
-    settings: as in run.json, or {"folder": ...} for logs without a record. seconds: per epoch; empty if unknown.
+    settings: as in run.json, and the first digits of the digests that the run's record has (CONTENTS); or {"folder": ...} for
+    logs without a record. seconds: per epoch; empty if unknown.
     """
 
     cell: Cell
@@ -53,15 +54,21 @@ class Trial:
     @property
     def enabled_settings(self) -> dict[str, Any]:
         """Its settings without those that are off, so that a flag added later does not separate older runs from newer ones."""
-        return switched_on(self.settings)
+        return switched_on(self.settings | self._dataset)
 
     @property
     def portable_settings(self) -> dict[str, Any]:
         """Its settings without paths and device: the base model by its file's name, since its folder differs among machines."""
-        portable = {name: value for name, value in self.settings.items() if name not in MAY_DIFFER}
+        portable = {name: value for name, value in self.settings.items() if name not in MAY_DIFFER} | self._dataset
         if portable.get("pretrained"):
             portable["pretrained"] = Path(portable["pretrained"]).name
         return portable
+
+    @property
+    def _dataset(self) -> dict[str, str]:
+        """The data set by its name without its path."""
+        dataset = self.settings.get("dataset")
+        return {"dataset": dataset_label(dataset)} if isinstance(dataset, str) else {}
 
     @property
     def grouping_key(self) -> str:
@@ -108,13 +115,13 @@ def group_trials(
     frequent numbers the larger one).
     """
     trials, by_cell = list(trials), defaultdict(lambda: defaultdict(list))
-    base_models = defaultdict(set)
+    digests = defaultdict(set)
     for trial in trials:
-        base_models[trial.cell].add(trial.settings.get(BASE_MODEL))
+        for name in CONTENTS:
+            digests[trial.cell, name].add(trial.settings.get(name))
     for trial in trials:
-        several = len(base_models[trial.cell] - {None}) > 1
-        key = _key_with_base_model(trial) if several else trial.grouping_key
-        by_cell[trial.cell][key].append(trial)
+        several = [name for name in CONTENTS if len(digests[trial.cell, name] - {None}) > 1]
+        by_cell[trial.cell][_key_with_contents(trial, several)].append(trial)
     groups, left_out = [], []
     for cell, by_key in by_cell.items():
         usual = usual_settings(cell) or {}
@@ -127,9 +134,10 @@ def group_trials(
     return groups, left_out
 
 
-def _key_with_base_model(trial: Trial) -> str:
-    base_model = trial.settings.get(BASE_MODEL, "not recorded")
-    return json.dumps({**json.loads(trial.grouping_key), BASE_MODEL: base_model}, sort_keys=True)
+def _key_with_contents(trial: Trial, names: Iterable[str]) -> str:
+    """The grouping key with the digests by which a cell's trials are told apart."""
+    digests = {name: trial.settings.get(name, "not recorded") for name in names}
+    return json.dumps({**json.loads(trial.grouping_key), **digests}, sort_keys=True)
 
 
 def _select(members: Sequence[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
-from utils.report.trials import BASE_MODEL, FULL_PRECISION, Group, Trial
+from utils.report.trials import FULL_PRECISION, Group, Trial
+from utils.run.identity import CONTENTS, PROGRAM
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2
 TOO_FEW = "too few trials"
-DEFINES_THE_METHOD = {"backward", *META_OPTIONS, *LEARNED_DEFAULTS}
+DEFINES_THE_METHOD = {"backward", PROGRAM, *META_OPTIONS, *LEARNED_DEFAULTS}
 NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 
 
@@ -100,7 +102,7 @@ class SettingDifference(NamedTuple):
 def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]:
     """Every setting in which two groups differ, apart from those that define the method or name the run.
 
-    If a trial on either side has no record, the one entry says so. A base model that is not recorded is no difference.
+    If a trial on either side has no record, the one entry says so. Data and base models that are not recorded are no difference.
     """
     sides = [list(group.trials), list(baseline.trials)]
     recorded = [all(trial.recorded for trial in side) for side in sides]
@@ -110,14 +112,17 @@ def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]
     found = []
     for name in sorted(names):
         values = [_values(side, name) for side in sides]
-        unknown = name == BASE_MODEL and "off" in values
-        if values[0] != values[1] and not unknown:
+        unknown = name in CONTENTS and not all(values)
+        moved = name == "pretrained" and len({Path(value).name for value in values}) == 1
+        if values[0] != values[1] and not unknown and not moved:
             found.append(SettingDifference(name, *values))
     return found
 
 
 def _values(trials: Iterable[Trial], name: str) -> str:
-    """The values that the trials have, each once."""
+    """The values that the trials have, each once; of digests, those that are recorded."""
+    if name in CONTENTS:
+        trials = [trial for trial in trials if trial.settings.get(name)]
     return ", ".join(sorted({_text(trial.enabled_settings.get(name, "off")) for trial in trials}))
 
 

@@ -1,8 +1,10 @@
 """The files of base models: what `pretrain` writes and `train` begins with."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,34 +12,47 @@ from torch import Tensor, nn
 from utils.errors import BadInput, Finished, RunFailed
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.finite import fault_of_weights
-from utils.run.paths import missing_base_model
-from utils.run.record import check_record, read_record
+from utils.run.identity import DATA, Identity, check_checkpoint, digest_of
+from utils.run.paths import has_checkpoint, missing_base_model
+from utils.run.record import NOTHING, check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
-    """As check_record, of the run that made the target or is to; writes a target that is gone again from a finished run."""
+    """As check_record, of the run that is to make the target; writes a target that is gone again from a finished run.
+
+    Raises BadInput where the target is there and is another run's.
+    """
     if target.exists() and not path.exists():
         raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
     try:
-        check_record(path, settings)
+        record = check_record(path, settings) or {}
     except Finished:
         if not target.exists():
             state = Checkpoints(path).load()
             if state is None:
                 raise BadInput(f"{path} is done, but its checkpoint and {target} are gone; --overwrite starts over") from None
+            check_checkpoint(path, state, Identity.of_record(read_record(path)), "--overwrite starts over")
             write_base_model(state["loop"]["net"], target)
         raise
+    if record.get("epochs_done") != settings.epochs and not _may_replace(target, record):  # else its own may be there already
+        raise _in_the_way(target)
 
 
-def write_base_model(state: dict[str, Tensor], target: Path) -> None:
-    """The file that `train` starts from; an older one is kept beside it.
+def write_base_model(state: dict[str, Tensor], target: Path, record: Mapping[str, Any] = NOTHING) -> None:
+    """The file that `train` starts from. One that is there is replaced, and kept beside it, if the run's record allows it.
 
-    Raises RunFailed where it cannot be written, or where no net could compute with the weights.
+    record: its "replaces" is the digest of the base model that --overwrite was given for. Raises BadInput where another one is
+    there by now, RunFailed where the file cannot be written, or where no net could compute with the weights.
     """
     weights = {name: value.cpu().contiguous() for name, value in state.items()}
     if fault := fault_of_weights(weights):
         raise RunFailed(f"{target} is not written: {fault}")
+    if not _may_replace(target, record):
+        if not _holds(target, weights):
+            raise _in_the_way(target)
+        print(f"{target} holds these weights already")
+        return
     try:
         save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
     except OSError as error:
@@ -45,31 +60,56 @@ def write_base_model(state: dict[str, Tensor], target: Path) -> None:
     print(f"wrote {target}")
 
 
-def check_start(settings: TrainSettings) -> None:
-    """Raises BadInput where the base model that --pretrained names is not there."""
-    if missing := missing_base_model(settings.pretrained, settings.model, settings.dataset):
-        raise BadInput(f"--pretrained: {missing}, name another, or none for scratch")
+def _may_replace(target: Path, record: Mapping[str, Any]) -> bool:
+    return not target.exists() or digest_of(target) == record.get("replaces")
 
 
-def load_start(net: nn.Module, settings: TrainSettings) -> None:
-    """Loads the base model that --pretrained names; "none" keeps the random start."""
+def _in_the_way(target: Path) -> BadInput:
+    return BadInput(f"{target} exists already, and another run made it: move it away to go on here, or --overwrite starts over")
+
+
+def _holds(target: Path, weights: Mapping[str, Tensor]) -> bool:
+    try:
+        there = load_tensors(target, "base model")
+    except BadInput:
+        return False
+    return isinstance(there, dict) and there.keys() == weights.keys() and all(torch.equal(there[n], weights[n]) for n in weights)
+
+
+def check_start(settings: TrainSettings, run: Path | None = None) -> bool:
+    """Whether there is a base model to load. run: the folder of a run that may be resumed, whose checkpoint has all it needs.
+
+    Raises BadInput where the base model that --pretrained names is needed and not there.
+    """
+    missing = missing_base_model(settings.pretrained, settings.model, settings.dataset)
+    if missing and run and has_checkpoint(run):
+        print(f"note: there is no base model {settings.pretrained} any more; going on from the checkpoint", file=sys.stderr)
+    elif missing:
+        begun = run and (run / "run.json").exists()  # with this base model: another, or none, would be another run
+        advice = "or say where it is now" if begun else "name another, or none for scratch"
+        raise BadInput(f"--pretrained: {missing}, {advice}")
+    return settings.pretrained != "none" and not missing
+
+
+def load_start(net: nn.Module, settings: TrainSettings, data_digest: str | None = None) -> None:
+    """Loads the base model that --pretrained names; data_digest: of the run's data, to say where it was trained on others."""
     path, model, dataset = settings.pretrained, settings.model, settings.dataset
-    if path == "none":
-        return
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
-    made_from = _trained_on(Path(path).parent)
-    if made_from not in (None, dataset):  # two sets of one name share the folder
-        print(f"note: --pretrained {path} was trained on {made_from}, not on {dataset}", file=sys.stderr)
+    made_from, digest = _trained_on(Path(path).parent)
+    known = digest and data_digest
+    if digest != data_digest if known else made_from not in (None, dataset):  # two sets of one name share the folder
+        other = f"other data than {dataset} holds now" if made_from == dataset else f"{made_from}, not on {dataset}"
+        print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
 
 
-def _trained_on(folder: Path) -> str | None:
-    """The data set of the last finished `pretrain` in a folder; None where none is known."""
+def _trained_on(folder: Path) -> tuple[str | None, str | None]:
+    """The data set of the last finished `pretrain` in a folder, and its digest; None where it is not known."""
     records = []
     for file in folder.glob("pretrain-trial-*/run.json"):
         with suppress(BadInput):
             records.append(read_record(file.parent))
     last = max((record for record in records if record["state"] == "done"), key=lambda r: r.get("ended", ""), default={})
-    return last.get("settings", {}).get("dataset")
+    return last.get("settings", {}).get("dataset"), last.get(DATA)
 
 
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:

@@ -1,5 +1,7 @@
 """What a run's settings stand for: its loaders, its net and its training loop."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, STE
 from utils.dataset import get_dataloader
 from utils.errors import BadInput
 from utils.quantize import get_quantizer
+from utils.run.identity import DATA, PROGRAM, data_digest, program_digest
 from utils.run.settings import Settings, TrainSettings
 
 TEST_BATCH_SIZE = 100
@@ -21,6 +24,11 @@ def load_data(settings: Settings, data_seed: int, device: torch.device) -> tuple
     options = {"data_root": s.data_root, "device": device, "loader": s.loader, "workers": s.workers}
     train_loader = get_dataloader(s.dataset, "train", s.batch_size, seed=data_seed, drop_last=s.drop_last, **options)
     return train_loader, get_dataloader(s.dataset, "test", TEST_BATCH_SIZE, **options)
+
+
+def contents_of(train_loader: Loader, test_loader: Loader, program: Path) -> dict[str, str]:
+    """What a run reads, by content, as in Identity."""
+    return {DATA: data_digest(train_loader.image_set, test_loader.image_set), PROGRAM: program_digest(program)}
 
 
 def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 
 from utils.errors import BadInput, first_line
 from utils.run.finite import fault_of_checkpoint
+from utils.run.paths import CHECKPOINTS
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
 DIGEST_SIZE = 32
@@ -116,7 +117,7 @@ class Checkpoints:
     """checkpoint.pth in a run's folder, and the one before it as checkpoint-previous.pth."""
 
     def __init__(self, folder: Path):
-        self.newest, self.previous = folder / "checkpoint.pth", folder / "checkpoint-previous.pth"
+        self.newest, self.previous = (folder / name for name in CHECKPOINTS)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the newest; what was it becomes the previous. Raises OSError and leaves both, whatever goes wrong."""

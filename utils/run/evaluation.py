@@ -1,15 +1,20 @@
 """What `evaluate` is given, a run's folder or a base-model file, as a net that is ready to be tested; and its result in words."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from utils.choices import MODELS
+from utils.batches import Loader
+from utils.choices import MODELS, npz_path
+from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
+from utils.run.build import TEST_BATCH_SIZE
 from utils.run.checkpoint import Checkpoints
+from utils.run.identity import DATA, OTHER, PROGRAM, Identity, check_checkpoint, data_digest, program_digest
 from utils.run.record import fault_of_result, read_record
 
 SHOWN = 8  # values of a layer; BWN-F has two per filter
@@ -17,34 +22,56 @@ SHOWN = 8  # values of a layer; BWN-F has two per filter
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained weights and what they are of. quantizer: None for full precision."""
+    """Trained weights and what they are of. quantizer: None for full precision; made_of: of a run, by its record."""
 
     path: Path
     model: str
     dataset: str
     quantizer: Quantizer | None = None
+    made_of: Identity | None = None
+
+    def load_test_data(self, data_root: str) -> Loader:
+        """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
+        path = npz_path(self.dataset)
+        if self.made_of and path and not path.is_file():
+            raise BadInput(f"{self.path} was trained on {path}, which is not there; -d NPZ:PATH says where it is now")
+        loader = get_dataloader(self.dataset, "test", TEST_BATCH_SIZE, data_root=data_root)
+        if self.made_of and DATA in self.made_of.contents:
+            digest = data_digest(load_images(self.dataset, "train", data_root), loader.image_set)
+            if other := self.made_of.differing_contents(Identity({"dataset": self.dataset}, {DATA: digest})):
+                raise BadInput(f"{self.path} {other}")
+        return loader
+
+    def compare_program(self, program: Path) -> None:
+        """Says where a run was made by another program than this, or by an earlier version: its classes may be others."""
+        made_by = self.made_of.contents.get(PROGRAM) if self.made_of else None
+        if made_by not in (None, program_digest(program)):
+            print(f"note: {self.path} {OTHER[PROGRAM]}", file=sys.stderr)
 
     def load_into(self, net: nn.Module) -> None:
-        """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net."""
-        if self.path.is_dir():
-            net.load_state_dict(self._checkpoint())
-        else:
+        """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net or run."""
+        if not self.path.is_dir():
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
-
-    def _checkpoint(self) -> dict[str, Tensor]:
+            return
         state = Checkpoints(self.path).load()
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
-        return state["loop"]["net"]
+        check_checkpoint(self.path, state, self.made_of, "put back its own checkpoint or run.json")
+        try:
+            net.load_state_dict(state["loop"]["net"])
+        except RuntimeError as error:
+            why = str(error).splitlines()[-1].strip()
+            raise BadInput(f"{self.path}: its checkpoint is not of {self.model} for {self.dataset}: {why}") from None
 
 
 def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
     """A run's folder, which says what it is of, or a base-model file of the given model and data set.
 
-    Raises BadInput for what is neither.
+    dataset: of a run's folder, where its data are now. Raises BadInput for what is neither, and for another data set than the
+    run's.
     """
     if path.is_dir():
-        return _of_run(path)
+        return _of_run(path, dataset)
     if not path.exists():
         raise BadInput(f"{path}: there is no such folder or file")
     if not (model and dataset):
@@ -52,13 +79,17 @@ def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
     return Trained(path, model, dataset)
 
 
-def _of_run(path: Path) -> Trained:
-    settings = read_record(path)["settings"]
+def _of_run(path: Path, given: str | None) -> Trained:
+    record = read_record(path)
+    settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
     if not (model in MODELS and dataset):
         raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
+    if given not in (None, dataset) and not (npz_path(given) and npz_path(dataset)):
+        raise BadInput(f"-d/--dataset {given}: {path} was trained on {dataset}")
     try:
-        return Trained(path, model, dataset, get_quantizer(quantizer, settings.get("bits", 1)))
+        quantizer = get_quantizer(quantizer, settings.get("bits", 1))
+        return Trained(path, model, given or dataset, quantizer, Identity.of_record(record))
     except ValueError as error:
         raise BadInput(f"{path / 'run.json'}: {error}") from None
 

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
 from utils.run.finite import first_not_finite
+from utils.run.identity import Identity, check_checkpoint
 from utils.run.lock import Lock
-from utils.run.record import REPLACED, check_record
+from utils.run.record import NOTHING, REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
 
@@ -28,14 +30,23 @@ class Run:
     """A run's folder while a process works on it: `with Run(...) as run`.
 
     Entering makes the folder or goes on with the one there, and locks it; `overwrite` moves the old one to replaced/ first.
+    contents: what the run is made of beside its settings, as in Identity: compared with the record and the checkpoint.
     Leaving records how it ended: done; failed, with the error; or, after SIGINT or SIGTERM, still running, to be resumed.
     Raises BadInput and Finished as check_record does, and InUse where another process works on it.
     """
 
-    def __init__(self, path: Path, settings: Settings, device: torch.device, overwrite: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        device: torch.device,
+        overwrite: bool = False,
+        contents: Mapping[str, str] = NOTHING,
+    ):
         self.path, self.settings, self.device = path, settings, device
         self.checkpoints = Checkpoints(path)
         self.result: dict[str, float] = {}
+        self._contents, self._checkpoint = contents, None
         self._overwrite = overwrite
         self._signals = Signals()
         every = str(settings.checkpoint_every)
@@ -52,7 +63,8 @@ class Run:
         if self._lock.left_behind:
             print(f"note: {self._lock.left_behind} worked on {self.path} and is gone; taking over", file=sys.stderr)
         try:
-            record = check_record(self.path, self.settings) or {"started": _now()}
+            record = check_record(self.path, self.settings, self._contents) or {"started": _now()}
+            contents = self._checked_contents(record)
             session = {
                 "began": _now(),
                 "command": sys.argv,
@@ -65,7 +77,7 @@ class Run:
                 print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
-            self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **session}
+            self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
             self.record["sessions"] = [*record.get("sessions", []), session]
             self.write()
         except BaseException as error:
@@ -92,6 +104,16 @@ class Run:
             self._lock.release()
         if isinstance(error, OSError):
             raise RunFailed(f"{self.path}: {error}; {self.last_checkpoint()}") from error
+
+    def _checked_contents(self, record: Mapping[str, Any]) -> Mapping[str, str]:
+        """Loads the checkpoint, for `resume`; returns what the run is made of. Raises BadInput where it is of another run."""
+        own = Identity.of_command(self.settings, self._contents)
+        contents = {**own.contents, **Identity.of_record(record).contents}
+        self._checkpoint = self.checkpoints.load()
+        if self._checkpoint is None:
+            return contents
+        check_checkpoint(self.path, self._checkpoint, Identity(own.settings, contents), "--overwrite starts over")
+        return {**contents, **Identity.of_record(self._checkpoint).contents}
 
     def _move_aside(self) -> None:
         lock = Lock(self.path)
@@ -128,7 +150,7 @@ class Run:
 
         Raises BadInput where checkpoints were written and are gone.
         """
-        state = self.checkpoints.load()
+        state, self._checkpoint = self._checkpoint, None
         if state is None:
             if self.record.get("iterations_done"):
                 there = f"{self.record['iterations_done']} iterations were done"
@@ -143,7 +165,8 @@ class Run:
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
         """Writes a checkpoint of everything, then run.json. Raises RunFailed where a number of the state is not finite."""
-        state = {"settings": self.settings.as_dict(), "loop": loop.state_dict(), "recorder": recorder.state_dict()}
+        contents = Identity.of_record(self.record).contents
+        state = {"settings": self.settings.as_dict(), **contents, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
         if name := first_not_finite(state["loop"]):
             raise RunFailed(f"{name} is not finite after {loop.iteration} iterations; {self.last_checkpoint()}")
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from utils.choices import npz_path
 
+CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
+
 
 def dataset_label(dataset_name: str) -> str:
     """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""
@@ -20,6 +22,11 @@ def base_model_path(results_root: str | Path, model: str, dataset: str) -> Path:
     """Where `pretrain` writes and `train` looks for the full-precision base model."""
     folder = experiment_folder(results_root, model, dataset)
     return folder / f"{folder.name}-pretrain.pth"
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run's folder holds a checkpoint, whole or not."""
+    return any((run / name).exists() for name in CHECKPOINTS)
 
 
 def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None:

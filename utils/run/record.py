@@ -1,19 +1,20 @@
 """A run's folder by name, and its record run.json: read, and compared with the settings of a command."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
+from utils.run.identity import Identity
 from utils.run.paths import experiment_folder
-from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
+from utils.run.settings import Settings, TrainSettings
 
 REPLACED = "replaced"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def run_name(settings: TrainSettings) -> str:
@@ -67,48 +68,20 @@ def ended_early(record: Mapping[str, Any]) -> str:
     return f"{done} of {planned} epochs: {record.get('ended_early') or 'the reason was not recorded'}"
 
 
-def switched_on(settings: dict[str, Any]) -> dict[str, Any]:
-    """Drops settings that are off or None, so that a newly added one does not invalidate older records."""
-    return {name: value for name, value in settings.items() if value is not None and value is not False}
+def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = NOTHING) -> dict[str, Any] | None:
+    """The record of a run that is to be resumed; None where it has not begun. contents: as in Identity.
 
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings in which two runs are not the same run."""
-    there, here = (switched_on(json.loads(json.dumps(settings))) for settings in (old, new))
-    names = sorted(name for name in there.keys() | here.keys() if name not in MAY_DIFFER and there.get(name) != here.get(name))
-    if "pretrained" in names and Path(there.get("pretrained", "")).name == Path(here.get("pretrained", "")).name:
-        names.remove("pretrained")  # another path; check_record looks at the bytes
-    return names
-
-
-def digest_of(path: str) -> str | None:
-    """A file's SHA-256; None where there is none."""
-    return _digest(path, Path(path).stat().st_mtime_ns) if Path(path).is_file() else None
-
-
-@cache
-def _digest(path: str, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_record(path: Path, settings: Settings) -> dict[str, Any] | None:
-    """The record of a run that is to be resumed; None where it has not begun.
-
-    Raises Finished for one that is done, BadInput where its settings are others, each difference named.
+    Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named.
     """
     if not (path / "run.json").exists():
         return None
-    record, here = read_record(path), settings.as_dict()
-    there = record["settings"]
-    if names := _differing(there, here):
-        listed = ", ".join(f"{name} {there.get(name)} there and {here.get(name)} here" for name in names)
-        another = "choose another --exp-spec, or " if "exp_spec" in here else ""
+    record = read_record(path)
+    there, here = Identity.of_record(record), Identity.of_command(settings, contents)
+    if listed := there.differing_settings(here):
+        another = "choose another --exp-spec, or " if "exp_spec" in here.settings else ""
         raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
-    pretrained = here.get("pretrained", "")
-    began_from, base_model = record.get("base_model"), digest_of(pretrained)
-    if began_from and base_model and began_from != base_model:
-        raise BadInput(f"{path} began from another base model than {pretrained} is now; --overwrite starts over")
+    if listed := there.differing_contents(here):
+        raise BadInput(f"{path} {listed}; --overwrite starts over")
     if record.get("state") == "done":
         result = record.get("result") or {}
         accuracy = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""

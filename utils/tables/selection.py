@@ -9,8 +9,9 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished
+from utils.run.identity import PROGRAM, program_digest
 from utils.run.lock import is_locked
-from utils.run.paths import base_model_path, missing_base_model
+from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.record import check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
@@ -56,7 +57,7 @@ class TableRun:
         if is_locked(self.path):
             return State.RUNNING, ""
         try:
-            record = check_record(self.path, self.settings)
+            record = check_record(self.path, self.settings, {PROGRAM: program_digest(self.program)})
         except Finished:
             return State.DONE, ended_early(read_record(self.path))
         except BadInput as error:
@@ -140,10 +141,12 @@ def status_table(runs: list[TableRun]) -> str:
 
 
 def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
-    """The runs that lack their base model, and how to make it. Raises BadInput where all of them do."""
+    """The runs that lack the base model that they begin from, and how to make it. Raises BadInput where all of them do."""
     lacking = {}
     for run in runs:
         s = run.settings
+        if has_checkpoint(run.path):
+            continue
         if missing := missing_base_model(s.pretrained, s.model, s.dataset):
             lacking[run] = f"{missing}, or name a folder with --pretrained-root"
     if lacking and len(lacking) == len(runs):

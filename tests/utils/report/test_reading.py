@@ -18,8 +18,9 @@ OLD = "ResNet20-CIFAR10/runs-Quant-Multiple/dorefa/Baseline-dorefa-optimizer-SGD
 
 @pytest.mark.parametrize("extra_rows", [0, 2])
 def test_an_epochs_value_is_the_running_mean_at_its_end(tmp_path, extra_rows):
-    trial = read_folder(make_run(tmp_path / "a", epochs=4, extra_rows=extra_rows))
-    assert (trial.cell, trial.number, trial.state, trial.epochs) == (CELL, 1, "done", 4)
+    state = "running" if extra_rows else "done"
+    trial = read_folder(make_run(tmp_path / "a", epochs=4, extra_rows=extra_rows, state=state))
+    assert (trial.cell, trial.number, trial.state, trial.epochs) == (CELL, 1, state, 4)
     np.testing.assert_allclose(trial.train_loss, [1, 1 / 2, 1 / 3, 1 / 4])
     np.testing.assert_array_equal(trial.train_acc, [1, 2, 3, 4])
     np.testing.assert_array_equal(trial.test_acc, [51, 52, 53, 54])
@@ -93,6 +94,28 @@ def test_epochs_are_found_in_a_running_mean_that_was_cut_off(unfinished):
     """Nearly always: where the noise at the boundaries hides the jumps, no reader of the numbers alone could tell."""
     found = [iterations_per_epoch(running_mean_of(10, 391, 3910 + unfinished, seed), 10) for seed in range(40)]
     assert sum(count == 391 for count in found) >= 38
+
+
+@pytest.mark.parametrize(("per_epoch", "epochs"), [(390, 99), (391, 99), (390, 9), (45, 99), (391, 1)])
+def test_an_epoch_that_was_not_tested_is_an_epoch(per_epoch, epochs):
+    for seed in range(5):
+        rows = (epochs + 1) * per_epoch
+        assert iterations_per_epoch(running_mean_of(epochs, per_epoch, rows, seed), epochs) == per_epoch
+
+
+def test_a_number_of_rows_that_fits_no_epochs_is_named(tmp_path):
+    for epochs in range(1, 12):
+        for rows in range(epochs, 40):
+            fits = any(n * epochs <= rows <= n * (epochs + 1) for n in range(1, rows + 1))
+            if fits:
+                found = iterations_per_epoch(np.arange(rows) % 3.0, epochs)
+                assert found * epochs <= rows <= found * (epochs + 1)
+            else:
+                with pytest.raises(ValueError, match=f"{rows} iterations cannot be {epochs} epochs"):
+                    iterations_per_epoch(np.arange(rows) % 3.0, epochs)
+    write_logs(tmp_path / OLD, [1.0] * 3, [1.0] * 5, [1.0] * 5, per_epoch=1)
+    (_, (problem,)) = find_trials([tmp_path])
+    assert problem == f"{tmp_path / OLD}: 5 iterations cannot be 3 epochs of equal length and a part of another"
 
 
 @pytest.mark.parametrize("rows", [1, 391])

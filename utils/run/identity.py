@@ -1,0 +1,108 @@
+"""What a run is made of: its settings, and by their content its data, its base model and a program of one's own.
+
+Compared on resume, by `evaluate` and by the report. Paths play no part, and what an earlier record or checkpoint lacks is not
+compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from utils import MAIN
+from utils.choices import npz_path
+from utils.errors import BadInput
+from utils.run.settings import MAY_DIFFER, Settings
+
+DATA, BASE_MODEL, PROGRAM = CONTENTS = ("data_digest", "base_model", "program")  # digests in run.json and in checkpoints
+OTHER = {
+    DATA: "was trained on other data than {dataset} holds now",
+    BASE_MODEL: "began from another base model than {pretrained} is now",
+    PROGRAM: "was made by another program, or by an earlier version of this one",
+}
+IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
+
+
+def data_digest(*splits: Any) -> str:
+    """SHA-256 of the splits' images, targets and numbers of classes (utils.batches.ImageSet). CIFAR takes 0.3 s."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(f"{tuple(split.images.shape)} {split.num_classes} ".encode())
+        for start in range(0, len(split.images), IMAGES):
+            digest.update(split.images[start : start + IMAGES].contiguous().numpy())
+        digest.update(split.targets.numpy().astype("<i8"))
+    return digest.hexdigest()
+
+
+def digest_of(path: str | Path) -> str | None:
+    """A file's SHA-256; None where there is none."""
+    path = Path(path)
+    return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
+
+@cache
+def _file_digest(path: Path, modified: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def program_digest(program: str | Path) -> str:
+    """The SHA-256 of a program of one's own; "main.py" for that, since the commit is recorded beside it."""
+    return MAIN.name if Path(program).resolve() == MAIN else digest_of(program) or "unknown"
+
+
+def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops settings that are off or None, so that a newly added one does not invalidate older records."""
+    return {name: value for name, value in settings.items() if value is not None and value is not False}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Settings by name, as in run.json, and digests by the names in CONTENTS, as far as they are known."""
+
+    settings: Mapping[str, Any]
+    contents: Mapping[str, str]
+
+    @classmethod
+    def of_command(cls, settings: Settings, contents: Mapping[str, str]) -> "Identity":
+        """Of what a command asks for; the base model's digest is added to the others."""
+        pretrained = getattr(settings, "pretrained", "none")
+        base_model = None if pretrained == "none" else digest_of(pretrained)
+        return cls(settings.as_dict(), dict(contents) | ({BASE_MODEL: base_model} if base_model else {}))
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Identity":
+        """Of a run.json or a checkpoint."""
+        settings = record.get("settings")
+        known = {name: record[name] for name in CONTENTS if isinstance(record.get(name), str)}
+        return cls(settings if isinstance(settings, dict) else {}, known)
+
+    def differing_settings(self, here: "Identity") -> str:
+        """The settings in which this, of a record, and a command's identity differ, in words; "" if in none."""
+        there, other = (switched_on(json.loads(json.dumps(side.settings))) for side in (self, here))
+        names = {name for name in there.keys() | other.keys() if name not in MAY_DIFFER and there.get(name) != other.get(name)}
+        if DATA in self.contents and all(npz_path(str(side.get("dataset"))) for side in (there, other)):
+            names.discard("dataset")  # another path: the digest is compared
+        paths = [Path(str(side.get("pretrained"))) for side in (there, other)]
+        digests_known = BASE_MODEL in self.contents and BASE_MODEL in here.contents
+        if paths[0].name == paths[1].name or digests_known:
+            names.discard("pretrained")  # another path: the digest is compared where both are known
+        return ", ".join(f"{name} {self.settings.get(name)} there and {here.settings.get(name)} here" for name in sorted(names))
+
+    def differing_contents(self, here: "Identity") -> str:
+        """As differing_settings, of the digests that both know."""
+        paths = {name: here.settings.get(name) for name in ("dataset", "pretrained")}
+        both = [name for name in CONTENTS if name in self.contents and name in here.contents]
+        return " and ".join(OTHER[name].format_map(paths) for name in both if self.contents[name] != here.contents[name])
+
+
+def check_checkpoint(folder: Path, state: Mapping[str, Any], own: Identity, advice: str) -> None:
+    """Raises BadInput where a checkpoint in a run's folder has other settings or contents than the run's own, each named."""
+    its = Identity.of_record(state)
+    settings = its.differing_settings(own) if its.settings else ""
+    found = [*([f"has other settings: {settings}"] if settings else []), *filter(None, [its.differing_contents(own)])]
+    if found:
+        raise BadInput(f"{folder}: the run of its checkpoint {' and '.join(found)}; {advice}")
