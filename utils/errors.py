@@ -26,7 +26,7 @@ class Finished(Exception):
 
 
 class Interrupted(Exception):
-    """Raised after SIGINT or SIGTERM, once everything is saved; printed as one line, exit code 128 + the signal's number."""
+    """Raised after a signal that asks to end, once everything is saved; printed as one line, exit code 128 + its number."""
 
     def __init__(self, which: signal.Signals):
         super().__init__(f"stopped by {which.name}; rerun the same command to resume")
@@ -36,3 +36,18 @@ class Interrupted(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")  # torch's and C++'s words
+WORKER = "DataLoader worker"
+
+
+def machine_failure(error: BaseException | None) -> str | None:
+    """What a machine ran out of, or that a loader's worker was killed, in a line; None for all other errors."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {first_line(error)}"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY):
+        return f"out of memory: {first_line(error)}"
+    if isinstance(error, RuntimeError) and WORKER in str(error):
+        return f"a worker of the loader was lost: {first_line(error)}"
+    return None

@@ -4,16 +4,19 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
 
 from utils.choices import ADAPTIVE
-from utils.errors import BadInput
+from utils.errors import BadInput, InUse
+from utils.files import open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
+from utils.run.lock import hold
+from utils.run.paths import LOGS
 
-LOGS = ("loss", "train-acc", "test-acc", "lr")
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 SUMMARY_EVERY = 50
@@ -30,7 +33,7 @@ class Recorder:
 
     `stop` becomes True when the learning rate falls below 1e-6.
     state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
-    are added to. Raises BadInput where a file is shorter than it was.
+    are added to. Raises BadInput where a file is shorter than it was, InUse where another process writes it.
     """
 
     _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
@@ -51,10 +54,22 @@ class Recorder:
         self._drops = self._epochs_without_progress = 0
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
-        self._logs = {name: open(self.path / f"{name}.txt", "a") for name in LOGS}
+        self._logs = {name: open(self.path / f"{name}.txt", "a", opener=open_regular) for name in LOGS}
+        self._lock_logs()
         if state is not None:
             self._restore(state)
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
+
+    def _lock_logs(self) -> None:
+        for path, descriptor in self.files:
+            with suppress(OSError):  # a file system without locks
+                if not hold(descriptor):
+                    raise InUse(f"{path} is in use by another process")
+
+    @property
+    def files(self) -> list[tuple[Path, int]]:
+        """The logs by their paths and descriptors."""
+        return [(Path(log.name), log.fileno()) for log in self._logs.values()]
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name, log in self._logs.items():
@@ -87,8 +102,12 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *exc_info) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # what happened first says more
+                raise
 
     @property
     def epoch(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
+from utils.files import require_regular
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record
@@ -29,11 +30,24 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
         raise
 
 
+def refuse_links(target: Path) -> None:
+    """Raises BadInput where something else than a file lies where the target, or what it is made from, will be written."""
+    try:
+        for path in (target, target.with_name(target.name + ".tmp"), _previous(target)):
+            require_regular(path)
+    except OSError as error:
+        raise BadInput(f"the base model cannot be written: {error}") from None
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f"{target.stem}-previous.pth")
+
+
 def write_base_model(state: dict[str, Tensor], target: Path) -> None:
     """The file that `train` starts from; an older one is kept beside it. Raises RunFailed where it cannot be written."""
     weights = {name: value.cpu().contiguous() for name, value in state.items()}
     try:
-        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
+        save_tensors(weights, target, previous=_previous(target))
     except OSError as error:
         raise RunFailed(f"{target} cannot be written: {error}") from None
     print(f"wrote {target}")

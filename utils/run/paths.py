@@ -4,6 +4,8 @@ from pathlib import Path
 
 from utils.choices import npz_path
 
+LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
+
 
 def dataset_label(dataset_name: str) -> str:
     """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""

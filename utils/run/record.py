@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
+from utils.files import NotRegular, read_regular
 from utils.run.paths import experiment_folder
 from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
 
@@ -36,7 +37,9 @@ def run_path(settings: TrainSettings) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """A run's run.json. Raises BadInput where there is none, or not a whole one."""
     try:
-        record = json.loads((path / "run.json").read_text())
+        record = json.loads(read_regular(path / "run.json"))
+    except NotRegular as error:
+        raise BadInput(str(error)) from None
     except OSError:
         raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
     except ValueError as error:
