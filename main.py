@@ -4,8 +4,19 @@
 A command imports what it needs, so that those without tensors start without torch.
 """
 
-import shlex
 import sys
+
+if __name__ == "__main__":
+
+    def say_in_a_line(kind, error, trace):
+        if kind is not KeyboardInterrupt:
+            sys.__excepthook__(kind, error, trace)
+        elif sys.stderr:
+            print("main.py: stopped by SIGINT", file=sys.stderr)
+
+    sys.excepthook = say_in_a_line  # from here on: Ctrl-C may also come during the imports below
+
+import shlex
 from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
@@ -176,7 +187,7 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
         print(f"{program.name}: {wrong}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{program.name}: stopped before training began", file=sys.stderr)
+        print(f"{program.name}: stopped by SIGINT", file=sys.stderr)
         return 130
     except Exception as error:
         if (why := machine_failure(error)) is None:

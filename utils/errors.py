@@ -1,5 +1,6 @@
 """What stops a command: each is printed as one line and has an exit code."""
 
+import re
 import signal
 
 
@@ -38,15 +39,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")  # torch's and C++'s words
+# The words of torch, C++ and the dynamic loader.
+MEMORY = re.compile(r"(can't|cannot) allocate memory|out of memory|bad_alloc|failed to map segment", re.IGNORECASE)
 WORKER = "DataLoader worker"
 
 
 def machine_failure(error: BaseException | None) -> str | None:
-    """What a machine ran out of, or that a loader's worker was killed, in a line; None for all other errors."""
-    if isinstance(error, MemoryError):
-        return f"out of memory: {first_line(error)}"
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY):
+    """That the memory did not suffice, or that a loader's worker was killed, in a line; None for all other errors."""
+    if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, ImportError, OSError)) and MEMORY.search(str(error))):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, RuntimeError) and WORKER in str(error):
         return f"a worker of the loader was lost: {first_line(error)}"

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +59,13 @@ class Recorder:
         self._lock_logs()
         if state is not None:
             self._restore(state)
+        self._threads_errors, threading.excepthook = threading.excepthook, self._pass_over
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
+
+    def _pass_over(self, args: threading.ExceptHookArgs) -> None:
+        """Prints no traceback of an OSError in TensorBoard's thread: the writer raises it at its next call."""
+        if not issubclass(args.exc_type, OSError):
+            self._threads_errors(args)
 
     def _lock_logs(self) -> None:
         for path, descriptor in self.files:
@@ -202,4 +209,7 @@ class Recorder:
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._threads_errors
