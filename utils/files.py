@@ -5,6 +5,7 @@ Imports nothing of the project, so that a Ray worker can be sent it.
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -28,19 +29,20 @@ def _require(mode: int, path: str | Path) -> None:
         raise NotRegular(f"{path} is {kind}, not a regular file: remove it, or put the file itself there")
 
 
-def require_regular(path: str | Path) -> None:
-    """Raises NotRegular for a link, a folder, a FIFO or a device; a file that is not there is none of them."""
+def require_regular(path: str | Path, follow: bool = False) -> None:
+    """Raises NotRegular for a folder, a FIFO, a device or, unless `follow`, a link; a file that is not there is none of them."""
     try:
-        mode = os.lstat(path).st_mode
+        mode = os.stat(path, follow_symlinks=follow).st_mode
     except FileNotFoundError:
         return
     _require(mode, path)
 
 
-def open_regular(path: str | Path, flags: int) -> int:
-    """A descriptor of a regular file; an `opener` for open. Raises NotRegular, never follows a link and never waits."""
-    require_regular(path)  # before it is opened: opening a device may already do something
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+def open_regular(path: str | Path, flags: int, follow: bool = False) -> int:
+    """A descriptor of a regular file, for open's `opener`. Raises NotRegular; follows no link unless told to; never waits."""
+    require_regular(path, follow)  # before it is opened: opening a device may already do something
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
     try:
         _require(os.fstat(descriptor).st_mode, path)
     except BaseException:
@@ -58,7 +60,7 @@ def open_new(path: Path, mode: str) -> IO:
 
 def read_regular(path: Path) -> bytes:
     """What a file holds; a link is followed, since reading harms nothing. Raises NotRegular, and never waits."""
-    with open(os.path.realpath(path), "rb", opener=open_regular) as file:
+    with open(path, "rb", opener=partial(open_regular, follow=True)) as file:
         return file.read()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import until
-from resumed import LOGS, assert_same, only_run
+from resumed import LOGS, only_run
 
 from utils.errors import RunFailed
 from utils.recorder import Recorder
@@ -76,8 +76,11 @@ class Loop:
         return {}
 
 
+LEFT = {}  # run -> what its folder held after that
+
+
 def work(path, act):
-    """A run of which something is lost after its second checkpoint; returns what its folder then held."""
+    """A run of which something is lost after its second checkpoint."""
     settings, loop = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1), Loop()
     with Run(path, settings, torch.device("cpu")) as run, Recorder(path, state={}) as recorder:
         for loop.iteration in (1, 2, 3):
@@ -87,9 +90,6 @@ def work(path, act):
                 act(path)
                 LEFT[path] = files(path)
             run.save(loop, recorder)
-
-
-LEFT = {}
 
 
 @pytest.mark.parametrize("case", GONE)
@@ -115,19 +115,6 @@ def test_the_end_of_a_run_is_not_written_into_a_folder_that_was_replaced(tmp_pat
     with pytest.raises(RunFailed, match=r"run\.lock was deleted"):
         run.__exit__(None, None, None)
     assert files(path) == before
-
-
-def test_such_a_run_can_be_resumed(command, call_main, at_batch, tmp_path):
-    flags = ["-meta", "STE", "--checkpoint-every", "5it"]
-    assert call_main(*command("whole", *flags)).code == 0
-    at_batch(7, lambda: move(only_run(tmp_path / "gone")))
-    result = call_main(*command("gone", *flags))
-    assert result.code == 1
-    assert "Traceback" not in result.err
-    (moved,) = (tmp_path / "gone").rglob("moved")
-    moved.rename(moved.with_name(only_run(tmp_path / "whole").name))
-    assert call_main(*command("gone", *flags)).code == 0
-    assert_same(tmp_path / "gone", tmp_path / "whole")
 
 
 def test_a_second_process_is_kept_out_where_the_lock_was_deleted(server, command, call_main, tmp_path, tally):
