@@ -55,7 +55,7 @@ def untouched(outside):
     return not outside.exists() or outside.read_bytes() == PRECIOUS
 
 
-def test_our_files_are_those_that_the_issue_is_about():
+def test_every_file_of_a_run_is_looked_at():
     named = {"run.lock", "run.json", "run.json.tmp", "checkpoint.pth", "checkpoint.pth.tmp", "checkpoint-previous.pth", *LOGS}
     assert set(OWN_FILES) == named
 
