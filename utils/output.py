@@ -14,11 +14,12 @@ def prepare_streams() -> None:
 
     Characters that a stream's encoding lacks are written as escapes.
     """
-    for number, name in enumerate(STREAMS):
+    for number in range(len(STREAMS)):
         try:
             os.fstat(number)
         except OSError:
             discard(number)
+    for name in STREAMS:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", errors="backslashreplace"))
     for stream in (sys.stdout, sys.stderr):
