@@ -4,16 +4,27 @@
 A command imports what it needs, so that those without tensors start without torch.
 """
 
-import os
-import shlex
 import sys
+
+if __name__ == "__main__":
+
+    def say_in_a_line(kind, error, trace):
+        if kind is not KeyboardInterrupt:
+            sys.__excepthook__(kind, error, trace)
+        elif sys.stderr:
+            print("main.py: stopped by SIGINT", file=sys.stderr)
+
+    sys.excepthook = say_in_a_line  # from here on: Ctrl-C may also come during the imports below
+
+import shlex
 from argparse import Namespace
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils import MAIN
-from utils.cli.parser import build_parser, flags_without_effect
-from utils.errors import BadInput, Finished, Interrupted, RunFailed
+from utils.errors import BadInput, Finished, Interrupted, RunFailed, machine_failure
+from utils.output import discard, prepare_streams
 
 
 def pretrain(args: Namespace) -> None:
@@ -21,7 +32,7 @@ def pretrain(args: Namespace) -> None:
     from meta_utils.training import TrainingLoop
     from utils.choices import OPTIMIZEES
     from utils.environment import choose_device, keep_freed_memory, seed_everything
-    from utils.run.base_model import check_base_model, write_base_model
+    from utils.run.base_model import check_base_model, refuse_links, write_base_model
     from utils.run.build import build_net, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
@@ -32,6 +43,7 @@ def pretrain(args: Namespace) -> None:
     s = PretrainSettings.of(args)
     target = base_model_path(s.results_root, s.model, s.dataset)
     path = target.parent / f"pretrain-trial-{s.trial}"
+    refuse_links(target)
     if not args.overwrite:
         check_base_model(target, path, s)
     keep_freed_memory()
@@ -166,31 +178,43 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     program: the file that calls this, where it is another than main.py; the runs of `tables` are processes of it.
     """
     program = Path(program).absolute()
+    prepare_streams()
+    try:
+        _carry_out(argv, program)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what read the output, such as head, has gone
+        discard(sys.stdout.fileno())
+        return 141
+    except Finished as finished:
+        print(finished)
+    except (BadInput, RunFailed, Interrupted) as error:
+        wrong = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{program.name}: {wrong}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{program.name}: stopped by SIGINT", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (why := machine_failure(error)) is None:
+            raise
+        print(f"{program.name}: error: {why}", file=sys.stderr)
+        return RunFailed.exit_code
+    return 0
+
+
+def _carry_out(argv: list[str] | None, program: Path) -> None:
+    if find_spec("fcntl") is None:
+        raise BadInput("this system is not supported: it lacks POSIX file locks; use Linux or macOS (on Windows: WSL)")
+    from utils.cli.parser import build_parser, flags_without_effect
+
     parser = build_parser(COMMANDS, program)
     args = parser.parse_args(argv)
     if not hasattr(args, "function"):
         parser.print_help()
-        return 0
-    try:
-        for note in flags_without_effect(args):
-            print(f"note: {note}", file=sys.stderr)
-        args.function(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # what read the output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Finished as finished:
-        print(finished)
-    except (BadInput, RunFailed) as error:
-        print(f"{program.name}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Interrupted as interrupted:
-        print(f"{program.name}: {interrupted}", file=sys.stderr)
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        print(f"{program.name}: stopped before training began", file=sys.stderr)
-        return 130
-    return 0
+        return
+    for note in flags_without_effect(args):
+        print(f"note: {note}", file=sys.stderr)
+    args.function(args)
 
 
 if __name__ == "__main__":

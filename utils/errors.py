@@ -1,5 +1,6 @@
 """What stops a command: each is printed as one line and has an exit code."""
 
+import re
 import signal
 
 
@@ -26,7 +27,7 @@ class Finished(Exception):
 
 
 class Interrupted(Exception):
-    """Raised after SIGINT or SIGTERM, once everything is saved; printed as one line, exit code 128 + the signal's number."""
+    """Raised after a signal that asks to end, once everything is saved; printed as one line, exit code 128 + its number."""
 
     def __init__(self, which: signal.Signals):
         super().__init__(f"stopped by {which.name}; rerun the same command to resume")
@@ -36,3 +37,17 @@ class Interrupted(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# The words of torch, C++ and the dynamic loader.
+MEMORY = re.compile(r"(can't|cannot) allocate memory|out of memory|bad_alloc|failed to map segment", re.IGNORECASE)
+WORKER = "DataLoader worker"
+
+
+def machine_failure(error: BaseException | None) -> str | None:
+    """That the memory did not suffice, or that a loader's worker was killed, in a line; None for all other errors."""
+    if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, ImportError, OSError)) and MEMORY.search(str(error))):
+        return f"out of memory: {first_line(error)}"
+    if isinstance(error, RuntimeError) and WORKER in str(error):
+        return f"a worker of the loader was lost: {first_line(error)}"
+    return None

@@ -4,17 +4,21 @@ import hashlib
 import math
 import os
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
 
 from utils.choices import ADAPTIVE
-from utils.errors import BadInput
+from utils.errors import BadInput, InUse
+from utils.files import open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
+from utils.run.lock import hold
+from utils.run.paths import LOGS
 
-LOGS = ("loss", "train-acc", "test-acc", "lr")
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 SUMMARY_EVERY = 50
@@ -31,7 +35,8 @@ class Recorder:
 
     `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
     state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
-    are added to. Raises BadInput, and changes no file, where what would be left of one is not what it was.
+    are added to. Raises BadInput, and changes no file, where what would be left of one is not what it was; InUse where another
+    process writes it.
     """
 
     _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
@@ -52,11 +57,29 @@ class Recorder:
         self._drops = self._epochs_without_progress = 0
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
-        self._logs = {name: open(self.path / f"{name}.txt", "a") for name in LOGS}
-        self._hashes = {name: hashlib.sha256((self.path / f"{name}.txt").read_bytes()) for name in LOGS}  # of what they hold
+        self._logs = {name: open(self.path / f"{name}.txt", "a+", opener=open_regular) for name in LOGS}
+        self._lock_logs()
+        self._hashes = {name: hashlib.sha256(self._rows(name, log.tell())) for name, log in self._logs.items()}
         if state is not None:
             self._restore(state)
+        self._threads_errors, threading.excepthook = threading.excepthook, self._pass_over
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
+
+    def _pass_over(self, args: threading.ExceptHookArgs) -> None:
+        """Prints no traceback of an OSError in TensorBoard's thread: the writer raises it at its next call."""
+        if not issubclass(args.exc_type, OSError):
+            self._threads_errors(args)
+
+    def _lock_logs(self) -> None:
+        for path, descriptor in self.files:
+            with suppress(OSError):  # a file system without locks
+                if not hold(descriptor):
+                    raise InUse(f"{path} is in use by another process")
+
+    @property
+    def files(self) -> list[tuple[Path, int]]:
+        """The logs by their paths and descriptors."""
+        return [(Path(log.name), log.fileno()) for log in self._logs.values()]
 
     def _restore(self, state: dict[str, Any]) -> None:
         sizes = state["log_sizes"] if state else dict.fromkeys(LOGS, 0)
@@ -78,12 +101,16 @@ class Recorder:
         log = self._logs[name]
         if log.tell() < size:
             raise BadInput(f"{log.name} has lost rows: it is {log.tell()} bytes long and was {size} at the checkpoint")
-        rows = Path(log.name).read_bytes()[:size]
+        rows = self._rows(name, size)
         found = hashlib.sha256(rows)
         changed = found.hexdigest() != expected.get(name, found.hexdigest())  # earlier checkpoints have no hashes
         if changed or (rows and not rows.endswith(b"\n")):
             raise BadInput(f"{log.name} has changed: its first {size} bytes are not those that it had at the checkpoint")
         return found
+
+    def _rows(self, name: str, size: int) -> bytes:
+        """A log's first `size` bytes, by the descriptor that is open: closing another one of the file would release its lock."""
+        return os.pread(self._logs[name].fileno(), size, 0)
 
     def _write(self, name: str, row: str) -> None:
         self._logs[name].write(row)
@@ -105,8 +132,12 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *exc_info) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # what happened first says more
+                raise
 
     @property
     def epoch(self) -> int:
@@ -202,4 +233,7 @@ class Recorder:
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._threads_errors

@@ -1,7 +1,11 @@
 """A run to interrupt, and one that was interrupted in the middle."""
 
+import itertools
+
 import pytest
 from resumed import only_run
+
+from utils.batches import ResidentLoader
 
 
 @pytest.fixture
@@ -27,3 +31,20 @@ def half(command, call_main, tmp_path):
         return run
 
     return make
+
+
+@pytest.fixture
+def at_batch(monkeypatch):
+    """at_batch(n, action): calls the action before the n-th training batch (from 1) of the next run in this process."""
+
+    def plan(n, action):
+        batches, take = itertools.count(1), ResidentLoader.take
+
+        def taking(self, size):
+            if self.training and next(batches) == n:
+                action()
+            return take(self, size)
+
+        monkeypatch.setattr(ResidentLoader, "take", taking)
+
+    return plan

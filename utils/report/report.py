@@ -1,11 +1,13 @@
 """The report on runs, beside the published numbers: as Markdown, and as files."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from utils.errors import BadInput
 from utils.report.formatting import Table
@@ -88,14 +90,20 @@ class Report:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "report.md").write_text(self.markdown() + "\n")
-            for table in self.tables:
-                table.write(folder)
-            shutil.copyfile(PUBLISHED / "errata.csv", folder / "errata.csv")
-            write_csv((trial for group in self.groups for trial in group.trials), folder / "runs.csv.xz")
-            draw(self, folder)
+            with TemporaryDirectory(dir=folder, prefix=".report-") as written:  # each file is then moved into its place, so
+                self._write(Path(written))  # that a link of its name is replaced, not followed
+                for path in Path(written).iterdir():
+                    path.replace(folder / path.name)
         except OSError as error:
             raise BadInput(f"--out {folder}: {error}") from None
+
+    def _write(self, folder: Path) -> None:
+        (folder / "report.md").write_text(self.markdown() + "\n", encoding="utf-8")
+        for table in self.tables:
+            table.write(folder)
+        shutil.copyfile(PUBLISHED / "errata.csv", folder / "errata.csv")
+        write_csv((trial for group in self.groups for trial in group.trials), folder / "runs.csv.xz")
+        draw(self, folder)
 
 
 def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
@@ -115,6 +123,7 @@ def draw(report: Report, folder: Path) -> None:
 
     `curves` shows the runs that belong to no published cell, `left_out` those that are in no mean.
     """
+    os.environ.pop("MPLBACKEND", None)  # matplotlib is not imported where this names what is not installed; here Agg draws
     from utils.report.pictures import Row, curve_panels, draw_curves, draw_overview, loss_panel, series_of
 
     def block(*key: str) -> tuple[list[Group], list[Cell]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
+from utils.files import require_regular
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.finite import fault_of_weights
 from utils.run.identity import DATA, Identity, check_checkpoint, digest_of
@@ -39,6 +40,19 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
         raise _in_the_way(target)
 
 
+def refuse_links(target: Path) -> None:
+    """Raises BadInput where something else than a file lies where the target, or what it is made from, will be written."""
+    try:
+        for path in (target, target.with_name(target.name + ".tmp"), _previous(target)):
+            require_regular(path)
+    except OSError as error:
+        raise BadInput(f"the base model cannot be written: {error}") from None
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f"{target.stem}-previous.pth")
+
+
 def write_base_model(state: dict[str, Tensor], target: Path, record: Mapping[str, Any] = NOTHING) -> None:
     """The file that `train` starts from. One that is there is replaced, and kept beside it, if the run's record allows it.
 
@@ -54,7 +68,7 @@ def write_base_model(state: dict[str, Tensor], target: Path, record: Mapping[str
         print(f"{target} holds these weights already")
         return
     try:
-        save_tensors(weights, target, previous=target.with_name(f"{target.stem}-previous.pth"))
+        save_tensors(weights, target, previous=_previous(target))
     except OSError as error:
         raise RunFailed(f"{target} cannot be written: {error}") from None
     print(f"wrote {target}")

@@ -3,6 +3,7 @@
 torch's own format: safetensors holds no optimizer or generator state.
 """
 
+import errno
 import hashlib
 import os
 import sys
@@ -12,12 +13,14 @@ from typing import Any, BinaryIO
 import torch
 
 from utils.errors import BadInput, first_line
+from utils.files import open_new
 from utils.run.finite import fault_of_checkpoint
 from utils.run.paths import CHECKPOINTS
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
 DIGEST_SIZE = 32
 CHUNK = 1 << 20
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what fsync says of a folder where a file system has no such thing
 
 
 class _HashingFile:
@@ -43,12 +46,12 @@ def save_tensors(state: Any, path: Path, previous: Path | None = None) -> None:
     """torch.save and a checksum under a temporary name in the same folder, fsync, rename: the file is whole or as it was.
 
     previous: the name that an older file of this name is kept under.
-    Raises OSError, for example on a full disk, and then leaves the older files as they were.
+    Raises OSError, for example on a full disk or where the folder has gone, and then leaves the older files as they were.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
+    opened = open_new(temporary, "xb")
     try:
-        with open(temporary, "wb") as file:
+        with opened as file:
             hashing = _HashingFile(file)
             torch.save(state, hashing)
             if hashing.error is not None:
@@ -66,10 +69,13 @@ def save_tensors(state: Any, path: Path, previous: Path | None = None) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes renames in the folder last through a power failure."""
+    """Makes renames in the folder last through a power failure, on file systems that can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -102,7 +108,7 @@ def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{what}: there is no file {path}")
+        raise BadInput(f"{what}: {path} is not a file" if path.exists() else f"{what}: there is no file {path}")
     whole = checksum_holds(path)
     if whole is False or (whole is None and checksum_required):
         raise BadInput(f"{what}: {path} is damaged: it does not fit its checksum")

@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,21 @@ import torch
 from meta_utils.training import TrainingLoop
 from utils import strict_json
 from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
-from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line
+from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line, machine_failure
+from utils.files import is_in_place, open_new, require_regular
+from utils.output import BestEffortOutput
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
 from utils.run.finite import first_not_finite
 from utils.run.identity import Identity, check_checkpoint
-from utils.run.lock import Lock
+from utils.run.lock import LOCKED, Lock
 from utils.run.record import NOTHING, REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
+
+CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")
+OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
 
 
 class Run:
@@ -31,7 +36,7 @@ class Run:
 
     Entering makes the folder or goes on with the one there, and locks it; `overwrite` moves the old one to replaced/ first.
     contents: what the run is made of beside its settings, as in Identity: compared with the record and the checkpoint.
-    Leaving records how it ended: done; failed, with the error; or, after SIGINT or SIGTERM, still running, to be resumed.
+    Leaving records how it ended: done; failed, with the error; or, after a signal, still running, to be resumed.
     Raises BadInput and Finished as check_record does, and InUse where another process works on it.
     """
 
@@ -48,7 +53,7 @@ class Run:
         self.result: dict[str, float] = {}
         self._contents, self._checkpoint = contents, None
         self._overwrite = overwrite
-        self._signals = Signals()
+        self._signals, self._output = Signals(), BestEffortOutput()
         every = str(settings.checkpoint_every)
         self._every, self._in_iterations = int(every.removesuffix("it")), every.endswith("it")
 
@@ -59,6 +64,11 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"--results-root: cannot make the run's folder: {error}") from None
+        try:
+            for name in OWN_FILES:
+                require_regular(self.path / name)
+        except OSError as error:
+            raise BadInput(f"{self.path} cannot be worked on: {error}") from None
         self._lock = Lock(self.path)
         if self._lock.left_behind:
             print(f"note: {self._lock.left_behind} worked on {self.path} and is gone; taking over", file=sys.stderr)
@@ -75,7 +85,7 @@ class Run:
             }
             if record.get("device", session["device"]) != session["device"]:
                 print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
-            self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
+            self._began, self._seconds_before = time.monotonic(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
             self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
             self.record["sessions"] = [*record.get("sessions", []), session]
@@ -86,9 +96,11 @@ class Run:
                 raise BadInput(f"{self.path} cannot be worked on: {error}") from None
             raise
         self._signals.__enter__()
+        self._output.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._output.__exit__(kind, error, trace)
         self._signals.__exit__(kind, error, trace)
         try:
             if error is None:
@@ -97,13 +109,13 @@ class Run:
                 self.write(error=str(error))
             else:
                 self.write(state="failed", ended=_now(), error=first_line(error))
-        except OSError:
+        except (OSError, RunFailed):
             if error is None:
                 raise
         finally:
             self._lock.release()
-        if isinstance(error, OSError):
-            raise RunFailed(f"{self.path}: {error}; {self.last_checkpoint()}") from error
+        if why := str(error) if isinstance(error, OSError) else machine_failure(error):
+            raise RunFailed(f"{self.path}: {why}; {self.last_checkpoint()}") from error
 
     def _checked_contents(self, record: Mapping[str, Any]) -> Mapping[str, str]:
         """Loads the checkpoint, for `resume`; returns what the run is made of. Raises BadInput where it is of another run."""
@@ -124,14 +136,16 @@ class Run:
         print(f"moved the old run to {target}")
 
     def write(self, **changes: Any) -> None:
-        """Updates the record, its times and memory, and run.json."""
-        seconds = self._seconds_before + time.time() - self._began
+        """Updates the record, its times and memory, and run.json. Raises RunFailed where the folder has gone."""
+        self._require_in_place([self._lock.file])
+        seconds = self._seconds_before + time.monotonic() - self._began
         memory = self._memory_before
         now = {kind: max(size, memory.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
         self.record.update(seconds=seconds, peak_memory=memory | now, **changes)
         temporary = self.path / "run.json.tmp"
+        opened = open_new(temporary, "x")
         try:
-            with open(temporary, "w") as file:
+            with opened as file:
                 file.write(strict_json.dumps(self.record, indent=1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -164,13 +178,24 @@ class Run:
         return state["recorder"]
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Writes a checkpoint of everything, then run.json. Raises RunFailed where a number of the state is not finite."""
+        """Writes a checkpoint of everything, then run.json.
+
+        Raises RunFailed where a number of the state is not finite, and where run.lock or a log in the folder is no longer the
+        file that this process holds open.
+        """
+        self._require_in_place([self._lock.file, *recorder.files])
         contents = Identity.of_record(self.record).contents
         state = {"settings": self.settings.as_dict(), **contents, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
         if name := first_not_finite(state["loop"]):
             raise RunFailed(f"{name} is not finite after {loop.iteration} iterations; {self.last_checkpoint()}")
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
         self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
+
+    def _require_in_place(self, files: Iterable[tuple[Path, int]]) -> None:
+        """files: paths, and the descriptors that this process holds of them."""
+        for path, descriptor in files:
+            if not is_in_place(path, descriptor):
+                raise RunFailed(f"{path} was deleted, moved or replaced while it was in use; {self.last_checkpoint()}")
 
     def last_checkpoint(self) -> str:
         """The last good checkpoint in words."""
@@ -184,7 +209,7 @@ class Run:
         self.write(ended_early=why)
 
     def give_way(self, loop: TrainingLoop, recorder: Recorder) -> None:
-        """Saves and raises: Interrupted, once SIGINT or SIGTERM has come; Finished, once --stop-after is reached."""
+        """Saves and raises: Interrupted, once a signal has come; Finished, once --stop-after is reached."""
         if self._signals.noted is not None:
             self.save(loop, recorder)
             raise Interrupted(self._signals.noted)

@@ -1,4 +1,7 @@
-"""One process per run folder: a POSIX lock on its run.lock, which ends with the process, however that ends.
+"""One process per run folder: POSIX locks on its run.lock and its logs, which end with the process, however that ends.
+
+run.lock is held from the start; the recorder holds the logs, so that a folder whose run.lock was deleted by hand is still in use.
+A process loses its lock on a file when it closes any descriptor of that file.
 
 Written by hand: filelock would lose the owner's name, because it truncates the file that it locks.
 """
@@ -9,18 +12,37 @@ import os
 import platform
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import BadInput, InUse
+from utils.files import is_in_place, open_regular
+from utils.run.paths import LOGS
 
 FILE = "run.lock"
+LOCKED = (FILE, *(f"{name}.txt" for name in LOGS))
 HELD = (errno.EACCES, errno.EAGAIN)  # what lockf says where another process holds the lock
 
 
 def is_locked(folder: Path) -> bool:
     """Whether another process works on a run's folder. Takes no lock itself, so that it is in no one's way."""
+    return any(_is_held(folder / name) for name in LOCKED)
+
+
+def hold(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False where another process holds it. Raises OSError where there are no locks."""
     try:
-        descriptor = os.open(folder / FILE, os.O_RDONLY)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in HELD:
+            raise
+        return False
+    return True
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -46,9 +68,9 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        path = folder / FILE
+        self.path = folder / FILE
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise BadInput(f"{folder} cannot be worked on: {error}") from None
         try:
@@ -62,19 +84,18 @@ class Lock:
             raise
 
     def _take(self, folder: Path) -> None:
-        path = folder / FILE
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in HELD:
-                raise
-            raise InUse(f"{folder} is in use by {self._read() or 'another process'} ({path})") from None
-        try:
-            if os.path.samestat(os.fstat(self._descriptor), path.stat()):
-                return
-        except FileNotFoundError:
-            pass
-        raise InUse(f"{folder} was moved by another process just now")
+        if not hold(self._descriptor):
+            raise InUse(f"{folder} is in use by {self._read() or 'another process'} ({self.path})")
+        if not is_in_place(*self.file):
+            raise InUse(f"{folder} was moved by another process just now")
+        for name in LOCKED[1:]:
+            if _is_held(folder / name):
+                raise InUse(f"{folder} is in use: another process writes {folder / name}, although {FILE} was not locked")
+
+    @property
+    def file(self) -> tuple[Path, int]:
+        """run.lock by its path and the descriptor that is locked."""
+        return self.path, self._descriptor
 
     def _read(self) -> str:
         return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
@@ -84,5 +105,7 @@ class Lock:
         os.pwrite(self._descriptor, text.encode(), 0)
 
     def release(self) -> None:
-        self._write("")
-        os.close(self._descriptor)
+        with suppress(OSError):  # its file system may have gone
+            self._write("")
+        with suppress(OSError):
+            os.close(self._descriptor)

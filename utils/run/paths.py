@@ -5,6 +5,7 @@ from pathlib import Path
 from utils.choices import npz_path
 
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
+LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
 
 
 def dataset_label(dataset_name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
+from utils.files import NotRegular, read_regular
 from utils.run.identity import Identity
 from utils.run.paths import experiment_folder
 from utils.run.settings import Settings, TrainSettings
@@ -42,7 +43,9 @@ def read_record(path: Path) -> dict[str, Any]:
     A run that an earlier version called done in spite of a test that is not finite has failed.
     """
     try:
-        record = json.loads((path / "run.json").read_text())
+        record = json.loads(read_regular(path / "run.json"))
+    except NotRegular as error:
+        raise BadInput(str(error)) from None
     except OSError:
         raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
     except ValueError as error:

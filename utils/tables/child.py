@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from utils.files import open_regular
+
 GRACE = 60.0  # seconds that a child has for its last checkpoint after SIGTERM
 POLL = 0.1  # seconds
 
@@ -16,7 +18,7 @@ def start_child(command: list[str], log: Path, folder: Path, environment: dict[s
     In a session of its own, so that a terminal's Ctrl-C reaches this process alone, which then stops its children gently.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with open(log, "ab", opener=open_regular) as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -3,7 +3,6 @@
 Written by hand: submitit knows Slurm only, and neither retries a killed run nor respects another process's lock.
 """
 
-import signal
 import sys
 import time
 from collections import Counter, deque
@@ -11,14 +10,16 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.run.signals import Signals
+from utils.files import read_regular
+from utils.output import BestEffortOutput
+from utils.run.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
 from utils.tables.selection import State, TableRun, fetch_data, without_base_model
 
 TICK = 0.2  # seconds between looks at the engine
 LOOK_EVERY = 3.0  # seconds between looks at the runs' folders
-STOPPED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+STOPPED_BY_SIGNAL = tuple(128 + which for which in STOPPING)
 
 
 def carry_out(runs: list[TableRun], options: EngineOptions) -> dict[TableRun, str]:
@@ -48,10 +49,10 @@ class Scheduler:
         self._looked, self._announced = 0.0, False
 
     def carry_out(self) -> dict[TableRun, str]:
-        """Works until no run is left; returns those that failed, and why. Raises Interrupted after SIGINT or SIGTERM, when every
-        run that was active has saved its state and ended.
+        """Works until no run is left; returns those that failed, and why. Raises Interrupted after a signal, when every run that
+        was active has saved its state and ended.
         """
-        with Signals() as signals:
+        with Signals() as signals, BestEffortOutput():
             try:
                 while self._waiting or self._elsewhere or self._engine.active:
                     if signals.noted is not None:
@@ -156,5 +157,10 @@ class Progress:
 def last_line(run: TableRun) -> str:
     """The last thing that a run's process printed."""
     path = run.path / OUTPUT
-    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+    try:
+        lines = read_regular(path).decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        return str(error)
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output") + f" ({path})"

@@ -1,0 +1,72 @@
+"""Files in folders that may have come from elsewhere: nothing but regular files is opened, and no link is followed in writing.
+
+Imports nothing of the project, so that a Ray worker can be sent it.
+"""
+
+import os
+import stat
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+KINDS = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class NotRegular(OSError):
+    """Raised where something else lies in the place of a regular file."""
+
+
+def _require(mode: int, path: str | Path) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in KINDS if is_kind(mode)), "something else")
+        raise NotRegular(f"{path} is {kind}, not a regular file: remove it, or put the file itself there")
+
+
+def require_regular(path: str | Path, follow: bool = False) -> None:
+    """Raises NotRegular for a folder, a FIFO, a device or, unless `follow`, a link; a file that is not there is none of them."""
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except FileNotFoundError:
+        return
+    _require(mode, path)
+
+
+def open_regular(path: str | Path, flags: int, follow: bool = False) -> int:
+    """A descriptor of a regular file, for open's `opener`. Raises NotRegular; follows no link unless told to; never waits."""
+    require_regular(path, follow)  # before it is opened: opening a device may already do something
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _require(os.fstat(descriptor).st_mode, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_new(path: Path, mode: str) -> IO:
+    """A new file to write, mode "x" or "xb"; an old regular file of that name is removed first. Raises NotRegular."""
+    require_regular(path)
+    path.unlink(missing_ok=True)
+    return open(path, mode, opener=open_regular)
+
+
+def read_regular(path: Path) -> bytes:
+    """What a file holds; a link is followed, since reading harms nothing. Raises NotRegular, and never waits."""
+    with open(path, "rb", opener=partial(open_regular, follow=True)) as file:
+        return file.read()
+
+
+def is_in_place(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the file that is open as `descriptor`: it was not deleted, moved or replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        return False
