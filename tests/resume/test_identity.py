@@ -111,9 +111,12 @@ def test_changed_data_are_refused(change, stopped, copied, refused, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     data = f"NPZ:{tmp_path / 'a.npz'}"
     root, run = copied("R")
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["dataset"] = data  # as if it had always been this path
+    (run / "run.json").write_text(json.dumps(record))
     words = [str(run), f"was trained on other data than {data} holds now"]
     refused(train(root, data, *STE), words, root, "data changed before a resume: refused, nothing written")
-    refused(["evaluate", run, "-d", data], words, root, "data changed before `evaluate`: refused")
+    refused(["evaluate", run], words, root, "data changed before `evaluate`: refused")
 
 
 def test_moved_data_and_results_are_the_same_run(stopped, copied, call_main, tmp_path):

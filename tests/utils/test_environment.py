@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from utils import PROJECT
-from utils.environment import random_states, restore_random_states, seed_everything
+from utils.environment import git_state, random_states, restore_random_states, seed_everything
 from utils.run.checkpoint import load_tensors, save_tensors
 
 
@@ -56,3 +56,33 @@ def test_kept_memory_is_not_faulted_in_again():
     process = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, check=True)
     without, kept = map(int, process.stdout.split())
     assert kept < without / 100
+
+
+def test_python_files_outside_the_repository_make_it_dirty(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    def write(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    monkeypatch.setattr("utils.environment.PROJECT", tmp_path.resolve())
+    git("init")
+    for name in ("main.py", "utils/a.py", "utils/run/b.py", ".gitignore"):
+        write(name)
+    (tmp_path / ".gitignore").write_text("/Results*/\n")
+    git("add", ".")
+    git("commit", "-m", "all")
+    for name in ("Results/x/code.py", "notes.txt", "data/set.npz", "data/own.py", "utils/run/table.csv"):
+        write(name)  # results, data and notes change no number
+    state = git_state()
+    assert (state["dirty"], state["untracked"]) == (False, 0)
+    for number, name in enumerate(("own.py", "utils/run/new.py", "utils/c.py", "utils/deep/er/d.py"), start=1):
+        write(name)
+        assert git_state() == state | {"dirty": True, "untracked": number}
+    write("utils/a.py")
+    (tmp_path / "utils" / "a.py").write_text("other")
+    for name in ("own.py", "utils/run/new.py", "utils/c.py", "utils/deep/er/d.py"):
+        (tmp_path / name).unlink()
+    assert git_state() == state | {"dirty": True, "untracked": 0}

@@ -133,3 +133,22 @@ def test_base_models_tell_trials_apart_where_several_are_known():
         "base_model not recorded": [3],
         "base_model b": [4],
     }
+
+
+def test_data_and_programs_tell_trials_apart_by_content_and_not_by_path():
+    def trial(number, **changes):
+        settings = settings_of(CELL, number, 3) | changes
+        return make_trial([1, 2, 3], number=number, settings=settings)
+
+    def labels(*trials):
+        return [(group.label, [trial.number for trial in group.trials]) for group in group_trials(trials, lambda cell: None)[0]]
+
+    moved = trial(1, dataset="NPZ:/a/set.npz", data_digest="a"), trial(2, dataset="NPZ:/b/set.npz", data_digest="a")
+    assert labels(*moved) == [("", [1, 2])]
+    assert labels(*moved, trial(3, dataset="NPZ:/c/set.npz")) == [("", [1, 2, 3])]  # an old record
+    assert labels(*moved, trial(3, dataset="NPZ:/a/set.npz", data_digest="b")) == [
+        ("data_digest a", [1, 2]),
+        ("data_digest b", [3]),
+    ]
+    assert labels(trial(1, program="main.py"), trial(2, program="c")) == [("program main.py", [1]), ("program c", [2])]
+    assert "/a/" not in str(moved[0].portable_settings)

@@ -117,3 +117,15 @@ def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
     assert differing_settings(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
     bare = Group(LEARNED, "", (make_trial([80], LEARNED, settings={"folder": "x"}),))
     assert differing_settings(bare, ste) == [("all settings", "not recorded", "recorded")]
+
+
+def test_data_are_compared_by_content_and_not_by_path():
+    def group(cell, path, **digests):
+        return Group(cell, "", trials(80, cell=cell, dataset=path, **digests))
+
+    ste = group(CELL, "NPZ:/a/set.npz", data_digest="a", program="main.py", pretrained="/a/base.pth")
+    moved = group(LEARNED, "NPZ:/b/set.npz", data_digest="a", program="c", pretrained="/b/base.pth")
+    assert differing_settings(moved, ste) == []
+    assert differing_settings(group(LEARNED, "NPZ:/a/set.npz", pretrained="/a/base.pth"), ste) == []  # an old record
+    other = group(LEARNED, "NPZ:/a/set.npz", data_digest="b", pretrained="/a/base.pth")
+    assert differing_settings(other, ste) == [("data_digest", "b", "a")]
