@@ -20,6 +20,7 @@ import torch.utils.tensorboard  # noqa: F401 (both so that no run has to)
 from small_main import SMALL_MAIN
 
 from main import main
+from utils import MAIN
 from utils.batches import ResidentLoader
 from utils.run.checkpoint import _HashingFile
 
@@ -79,7 +80,7 @@ def run(argv, log, file_size, moment, test_batch):
     if test_batch is not None:
         terminate_at(test_batch)
     try:
-        code = main(argv, SMALL_MAIN)
+        code = main(argv, SMALL_MAIN if argv[0] == "tables" else MAIN)
     except SystemExit as stop:
         code = stop.code
     sys.stdout.flush()
