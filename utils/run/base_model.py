@@ -4,25 +4,28 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
+from utils.files import look_at
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
+from utils.run.state import load_state
+from utils.run.weights import load_weights, state_dict_in, without_prefixes
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
     """As check_record, of the run that made the target or is to; writes a target that is gone again from a finished run."""
-    if target.exists() and not path.exists():
+    is_there = look_at(target, "--results-root") is not None
+    if is_there and look_at(path, "--results-root") is None:
         raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
     try:
         check_record(path, settings)
     except Finished:
-        if not target.exists():
-            state = Checkpoints(path).load()
+        if not is_there:
+            state = load_state(Checkpoints(path))
             if state is None:
                 raise BadInput(f"{path} is done, but its checkpoint and {target} are gone; --overwrite starts over") from None
             write_base_model(state["loop"]["net"], target)
@@ -69,22 +72,15 @@ def _trained_on(folder: Path) -> str | None:
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
-    Raises BadInput for a file that is absent, unreadable, not a plain state dict, or of another net.
+    The file may hold it as one of the WRAPPERS, with one of the PREFIXES before every name, and without batch counters.
+    Raises BadInput for a file that is absent, unreadable, no state dict, or of another net.
     """
-    weights = load_tensors(path, origin)
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BadInput(f"{origin}: {path} is not a plain state dict (name -> tensor)")
-    own = net.state_dict()
-    wrong = [
-        *(f"{name} is missing" for name in own if name not in weights),
-        *(f"{name} is unexpected" for name in weights if name not in own),
-        *(
-            f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
-        ),
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise BadInput(f"{origin}: {path} is not a base model of this net: {wrong[0]}{more}")
-    net.load_state_dict(weights)
+    content = load_tensors(path, origin)
+    try:
+        weights = without_prefixes(state_dict_in(content), net.state_dict())
+    except ValueError as error:
+        raise BadInput(f"{origin}: {path} {error}") from None
+    try:
+        load_weights(net, weights, lacks_counters=True)
+    except ValueError as error:
+        raise BadInput(f"{origin}: {path} is not a base model of this net: {error}") from None

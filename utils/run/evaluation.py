@@ -1,5 +1,6 @@
 """What `evaluate` is given, a run's folder or a base-model file, as a net that is ready to be tested; and its result in words."""
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,13 @@ from torch import Tensor, nn
 
 from utils.choices import MODELS
 from utils.errors import BadInput
+from utils.files import look_at
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.checkpoint import Checkpoints
 from utils.run.record import read_record
+from utils.run.state import load_state
+from utils.run.weights import load_weights
 
 SHOWN = 8  # values of a layer; BWN-F has two per filter
 
@@ -27,12 +31,16 @@ class Trained:
     def load_into(self, net: nn.Module) -> None:
         """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net."""
         if self.path.is_dir():
-            net.load_state_dict(self._checkpoint())
+            try:
+                load_weights(net, self._checkpoint())
+            except ValueError as error:
+                origin = f"{self.path} has a checkpoint that is not of {self.model} for {self.dataset}"
+                raise BadInput(f"{origin}: {error}") from None
         else:
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
 
     def _checkpoint(self) -> dict[str, Tensor]:
-        state = Checkpoints(self.path).load()
+        state = load_state(Checkpoints(self.path))
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
         return state["loop"]["net"]
@@ -43,9 +51,10 @@ def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
 
     Raises BadInput for what is neither.
     """
-    if path.is_dir():
+    found = look_at(path)
+    if found and stat.S_ISDIR(found.st_mode):
         return _of_run(path)
-    if not path.exists():
+    if not found:
         raise BadInput(f"{path}: there is no such folder or file")
     if not (model and dataset):
         raise BadInput(f"{path}: a base-model file needs -m/--model and -d/--dataset")

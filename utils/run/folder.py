@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from meta_utils.training import TrainingLoop
-from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
+from utils.environment import describe, git_state, peak_memory, random_states, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
@@ -21,6 +21,9 @@ from utils.run.lock import Lock
 from utils.run.record import REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
+from utils.run.state import load_state, restore
+
+LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
 
 class Run:
@@ -94,7 +97,7 @@ class Run:
 
     def _move_aside(self) -> None:
         lock = Lock(self.path)
-        target = self.path.parent / REPLACED / f"{self.path.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        target = self.path.parent / REPLACED / f"{self.path.name[:LONGEST_MOVED]}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         target.parent.mkdir(exist_ok=True)
         self.path.rename(target)
         lock.release()
@@ -125,16 +128,15 @@ class Run:
     def resume(self, loop: TrainingLoop) -> dict[str, Any]:
         """Brings the loop to the newest whole checkpoint, or leaves it at its start; returns the recorder's state ({}: start).
 
-        Raises BadInput where checkpoints were written and are gone.
+        Raises BadInput where checkpoints were written and are gone, or are not this run's.
         """
-        state = self.checkpoints.load()
+        state = load_state(self.checkpoints)
         if state is None:
             if self.record.get("iterations_done"):
                 there = f"{self.record['iterations_done']} iterations were done"
                 raise BadInput(f"{self.path} has no checkpoint, but {there}: put it back, or --overwrite to start over")
             return {}
-        loop.load_state_dict(state["loop"])
-        restore_random_states(state["random"])
+        restore(loop, state, str(self.path))
         self.result = state["result"]
         self.write(epochs_done=len(state["recorder"]["test_acc"]), iterations_done=loop.iteration)
         print(f"{self.path}: resumed after {loop.iteration} iterations")

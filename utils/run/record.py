@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
-from utils.run.paths import experiment_folder
+from utils.files import look_at
+from utils.run.paths import checked_name, experiment_folder
 from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
 
 REPLACED = "replaced"
@@ -29,8 +31,9 @@ def run_name(settings: TrainSettings) -> str:
 
 
 def run_path(settings: TrainSettings) -> Path:
-    """The folder of a training run."""
-    return experiment_folder(settings.results_root, settings.model, settings.dataset) / "runs-Quant" / run_name(settings)
+    """The folder of a training run. Raises BadInput where its name is too long."""
+    name = checked_name(run_name(settings), "make -e/--exp-spec shorter")
+    return experiment_folder(settings.results_root, settings.model, settings.dataset) / "runs-Quant" / name
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def digest_of(path: str) -> str | None:
     """A file's SHA-256; None where there is none."""
-    return _digest(path, Path(path).stat().st_mtime_ns) if Path(path).is_file() else None
+    return _digest(path, Path(path).stat().st_mtime_ns) if os.path.isfile(path) else None
 
 
 @cache
@@ -76,7 +79,7 @@ def check_record(path: Path, settings: Settings) -> dict[str, Any] | None:
 
     Raises Finished for one that is done, BadInput where its settings are others, each difference named.
     """
-    if not (path / "run.json").exists():
+    if look_at(path / "run.json", "--results-root") is None:
         return None
     record, here = read_record(path), settings.as_dict()
     there = record["settings"]

@@ -146,7 +146,7 @@ def test_every_source_gives_the_same_settings():
     [
         ({"model": "ResNet21"}, ["-m/--model", "ResNet20", "'ResNet21'"]),
         ({"dataset": "MNIST"}, ["-d/--dataset", "NPZ:path", "'MNIST'"]),
-        ({"epochs": 0}, ["-n/--epochs", "of at least 1", "not 0"]),
+        ({"epochs": 0}, ["-n/--epochs", "from 1 to 1000000", "not 0"]),
         ({"epochs": 1.5}, ["-n/--epochs", "a whole number", "not 1.5"]),
         ({"epochs": True}, ["-n/--epochs", "not True"]),
         ({"epochs": None}, ["-n/--epochs", "not None"]),
