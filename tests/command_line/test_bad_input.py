@@ -122,13 +122,13 @@ def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, tiny_s
     refuses([argument.format(set=tiny_set, root=tmp_path, file=__file__) for argument in arguments], words)
 
 
-def forbid(monkeypatch, folder):
-    """As if this process had no permission to look into a folder; root has every permission."""
+def forbid(monkeypatch, folder, number=errno.EACCES):
+    """As if this process had no permission to look into a folder (root has every one), or another error came of it."""
     plain = os.stat
 
     def look(path, *arguments, **options):
-        if not isinstance(path, int) and Path(os.fsdecode(path)).is_relative_to(folder / "locked" / "room"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
+        if not isinstance(path, int) and Path(os.fsdecode(path)).is_relative_to(folder):
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
         return plain(path, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", look)
@@ -150,20 +150,18 @@ def forbid(monkeypatch, folder):
 @pytest.mark.usefixtures("no_network")
 def test_a_path_that_may_not_be_looked_at_is_one_line(arguments, words, refuses, tmp_path, tiny_set, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    forbid(monkeypatch, tmp_path)
+    forbid(monkeypatch, tmp_path / "locked" / "room")
     refuses([argument.format(set=tiny_set, root=tmp_path / "locked" / "room") for argument in arguments], words)
 
 
 def test_a_name_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
     """Where a file system takes less than others."""
-
-    def look(path):
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-
-    monkeypatch.setattr(os, "stat", look)
-    for ask in (lambda path: find_trained(path, None, None), lambda path: load_images(f"NPZ:{path}", "train")):
-        with pytest.raises(BadInput, match="cannot be looked at: File name too long"):
-            ask(tmp_path / "name")
+    path = tmp_path / "name"
+    forbid(monkeypatch, path, errno.ENAMETOOLONG)
+    with pytest.raises(BadInput, match="name cannot be looked at: File name too long"):
+        find_trained(path, None, None)
+    with pytest.raises(BadInput, match=r"--dataset NPZ:.*name cannot be looked at: File name too long"):
+        load_images(f"NPZ:{path}", "train")
 
 
 def test_a_folder_of_cifar_itself_is_not_its_data_root(call_main, tmp_path, no_network):
