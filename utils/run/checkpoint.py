@@ -6,6 +6,7 @@ torch's own format: safetensors holds no optimizer or generator state.
 import hashlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZIP_STORED, ZipFile
@@ -121,7 +122,8 @@ def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -
             raise BadInput(f"{what}: {path} is damaged: it does not fit its checksum")
         if not _is_stored(path):
             raise BadInput(f"{what}: {path} is not a file of torch.save: its entries are compressed, or overlap")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of its prototypes: sparse rows, quantized tensors
+            return torch.load(path, map_location="cpu", weights_only=True)
     except BadInput:
         raise
     except Exception as error:  # torch.load raises whatever foreign bytes lead to

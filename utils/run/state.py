@@ -180,9 +180,9 @@ def _of_optimizer(part: str, optimizer: Optimizer | None, state: dict[str, Any])
         return f"{part} has a state of other parameters"
     for index, entry in state["state"].items():
         mine = own["state"].get(index, {})
-        if not isinstance(entry, dict) or (entry and entry.keys() != mine.keys()):
-            return f"{part} has for parameter {index} other values than {', '.join(mine) or 'none'}"
-        if wrong := [name for name, value in entry.items() if not _alike(value, mine[name])]:
+        if not isinstance(entry, dict) or (entry and not mine.keys() <= entry.keys()):
+            return f"{part} has for parameter {index} other values than {', '.join(mine)}"
+        if wrong := [name for name, value in mine.items() if entry and not _alike(entry[name], value)]:
             return f"{part} has for parameter {index} another kind of {wrong[0]}"
     return None
 

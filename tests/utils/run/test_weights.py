@@ -2,6 +2,7 @@
 
 import io
 import random
+import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -156,7 +157,8 @@ REFUSED = {  # content, words
 
 
 def refusal(path):
-    with pytest.raises(BadInput) as error:
+    """The line that it is refused with; torch's warnings would be more lines."""
+    with warnings.catch_warnings(action="error"), pytest.raises(BadInput) as error:
         load_base_model(path, net(), "--pretrained")
     (line,) = str(error.value).splitlines()
     assert line.startswith("--pretrained: ")
