@@ -139,7 +139,7 @@ def _count_classes(train: np.ndarray, test: np.ndarray) -> int:
     unseen = np.flatnonzero(np.bincount(train.astype(np.int64), minlength=largest + 1) == 0)
     if len(unseen):
         shown = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
-        raise BadInput(f"{len(unseen)} of the labels 0 to {largest} have no training image ({shown}): {advice}")
+        raise BadInput(f"no training image has label {shown} ({len(unseen)} of the labels 0 to {largest}): {advice}")
     return largest + 1
 
 
