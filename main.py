@@ -24,7 +24,7 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, machine_failure
-from utils.output import discard, prepare_streams
+from utils.files.output import discard, prepare_streams
 
 
 def pretrain(args: Namespace) -> None:

@@ -43,6 +43,10 @@ class MetaNetwork(nn.Module):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
+    def state_shapes(self, coordinates: int) -> dict[str, tuple[int, ...]] | None:
+        """Name -> shape of what M remembers of N coordinates, once it does; None: not known, a checkpoint's is not compared."""
+        return None
+
     def scale(self) -> Tensor | None:
         """The scalar s where M is multiplication by one, else None."""
         return None
@@ -183,9 +187,11 @@ class MetaLSTMFC(MetaNetwork):
         W_hh, W_ih, b_ih, b_hh = (getattr(self.lstm, f"{name}_l{layer}") for name in names)
         return torch.cat([W_hh, W_ih, (b_ih + b_hh).unsqueeze(1)], dim=1)
 
+    def state_shapes(self, coordinates: int) -> dict[str, tuple[int, ...]]:
+        return dict.fromkeys(("h", "c"), (self.lstm.num_layers, coordinates, self.lstm.hidden_size))
+
     def _zero_state(self, W_tilde: Tensor) -> dict[str, Tensor]:
-        zeros = W_tilde.new_zeros(()).expand(self.lstm.num_layers, len(W_tilde), self.lstm.hidden_size)
-        return {"h": zeros, "c": zeros}
+        return {name: W_tilde.new_zeros(()).expand(shape) for name, shape in self.state_shapes(len(W_tilde)).items()}
 
 
 def require_method(meta_method: str, meta_net: nn.Module) -> None:

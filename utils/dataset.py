@@ -8,7 +8,6 @@ import os
 import tempfile
 from pathlib import Path
 from urllib.error import URLError
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
 from utils.choices import DATASETS, LOADERS, npz_path
 from utils.errors import BadInput
-
-SPLITS = ("train", "test")
+from utils.files.look import look_at
+from utils.npz import SPLITS, read_npz
 
 
 def cifar10(split: str, root: Path) -> ImageSet:
@@ -46,6 +45,8 @@ def _cifar(cls: type, split: str, root: Path, num_classes: int, mean: tuple, std
             data = cls(root, train=train, download=False)  # another process may have brought it in the meantime
         except RuntimeError as error:
             raise BadInput(problem or f"--data-root {root}: {error}") from None
+    except OSError as error:
+        raise BadInput(f"--data-root {root}: {error}") from None
     return ImageSet(torch.from_numpy(data.data), torch.tensor(data.targets), num_classes, mean, std)
 
 
@@ -56,9 +57,11 @@ def _download(cls: type, root: Path) -> str | None:
     """
     target = root / cls.base_folder
     advice = f"unpack {cls.filename} into {root}, so that {target} exists"
-    if target.exists():
+    if all(os.path.isfile(root / name) for name, _ in (*cls.train_list, *cls.test_list)):
+        return f"--data-root {root}: this is {target.name} itself; name the folder that it is in, {root.resolve().parent}"
+    if look_at(target, f"--data-root {root}"):
         return f"--data-root {root}: {target} fails its MD5 check; move it away, and download again or {advice}"
-    nearest = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    nearest = next(folder for folder in (root, *root.absolute().parents) if os.path.isdir(folder))
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".download-") as folder:
             cls(folder, download=True)
@@ -87,34 +90,6 @@ def digits(split: str, root: Path) -> ImageSet:
     return ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3, flip=False)
 
 
-def _npz(path: Path, split: str) -> ImageSet:
-    """x_train, y_train, x_test, y_test: uint8 images (N, 32, 32, 3), integer labels (N,) from 0. Raises BadInput otherwise."""
-    flag = f"--dataset NPZ:{path}"
-    if not path.is_file():
-        raise BadInput(f"{flag}: there is no such file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = sorted({"x_train", "y_train", "x_test", "y_test"} - set(file.files))
-            if missing:
-                raise BadInput(f"{flag}: lacks {', '.join(missing)} (it needs x_train, y_train, x_test, y_test)")
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile) as error:
-        raise BadInput(f"{flag}: not a readable NPZ file of plain arrays ({error})") from None
-    for part in SPLITS:
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (SIZE, SIZE, 3) or not len(x):
-            raise BadInput(f"{flag}: x_{part} must be uint8 of shape (N, 32, 32, 3), not {x.dtype} of shape {x.shape}")
-        if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or y.min() < 0:
-            raise BadInput(f"{flag}: y_{part} must be integers from 0, of shape ({len(x)},), not {y.dtype} of shape {y.shape}")
-    num_classes = int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1
-    if num_classes < 2:
-        raise BadInput(f"{flag}: every label is 0; a classifier needs two classes")
-    pixels = arrays["x_train"].reshape(-1, 3) / 255.0
-    mean, std = pixels.mean(axis=0), np.maximum(pixels.std(axis=0), 1e-3)
-    images, targets = torch.from_numpy(arrays[f"x_{split}"]), torch.from_numpy(arrays[f"y_{split}"].astype(np.int64))
-    return ImageSet(images, targets, num_classes, tuple(mean.tolist()), tuple(std.tolist()))
-
-
 def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | None = None) -> ImageSet:
     """One split ("train" or "test") of a registered data set or of NPZ:path.
 
@@ -124,7 +99,7 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
     if split not in SPLITS:
         raise ValueError(f"split must be train or test, not {split!r}")
     if path := npz_path(dataset_name):
-        return _npz(path, split)
+        return read_npz(path, split)
     if dataset_name not in DATASETS:
         raise BadInput(f"--dataset {dataset_name}: choose from {', '.join(sorted(DATASETS))} or NPZ:path")
     return DATASETS.load(dataset_name)(split, Path(data_root or default_data_root()))

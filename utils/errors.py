@@ -34,6 +34,11 @@ class Interrupted(Exception):
         self.exit_code = 128 + which
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, without its middle where it has more than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

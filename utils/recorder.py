@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from utils.choices import ADAPTIVE
 from utils.errors import BadInput, InUse
-from utils.files import open_regular
+from utils.files.regular import open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
 from utils.run.lock import hold
 from utils.run.paths import LOGS

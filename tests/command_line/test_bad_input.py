@@ -1,14 +1,20 @@
 """What is wrong is one clear line: flags, files, base models, a loss that is not finite."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT, Malicious
 
 from utils.choices import MODELS
+from utils.dataset import load_images
+from utils.errors import BadInput
+from utils.run.evaluation import find_trained
 
 TRAIN = ["train", "-m", "ResNet20", "-d", "{set}", "--pretrained", "none", "-n", "1"]
 
@@ -30,19 +36,19 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "-lr", "-1"], ["-lr/--init-lr", "above 0", "'-1'"]),
     ([*TRAIN, "-lr", "nan"], ["-lr/--init-lr", "above 0", "'nan'"]),
     ([*TRAIN, "-lr", "fast"], ["-lr/--init-lr", "above 0", "'fast'"]),
-    ([*TRAIN, "-n", "0"], ["-n/--epochs", "at least 1", "'0'"]),
-    ([*TRAIN, "-n", "1.5"], ["-n/--epochs", "at least 1", "'1.5'"]),
-    ([*TRAIN, "-bs", "0"], ["-bs/--batch-size", "at least 1"]),
+    ([*TRAIN, "-n", "0"], ["-n/--epochs", "from 1 to 1000000", "'0'"]),
+    ([*TRAIN, "-n", "1.5"], ["-n/--epochs", "from 1 to 1000000", "'1.5'"]),
+    ([*TRAIN, "-bs", "0"], ["-bs/--batch-size", "from 1 to 1000000"]),
     ([*TRAIN, "-ad", "0"], ["-ad/--lr-adjust", "adaptive", "'0'"]),
-    ([*TRAIN, "-hidden", "0"], ["-hidden/--hidden-size", "at least 1"]),
-    ([*TRAIN, "-nfc", "-3"], ["-nfc/--num-fc", "at least 1"]),
-    ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "at least 1", "'x'"]),
+    ([*TRAIN, "-hidden", "0"], ["-hidden/--hidden-size", "from 1 to 10000"]),
+    ([*TRAIN, "-nfc", "-3"], ["-nfc/--num-fc", "from 1 to 100"]),
+    ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "from 1 to 100", "'x'"]),
     ([*TRAIN, "-decay", "-1"], ["-decay/--meta-weight-decay", "at least 0"]),
     ([*TRAIN, "--meta-lr", "0"], ["--meta-lr", "above 0"]),
     ([*TRAIN, "--weight-decay", "inf"], ["--weight-decay", "at least 0"]),
-    ([*TRAIN, "--trial", "0"], ["--trial", "at least 1"]),
-    ([*TRAIN, "--seed", "-1"], ["--seed", "at least 0"]),
-    ([*TRAIN, "--workers", "-1"], ["--workers", "at least 0"]),
+    ([*TRAIN, "--trial", "0"], ["--trial", "from 1 to 1000000"]),
+    ([*TRAIN, "--seed", "-1"], ["--seed", "from 0 to"]),
+    ([*TRAIN, "--workers", "-1"], ["--workers", "from 0 to 256"]),
     ([*TRAIN, "--checkpoint-every", "0"], ["--checkpoint-every", "100it", "'0'"]),
     ([*TRAIN, "--device", "tpu"], ["--device", "cuda:N", "'tpu'"]),
     ([*TRAIN, "--device", "cuda:99"], ["--device cuda:99", "CUDA devices"]),
@@ -71,6 +77,41 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     (["evaluate", "{root}"], ["run.json"]),
     (["report", "{root}"], ["no runs"]),
     (["pretrain", "-m", "ResNet20", "-d", "{set}", "-n", "0"], ["-n/--epochs"]),
+    ([*TRAIN, "-nlstm", "100000"], ["-nlstm/--num-lstm", "from 1 to 100", "'100000'"]),
+    ([*TRAIN, "-nfc", "101"], ["-nfc/--num-fc", "from 1 to 100"]),
+    ([*TRAIN, "-hidden", "1000000000"], ["-hidden/--hidden-size", "from 1 to 10000"]),
+    ([*TRAIN, "-bs", f"{10**30}"], ["-bs/--batch-size", "from 1 to 1000000", f"'{10**30}'"]),
+    ([*TRAIN, "-bs", "9" * 100_000], ["-bs/--batch-size", "from 1 to 1000000", "999 ... 999"]),
+    ([*TRAIN, "--trial", f"{10**30}"], ["--trial", "from 1 to 1000000"]),
+    ([*TRAIN, "-n", f"{10**30}"], ["-n/--epochs", "from 1 to 1000000"]),
+    ([*TRAIN, "-ad", f"{10**30}"], ["-ad/--lr-adjust", "from 1 to 1000000"]),
+    ([*TRAIN, "--seed", f"{10**30}"], ["--seed", "from 0 to 9223372036854775807"]),
+    ([*TRAIN, "--workers", "257"], ["--workers", "from 0 to 256"]),
+    ([*TRAIN, "--stop-after", f"{10**30}"], ["--stop-after", "from 1 to 1000000000000"]),
+    ([*TRAIN, "--checkpoint-every", "9" * 5000], ["--checkpoint-every", "9 digits"]),
+    ([*TRAIN, "-lr", "1e308"], ["-lr/--init-lr", "above 0 and at most 1e38", "'1e308'"]),
+    ([*TRAIN, "--meta-lr", "1e39"], ["--meta-lr", "at most 1e38"]),
+    ([*TRAIN, "--weight-decay", "1e39"], ["--weight-decay", "at most 1e38"]),
+    ([*TRAIN, "-decay", "1e39"], ["-decay/--meta-weight-decay", "at most 1e38"]),
+    ([*TRAIN, "-e", "e" * 220], ["-e/--exp-spec", "would have 301 bytes", "takes 255", "shorter"]),
+    ([*TRAIN, "-e", "e" * 100_000], ["-e/--exp-spec", "eee ... ", "takes 255"]),
+    ([*TRAIN, "-q", "q" * 100_000], ["-q/--quantizer", "qqq ... ", "dorefa"]),
+    ([*TRAIN, "-d", "d" * 100_000], ["-d/--dataset", "ddd ... ddd"]),
+    ([*TRAIN, "-d", "NPZ:" + "d" * 100_000], ["-d/--dataset", "each name in it of at most 255"]),
+    ([*TRAIN, "-d", "NPZ:{root}/" + "d" * 246 + ".npz"], ["259 bytes", "a shorter name"]),
+    (["pretrain", "-m", "ResNet20", "-d", "NPZ:{root}/" + "d" * 225 + ".npz"], ["264 bytes", "a shorter name"]),
+    ([*TRAIN, "--pretrained", "p" * 256], ["--pretrained", "each name in it of at most 255"]),
+    ([*TRAIN, "--pretrained", "p/" * 2100], ["--pretrained", "of at most 4095 bytes"]),
+    ([*TRAIN, "--results-root", "r" * 256], ["--results-root", "of at most 255"]),
+    ([*TRAIN, "--data-root", "{root}/" + "d" * 256], ["--data-root", "of at most 255"]),
+    (["evaluate", "e" * 256], ["path", "of at most 255"]),
+    (["evaluate", "{file}/run"], ["test_bad_input.py/run", "no such folder or file"]),
+    ([*TRAIN, "--pretrained", "{file}/base.pth"], ["--pretrained", "no base model"]),
+    ([*TRAIN, "-d", "NPZ:{file}/set.npz"], ["NPZ:", "no such file"]),
+    ([*TRAIN, "--results-root", "{file}/results"], ["--results-root", "cannot make"]),
+    ([*TRAIN, "-d", "CIFAR10", "--data-root", "{file}/data"], ["--data-root", "CIFAR10"]),
+    (["benchmark", "--at-once", f"{10**9}"], ["--at-once", "from 1 to 1000"]),
+    (["benchmark", "--iterations", f"{10**9}"], ["--iterations", "from 1 to 1000000"]),
 ]
 
 
@@ -79,6 +120,64 @@ BAD_INPUT = [  # arguments, words that the one line must hold
 def test_bad_input_is_one_clear_line(arguments, words, refuses, tmp_path, tiny_set, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refuses([argument.format(set=tiny_set, root=tmp_path, file=__file__) for argument in arguments], words)
+
+
+def forbid(monkeypatch, folder, number=errno.EACCES):
+    """As if this process had no permission to look into a folder (root has every one), or another error came of it."""
+    plain = os.stat
+
+    def look(path, *arguments, **options):
+        if not isinstance(path, int) and Path(os.fsdecode(path)).is_relative_to(folder):
+            raise OSError(number, os.strerror(number), os.fsdecode(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*TRAIN, "--results-root", "{root}"], ["--results-root: ", "cannot be looked at: Permission denied"]),
+        (["pretrain", "-m", "ResNet20", "-d", "{set}", "--results-root", "{root}"], ["--results-root: ", "Permission denied"]),
+        ([*TRAIN, "--pretrained", "{root}/base.pth"], ["--pretrained: ", "base.pth cannot be looked at: Permission denied"]),
+        ([*TRAIN, "-d", "NPZ:{root}/set.npz"], ["--dataset NPZ:", "set.npz cannot be looked at: Permission denied"]),
+        ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}"], ["--data-root", "cannot be looked at: Permission denied"]),
+        (["evaluate", "{root}/run"], ["run cannot be looked at: Permission denied"]),
+        (["evaluate", "{root}/base.pth", "-m", "ResNet20", "-d", "{set}"], ["base.pth cannot be looked at: Permission denied"]),
+    ],
+    ids=lambda x: " ".join(x)[-40:],
+)
+@pytest.mark.usefixtures("no_network")
+def test_a_path_that_may_not_be_looked_at_is_one_line(arguments, words, refuses, tmp_path, tiny_set, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    forbid(monkeypatch, tmp_path / "locked" / "room")
+    refuses([argument.format(set=tiny_set, root=tmp_path / "locked" / "room") for argument in arguments], words)
+
+
+def test_a_name_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
+    """Where a file system takes less than others."""
+    path = tmp_path / "name"
+    forbid(monkeypatch, path, errno.ENAMETOOLONG)
+    with pytest.raises(BadInput, match="name cannot be looked at: File name too long"):
+        find_trained(path, None, None)
+    with pytest.raises(BadInput, match=r"--dataset NPZ:.*name cannot be looked at: File name too long"):
+        load_images(f"NPZ:{path}", "train")
+
+
+def test_a_folder_of_cifar_itself_is_not_its_data_root(call_main, tmp_path, no_network):
+    for name, files in (("10", [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]), ("100", ["train", "test"])):
+        folder = tmp_path / {"10": "cifar-10-batches-py", "100": "cifar-100-python"}[name]
+        folder.mkdir()
+        for file in files:
+            (folder / file).write_bytes(b"")
+        outcome = call_main(
+            *["train", "-m", "ResNet8", "-d", f"CIFAR{name}", "--pretrained", "none", "--data-root", folder],
+            *["--results-root", tmp_path / "R"],
+        )
+        (line,) = outcome.err.splitlines()
+        assert f"--data-root {folder}: this is {folder.name} itself; name the folder that it is in, {tmp_path}" in line
+        assert outcome.code == 2
+        assert not (tmp_path / "R").exists()
 
 
 def weights_of(model, classes, **changes):
@@ -92,7 +191,8 @@ def weights_of(model, classes, **changes):
         (lambda: weights_of("ResNet32", 2), ["layer1.3.conv1.weight is unexpected", "and"]),
         (lambda: weights_of("ResNet20", 10), ["fc.weight has shape (10, 64), not (2, 64)"]),
         (lambda: weights_of("ResNet20", 2, **{"bn1.weight": None}), ["bn1.weight is missing"]),
-        (lambda: {"net": weights_of("ResNet20", 2)}, ["not a plain state dict"]),
+        (lambda: {"net": weights_of("ResNet32", 2)}, ["layer1.3.conv1.weight is unexpected"]),
+        (lambda: {"weights": weights_of("ResNet20", 2)}, ["not a plain state dict", "'weights'"]),
         (lambda: [1, 2], ["not a plain state dict"]),
         (lambda: b"", ["not a readable file"]),
         (lambda: b"\x80\x02garbage", ["not a readable file"]),

@@ -41,7 +41,8 @@ def test_closed_streams(redirection, tmp_path, tally):
 
 
 def test_a_file_never_gets_a_standard_streams_number(tmp_path):
-    code = "import os; from utils.output import prepare_streams; prepare_streams(); f = open('x', 'w'); assert f.fileno() > 2"
+    code = "import os; from utils.files.output import prepare_streams; prepare_streams()"
+    code += "; f = open('x', 'w'); assert f.fileno() > 2"
     code += "; os.write(1, b'one'); os.write(2, b'two'); print('three'); os.system('echo four')"
     process = shell([sys.executable, "-c", code], "<&- >&- 2>&-", tmp_path, PYTHONPATH=str(PROJECT))
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

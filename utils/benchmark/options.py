@@ -1,14 +1,15 @@
 """What a `benchmark` command is told. Imports no torch, so that the parser starts at once."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.choices import META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
-from utils.run.kinds import Kind, Switch, Whole
+from utils.run.kinds import PATH, Kind, Switch, Whole
 from utils.run.options import Options, like, setting
-from utils.run.settings import MODEL, OPTIMIZER, QUANTIZER, Settings
+from utils.run.settings import BATCH_SIZE, MODEL, OPTIMIZER, QUANTIZER, Settings
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round, where none are given
@@ -52,6 +53,7 @@ class MethodName(Kind):
         return value
 
 
+ROUNDS = Whole(1, 1_000_000)
 INSTEAD = "instead of timing one run after the other"
 
 
@@ -60,7 +62,7 @@ class BenchmarkOptions(Options):
     """What is timed, counted or run at once, how often, and where the measurements go."""
 
     models: tuple[str, ...] = setting(("ResNet20",), "networks", kind=MODEL, several=True)
-    batch_sizes: tuple[int, ...] = setting((128,), "images per batch", kind=Whole(1), several=True)
+    batch_sizes: tuple[int, ...] = setting((128,), "images per batch", kind=BATCH_SIZE, several=True)
     quantizers: tuple[str, ...] = setting(("dorefa",), "quantizers", kind=QUANTIZER, several=True)
     methods: tuple[str, ...] = setting(
         (PLAIN, "STE", "FC-Grad", "MultiFC"),
@@ -69,10 +71,8 @@ class BenchmarkOptions(Options):
         several=True,
     )
     optimizer: str = setting("SGD", "optimizer of the quantized nets; plain's is SGD", "-o", kind=OPTIMIZER)
-    repeats: int = setting(7, "rounds in which the methods take turns", kind=Whole(1))
-    iterations: int | None = setting(
-        None, "iterations of a method in a round (default: 5 on the CPU, 100 on CUDA)", kind=Whole(1)
-    )
+    repeats: int = setting(7, "rounds in which the methods take turns", kind=ROUNDS)
+    iterations: int | None = setting(None, "iterations of a method in a round (default: 5 on the CPU, 100 on CUDA)", kind=ROUNDS)
     device: str = like(Settings, "device")
     tf32: bool = like(Settings, "tf32")
     eager: bool = like(Settings, "eager")
@@ -82,12 +82,14 @@ class BenchmarkOptions(Options):
     at_once: tuple[int, ...] = setting(
         (),
         "time N runs at once on the device, a process each, all methods in turn",
-        kind=Whole(1),
+        kind=Whole(1, 1000),
         several=True,
         metavar="N",
         group=INSTEAD,
     )
-    out: str | None = setting(None, "write the measurements with device, versions and commit into this file", metavar="JSON")
+    out: str | None = setting(
+        None, "write the measurements with device, versions and commit into this file", kind=PATH, metavar="JSON"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,9 +97,9 @@ class BenchmarkOptions(Options):
             raise BadInput("--at-once: not together with --scale")
         if self.scale and self.out:
             raise BadInput("--out: --scale only prints")
-        if self.out and Path(self.out).is_dir():
+        if self.out and os.path.isdir(self.out):
             raise BadInput(f"--out {self.out}: this is a folder")
-        if self.out and not Path(self.out).absolute().parent.is_dir():
+        if self.out and not os.path.isdir(Path(self.out).absolute().parent):
             raise BadInput(f"--out {self.out}: there is no such folder")
 
     @property

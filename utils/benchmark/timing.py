@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from meta_utils.capture import CudaGraphs
 from meta_utils.iterations import WARM_UP, Iterations
-from utils import strict_json
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
 from utils.benchmark.options import PLAIN, BenchmarkOptions, Method
 from utils.choices import MODELS, STE
 from utils.environment import describe, git_state, peak_memory, versions
+from utils.files import strict_json
 from utils.run.build import build_loop
 from utils.run.settings import TrainSettings
 from utils.tabular import markdown_table

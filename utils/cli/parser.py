@@ -1,6 +1,7 @@
 """The command line: a parser whose flags are the fields of the commands' options, and notes on flags without effect."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 from utils import MAIN
 from utils.benchmark.options import BenchmarkOptions
-from utils.run.kinds import DataSet, Kind, OneOf, Switch
+from utils.errors import shortened
+from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
 from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
 from utils.run.settings import (
     CUDA_ONLY,
@@ -51,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {shortened(message, 2000)}\n")
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:
@@ -78,7 +80,7 @@ def add_settings(parser: Parser, options: type) -> None:
 def add_setting(group: Any, name: str, entry: Field) -> None:
     """The flag of a field, with its help text, type and default."""
     about, kind, default = entry.metadata, entry.metadata["kind"], default_of(entry)
-    how: dict[str, Any] = {"help": about["text"]}
+    how: dict[str, Any] = {"help": f"{about['text']}; {kind.limits}" if kind.limits else about["text"]}
     if about["metavar"]:
         how["metavar"] = about["metavar"]
     if about["several"]:
@@ -124,7 +126,7 @@ def _overwrite(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    parser.add_argument("path", help="a run's folder, or a base-model file (then with -m and -d)")
+    parser.add_argument("path", type=argument(PATH), help="a run's folder, or a base-model file (then with -m and -d)")
     parser.add_argument("-m", "--model", choices=MODEL.names, help="network of a base-model file")
     parser.add_argument(
         "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of a run: where its NPZ file is now"
@@ -188,7 +190,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
-    if args.command == "evaluate" and Path(args.path).is_dir():
+    if args.command == "evaluate" and os.path.isdir(args.path):
         yield ["model"], "with a run's folder, which knows its own"
     if args.command == "tables":
         if args.action == "status":

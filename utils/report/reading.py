@@ -1,5 +1,6 @@
 """Reading trials: run folders with a run.json, folders with the published names and only the text files, and CSV files."""
 
+import io
 import json
 import lzma
 import re
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils import strict_json
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
+from utils.files import strict_json
 from utils.report.logs import EPOCH, ITERATION, read_log
 from utils.report.trials import FULL_PRECISION, Trial
 from utils.run.identity import Identity
@@ -38,6 +39,7 @@ METHOD = re.compile(
     rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
 NET = re.compile(f"({_any_of(MODELS)})-(.+)")
+LARGEST_CSV = 256 << 20  # bytes, unpacked; a hundred times all published runs
 JUMP = 10.0  # at the start of an epoch the running mean jumps by more than this many of its usual steps
 
 
@@ -204,6 +206,15 @@ def _logs(path: Path, epochs: int, iterations: int, over: bool) -> tuple[np.ndar
     return tuple(logs)
 
 
+def _unpacked(path: Path) -> io.BytesIO:
+    """A CSV file's content. Raises ValueError where it has more than LARGEST_CSV bytes, and unpacks no more than those."""
+    with lzma.open(path) if path.suffix == ".xz" else open(path, "rb") as file:
+        content = file.read(LARGEST_CSV + 1)
+    if len(content) > LARGEST_CSV:
+        raise ValueError(f"it holds more than {LARGEST_CSV} bytes")
+    return io.BytesIO(content)
+
+
 def read_frame(path: Path, types: Mapping[str, type]) -> pd.DataFrame:
     """A CSV file, compressed or not, with the columns of `types` converted and all others left as text.
 
@@ -212,7 +223,7 @@ def read_frame(path: Path, types: Mapping[str, type]) -> pd.DataFrame:
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # a first row that is too long
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+            frame = pd.read_csv(_unpacked(path), dtype=str, keep_default_na=False, index_col=False)
         if missing := [name for name in types if name not in frame]:
             raise ValueError(f"it has no column {', '.join(missing)}")
         return frame.astype(dict(types))

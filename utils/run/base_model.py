@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
-from utils.files import require_regular
+from utils.files.look import look_at
+from utils.files.regular import require_regular
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.finite import fault_of_weights
 from utils.run.identity import DATA, Identity, check_checkpoint, digest_of
 from utils.run.paths import has_checkpoint, missing_base_model
 from utils.run.record import NOTHING, check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
+from utils.run.state import load_state
+from utils.run.weights import load_weights, state_dict_in, without_prefixes
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -24,13 +27,14 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
 
     Raises BadInput where the target is there and is another run's.
     """
-    if target.exists() and not path.exists():
+    is_there = look_at(target, "--results-root") is not None
+    if is_there and look_at(path, "--results-root") is None:
         raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
     try:
         record = check_record(path, settings) or {}
     except Finished:
-        if not target.exists():
-            state = Checkpoints(path).load()
+        if not is_there:
+            state = load_state(Checkpoints(path))
             if state is None:
                 raise BadInput(f"{path} is done, but its checkpoint and {target} are gone; --overwrite starts over") from None
             check_checkpoint(path, state, Identity.of_record(read_record(path)), "--overwrite starts over")
@@ -129,25 +133,18 @@ def _trained_on(folder: Path) -> tuple[str | None, str | None]:
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
-    Raises BadInput for a file that is absent, unreadable, not a plain state dict, of another net, or with values that no net can
-    compute with: NaN, an infinity, a negative running_var.
+    The file may hold it as one of the WRAPPERS, with one of the PREFIXES before every name, and without batch counters.
+    Raises BadInput for a file that is absent, unreadable, no state dict, of another net, or with values that no net can compute
+    with: NaN, an infinity, a negative running_var.
     """
-    weights = load_tensors(path, origin)
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise BadInput(f"{origin}: {path} is not a plain state dict (name -> tensor)")
-    own = net.state_dict()
-    wrong = [
-        *(f"{name} is missing" for name in own if name not in weights),
-        *(f"{name} is unexpected" for name in weights if name not in own),
-        *(
-            f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
-        ),
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise BadInput(f"{origin}: {path} is not a base model of this net: {wrong[0]}{more}")
-    if fault := fault_of_weights({name: value.to(own[name].dtype) for name, value in weights.items()}):
+    content = load_tensors(path, origin)
+    try:
+        weights = without_prefixes(state_dict_in(content), net.state_dict())
+    except ValueError as error:
+        raise BadInput(f"{origin}: {path} {error}") from None
+    try:
+        load_weights(net, weights, lacks_counters=True)
+    except ValueError as error:
+        raise BadInput(f"{origin}: {path} is not a base model of this net: {error}") from None
+    if fault := fault_of_weights(net.state_dict()):
         raise BadInput(f"{origin}: {path} cannot be used: {fault}")
-    net.load_state_dict(weights)

@@ -7,13 +7,16 @@ import errno
 import hashlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 
 from utils.errors import BadInput, first_line
-from utils.files import open_new
+from utils.files.look import is_file, look_at
+from utils.files.regular import open_new
 from utils.run.finite import fault_of_checkpoint
 from utils.run.paths import CHECKPOINTS
 
@@ -21,6 +24,7 @@ TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip arch
 DIGEST_SIZE = 32
 CHUNK = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what fsync says of a folder where a file system has no such thing
+ZIP_START = b"PK\x03\x04"
 
 
 class _HashingFile:
@@ -100,20 +104,36 @@ def checksum_holds(path: Path) -> bool | None:
     return actual.digest() == expected
 
 
+def _is_stored(path: Path) -> bool:
+    """Whether a zip file's entries lie in it as they are, each in its own bytes: what is loaded is no larger than the file."""
+    with open(path, "rb") as file:
+        if file.read(len(ZIP_START)) != ZIP_START:
+            return True  # torch's older format
+        with ZipFile(file) as archive:
+            entries = archive.infolist()
+    stored = all(entry.compress_type == ZIP_STORED and entry.file_size == entry.compress_size for entry in entries)
+    return stored and sum(entry.file_size for entry in entries) <= path.stat().st_size
+
+
 def load_tensors(path: str | Path, what: str, checksum_required: bool = False) -> Any:
     """torch.load on the CPU with weights_only=True; `what` begins the error.
 
-    Raises BadInput for a file that is absent, holds anything but plain tensors, or does not fit its checksum (or has none,
-    where one is required).
+    Raises BadInput for a file that is absent, holds anything but plain tensors, is compressed, or does not fit its checksum (or
+    has none, where one is required).
     """
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{what}: {path} is not a file" if path.exists() else f"{what}: there is no file {path}")
-    whole = checksum_holds(path)
-    if whole is False or (whole is None and checksum_required):
-        raise BadInput(f"{what}: {path} is damaged: it does not fit its checksum")
+    if not is_file(path, what):
+        raise BadInput(f"{what}: there is no file {path}" + (", but something else of that name" if path.exists() else ""))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        whole = checksum_holds(path)
+        if whole is False or (whole is None and checksum_required):
+            raise BadInput(f"{what}: {path} is damaged: it does not fit its checksum")
+        if not _is_stored(path):
+            raise BadInput(f"{what}: {path} is not a file of torch.save: its entries are compressed, or overlap")
+        with warnings.catch_warnings(action="ignore"):  # torch warns of its prototypes: sparse rows, quantized tensors
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        raise
     except Exception as error:  # torch.load raises whatever foreign bytes lead to
         why = first_line(error) if isinstance(error, OSError) else type(error).__name__  # pickle's advice: to trust the file
         raise BadInput(f"{what}: {path} is not a readable file of plain tensors ({why})") from None
@@ -136,7 +156,7 @@ class Checkpoints:
         """
         problems = []
         for path in (self.newest, self.previous):
-            if path.exists():
+            if look_at(path) is not None:
                 try:
                     state = load_tensors(path, "checkpoint", checksum_required=True)
                 except BadInput as error:

@@ -1,5 +1,6 @@
 """What `evaluate` is given, a run's folder or a base-model file, as a net that is ready to be tested; and its result in words."""
 
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from utils.batches import Loader
 from utils.choices import MODELS, npz_path
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput
+from utils.files.look import look_at
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE
 from utils.run.checkpoint import Checkpoints
 from utils.run.identity import DATA, OTHER, PROGRAM, Identity, check_checkpoint, data_digest, program_digest
 from utils.run.record import fault_of_result, read_record
+from utils.run.state import load_state
+from utils.run.weights import load_weights
 
 SHOWN = 8  # values of a layer; BWN-F has two per filter
 
@@ -53,15 +57,15 @@ class Trained:
         if not self.path.is_dir():
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
             return
-        state = Checkpoints(self.path).load()
+        state = load_state(Checkpoints(self.path))
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
         check_checkpoint(self.path, state, self.made_of, "put back its own checkpoint or run.json")
         try:
-            net.load_state_dict(state["loop"]["net"])
-        except RuntimeError as error:
-            why = str(error).splitlines()[-1].strip()
-            raise BadInput(f"{self.path}: its checkpoint is not of {self.model} for {self.dataset}: {why}") from None
+            load_weights(net, state["loop"]["net"])
+        except ValueError as error:
+            origin = f"{self.path} has a checkpoint that is not of {self.model} for {self.dataset}"
+            raise BadInput(f"{origin}: {error}") from None
 
 
 def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
@@ -70,9 +74,10 @@ def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
     dataset: of a run's folder, where its data are now. Raises BadInput for what is neither, and for another data set than the
     run's.
     """
-    if path.is_dir():
+    found = look_at(path)
+    if found and stat.S_ISDIR(found.st_mode):
         return _of_run(path, dataset)
-    if not path.exists():
+    if not found:
         raise BadInput(f"{path}: there is no such folder or file")
     if not (model and dataset):
         raise BadInput(f"{path}: a base-model file needs -m/--model and -d/--dataset")

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from meta_utils.training import TrainingLoop
-from utils import strict_json
-from utils.environment import describe, git_state, peak_memory, random_states, restore_random_states, versions
+from utils.environment import describe, git_state, peak_memory, random_states, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line, machine_failure
-from utils.files import is_in_place, open_new, require_regular
-from utils.output import BestEffortOutput
+from utils.files.output import BestEffortOutput
+from utils.files.regular import is_in_place, open_new, require_regular, strict_json
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
@@ -26,6 +25,9 @@ from utils.run.lock import LOCKED, Lock
 from utils.run.record import NOTHING, REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
+from utils.run.state import load_state, restore
+
+LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")
 OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
@@ -121,7 +123,7 @@ class Run:
         """Loads the checkpoint, for `resume`; returns what the run is made of. Raises BadInput where it is of another run."""
         own = Identity.of_command(self.settings, self._contents)
         contents = {**own.contents, **Identity.of_record(record).contents}
-        self._checkpoint = self.checkpoints.load()
+        self._checkpoint = load_state(self.checkpoints)
         if self._checkpoint is None:
             return contents
         check_checkpoint(self.path, self._checkpoint, Identity(own.settings, contents), "--overwrite starts over")
@@ -129,7 +131,7 @@ class Run:
 
     def _move_aside(self) -> None:
         lock = Lock(self.path)
-        target = self.path.parent / REPLACED / f"{self.path.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        target = self.path.parent / REPLACED / f"{self.path.name[:LONGEST_MOVED]}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         target.parent.mkdir(exist_ok=True)
         self.path.rename(target)
         lock.release()
@@ -162,7 +164,7 @@ class Run:
     def resume(self, loop: TrainingLoop) -> dict[str, Any]:
         """Brings the loop to the newest whole checkpoint, or leaves it at its start; returns the recorder's state ({}: start).
 
-        Raises BadInput where checkpoints were written and are gone.
+        Raises BadInput where checkpoints were written and are gone, or are not this run's.
         """
         state, self._checkpoint = self._checkpoint, None
         if state is None:
@@ -170,8 +172,7 @@ class Run:
                 there = f"{self.record['iterations_done']} iterations were done"
                 raise BadInput(f"{self.path} has no checkpoint, but {there}: put it back, or --overwrite to start over")
             return {}
-        loop.load_state_dict(state["loop"])
-        restore_random_states(state["random"])
+        restore(loop, state, str(self.path))
         self.result = state["result"]
         self.write(epochs_done=len(state["recorder"]["test_acc"]), iterations_done=loop.iteration)
         print(f"{self.path}: resumed after {loop.iteration} iterations")

@@ -4,19 +4,24 @@ A kind reads a text (command line, --set, the strings of a manifest), checks a v
 manifest), and writes a value as a text that it reads. What it does not accept raises ValueError, which says what it accepts.
 """
 
-import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from utils.choices import ADAPTIVE, DATASETS
+from utils.errors import shortened
+
+MOST_EPOCHS = 1_000_000
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on the file systems of Linux and macOS
 
 
 class Kind:
     """Base class: any text."""
 
     accepts = "a text"
+    limits = ""  # of its values, for the help
 
     def read(self, text: str) -> Any:
         """The value of a text."""
@@ -45,7 +50,7 @@ class Kind:
         return value
 
     def _refusal(self, value: Any) -> ValueError:
-        return ValueError(f"must be {self.accepts}, not {value!r}")
+        return ValueError(f"must be {self.accepts}, not {shortened(repr(value))}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,11 @@ class Whole(Kind):
 
     @property
     def accepts(self) -> str:
-        return "a whole number " + (f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}")
+        return "a whole number " + (f"of at least {self.low}" if self.high is None else f"from {self.limits}")
+
+    @property
+    def limits(self) -> str:
+        return "" if self.high is None else f"{self.low} to {self.high}"
 
     def _parsed(self, text: str) -> int:
         if not re.fullmatch(r"[+-]?\d+", text):
@@ -72,19 +81,20 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number: of at least 0, or above `above`."""
+    """A number of at least 0, or above `above`, that float32 holds too."""
 
     above: float | None = None
+    limits = "at most 1e38"
 
     @property
     def accepts(self) -> str:
-        return "a number " + ("of at least 0" if self.above is None else f"above {self.above:g}")
+        return f"a number {'of at least 0' if self.above is None else f'above {self.above:g}'} and {self.limits}"
 
     def _parsed(self, text: str) -> float:
         return float(text)
 
     def _checked(self, value: Any) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        if type(value) not in (int, float) or not 0 <= value <= 1e38:
             raise ValueError
         if self.above is not None and value <= self.above:
             raise ValueError
@@ -166,30 +176,51 @@ class Switch(Kind):
 class LearningRateSchedule(Kind):
     """A whole number of epochs, or "adaptive"."""
 
-    accepts = f"a whole number of epochs of at least 1, or {ADAPTIVE!r}"
+    limits = f"1 to {MOST_EPOCHS}"
+    accepts = f"a whole number of epochs from {limits}, or {ADAPTIVE!r}"
 
     def _parsed(self, text: str) -> int | str:
         return int(text) if re.fullmatch(r"\d+", text) else text
 
     def _checked(self, value: Any) -> int | str:
-        if value != ADAPTIVE and (type(value) is not int or value < 1):
+        if value != ADAPTIVE and (type(value) is not int or not 1 <= value <= MOST_EPOCHS):
             raise ValueError
         return value
+
+
+class PathText(Kind):
+    """A path; "~" at its beginning becomes the home folder."""
+
+    accepts = f"a path of at most {LONGEST_PATH} bytes, and each name in it of at most {LONGEST_NAME}"
+
+    def _checked(self, value: Any) -> str:
+        path = os.path.expanduser(super()._checked(value))
+        encoded = os.fsencode(path)
+        if b"\0" in encoded or len(encoded) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
+            raise ValueError
+        return path
+
+
+PATH = PathText()
 
 
 class DataSet(Kind):
-    """A registered data set or NPZ:path."""
+    """A registered data set or NPZ:path, a path as PathText takes it."""
 
     @property
     def accepts(self) -> str:
-        return f"one of {', '.join(sorted(DATASETS))} or NPZ:path"
+        return f"one of {', '.join(sorted(DATASETS))} or NPZ:path, {PATH.accepts}"
 
     def _checked(self, value: Any) -> str:
-        if not isinstance(value, str) or (value not in DATASETS and not re.fullmatch(r"NPZ:.+", value)):
+        name = super()._checked(value)
+        if name in DATASETS:
+            return name
+        kind, _, path = name.partition("NPZ:")
+        if kind or not path:
             raise ValueError
-        return value
+        return f"NPZ:{PATH.check(path)}"
 
 
 DEVICE = Pattern(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
-INTERVAL = Pattern(r"[1-9]\d*(it)?", "a number of epochs such as 1, or of iterations such as 100it")
+INTERVAL = Pattern(r"[1-9]\d{0,8}(it)?", "a number of epochs such as 1, or of iterations such as 100it, of at most 9 digits")
 FOLDER_PART = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-', not beginning with a sign")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import BadInput, InUse
-from utils.files import is_in_place, open_regular
+from utils.files.regular import is_in_place, open_regular
 from utils.run.paths import LOGS
 
 FILE = "run.lock"

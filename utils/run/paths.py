@@ -1,8 +1,23 @@
 """Where the files of base models and runs are."""
 
+import os
 from pathlib import Path
 
 from utils.choices import npz_path
+from utils.errors import BadInput, shortened
+from utils.files.look import is_file
+from utils.run.kinds import LONGEST_NAME
+
+ASIDE = len("-previous.pth.tmp") - len(".pth")  # the bytes that a base model's name grows by while it is replaced
+
+
+def checked_name(name: str, advice: str, room: int = 0) -> str:
+    """A name for a file or folder; room: bytes by which it will grow. Raises BadInput where it is too long, with the advice."""
+    if (size := len(os.fsencode(name)) + room) > LONGEST_NAME:
+        size = f"{shortened(name, 100)} would have {size} bytes, and a file system takes {LONGEST_NAME}"
+        raise BadInput(f"the name {size}: {advice}")
+    return name
+
 
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
 LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
@@ -16,13 +31,13 @@ def dataset_label(dataset_name: str) -> str:
 
 def experiment_folder(results_root: str | Path, model: str, dataset: str) -> Path:
     """<results_root>/<Model>-<Dataset>, which holds the base model and the runs."""
-    return Path(results_root) / f"{model}-{dataset_label(dataset)}"
+    return Path(results_root) / checked_name(f"{model}-{dataset_label(dataset)}", "give the NPZ file a shorter name")
 
 
 def base_model_path(results_root: str | Path, model: str, dataset: str) -> Path:
     """Where `pretrain` writes and `train` looks for the full-precision base model."""
     folder = experiment_folder(results_root, model, dataset)
-    return folder / f"{folder.name}-pretrain.pth"
+    return folder / checked_name(f"{folder.name}-pretrain.pth", "give the NPZ file a shorter name", room=ASIDE)
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -32,6 +47,9 @@ def has_checkpoint(run: Path) -> bool:
 
 def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None:
     """That there is no base model of this path, and how to make it; None where there is one, or none is asked for ("none")."""
-    if path == "none" or Path(path).is_file():
-        return None
+    try:
+        if path == "none" or is_file(path):
+            return None
+    except BadInput as error:
+        return f"the base model {error}"
     return f"there is no base model {path}; make it with 'main.py pretrain -m {model} -d {dataset}'"

@@ -9,9 +9,10 @@ from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
-from utils.files import NotRegular, read_regular
+from utils.files.look import look_at
+from utils.files.regular import NotRegular, read_regular
 from utils.run.identity import Identity
-from utils.run.paths import experiment_folder
+from utils.run.paths import checked_name, experiment_folder
 from utils.run.settings import Settings, TrainSettings
 
 REPLACED = "replaced"
@@ -33,8 +34,9 @@ def run_name(settings: TrainSettings) -> str:
 
 
 def run_path(settings: TrainSettings) -> Path:
-    """The folder of a training run."""
-    return experiment_folder(settings.results_root, settings.model, settings.dataset) / "runs-Quant" / run_name(settings)
+    """The folder of a training run. Raises BadInput where its name is too long."""
+    name = checked_name(run_name(settings), "make -e/--exp-spec shorter")
+    return experiment_folder(settings.results_root, settings.model, settings.dataset) / "runs-Quant" / name
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
 
     Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named.
     """
-    if not (path / "run.json").exists():
+    if look_at(path / "run.json", "--results-root") is None:
         return None
     record = read_record(path)
     there, here = Identity.of_record(record), Identity.of_command(settings, contents)

@@ -29,7 +29,20 @@ from utils.choices import (
     npz_path,
 )
 from utils.errors import BadInput
-from utils.run.kinds import DEVICE, FOLDER_PART, INTERVAL, DataSet, LearningRateSchedule, OneOf, OneOfOrNone, Real, Switch, Whole
+from utils.run.kinds import (
+    DEVICE,
+    FOLDER_PART,
+    INTERVAL,
+    MOST_EPOCHS,
+    PATH,
+    DataSet,
+    LearningRateSchedule,
+    OneOf,
+    OneOfOrNone,
+    Real,
+    Switch,
+    Whole,
+)
 from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
 
@@ -37,6 +50,7 @@ MODEL = OneOf(lambda: MODELS)
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
 OPTIMIZER = OneOf(lambda: sorted(OPTIMIZEES))
 BACKWARD = OneOf(methods)
+BATCH_SIZE, TRIAL, LAYERS = Whole(1, 1_000_000), Whole(1, 1_000_000), Whole(1, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,7 @@ class Settings(Options):
     model: str = setting(REQUIRED, "network", "-m", kind=MODEL)
     dataset: str = setting(REQUIRED, f"{', '.join(sorted(DATASETS))}, or NPZ:path for your own", "-d", kind=DataSet())
     init_lr: float = setting(1e-3, "alpha, the learning rate of W", "-lr", kind=Real(above=0))
-    epochs: int = setting(100, "epochs", "-n", kind=Whole(1))
+    epochs: int = setting(100, "epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
         "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss",
@@ -54,11 +68,11 @@ class Settings(Options):
         kind=LearningRateSchedule(),
         metavar="N|adaptive",
     )
-    batch_size: int = setting(128, "images per training batch", "-bs", kind=Whole(1))
+    batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
     drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
-    seed: int = setting(0, "everything random follows from (seed, trial)", kind=Whole(0))
-    data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", may_differ=True)
-    results_root: str = setting("Results", "folder of base models and runs", may_differ=True)
+    seed: int = setting(0, "everything random follows from (seed, trial)", kind=Whole(0, 2**63 - 1))
+    data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", kind=PATH, may_differ=True)
+    results_root: str = setting("Results", "folder of base models and runs", kind=PATH, may_differ=True)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
     deterministic: bool = setting(
         False, "the same bits every time on CUDA too, at some cost in speed", kind=Switch(), cuda_only=True
@@ -76,12 +90,12 @@ class Settings(Options):
     )
     loader: str = setting("resident", "the whole set on the device, or torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS)))
     workers: int = setting(
-        0, "processes of the torchvision loader; any number gives the same batches", kind=Whole(0), may_differ=True
+        0, "processes of the torchvision loader; any number gives the same batches", kind=Whole(0, 256), may_differ=True
     )
     stop_after: int | None = setting(
         None,
         "stop after N iterations in all; the same command without it goes on",
-        kind=Whole(1),
+        kind=Whole(1, 10**12),
         metavar="N",
         may_differ=True,
     )
@@ -108,7 +122,7 @@ class PretrainSettings(Settings):
     epochs: int = like(Settings, "epochs", default=200)
     lr_adjust: int | str = like(Settings, "lr_adjust", default=60)
     weight_decay: float = setting(5e-4, "weight decay of W", kind=Real())
-    trial: int = setting(1, "number of the trial", kind=Whole(1))
+    trial: int = setting(1, "number of the trial", kind=TRIAL)
     optimizer: str = field(default="SGD-M", init=False)
     momentum: float = field(default=0.9, init=False)
 
@@ -131,9 +145,11 @@ class TrainSettings(Settings):
         kind=Real(),
     )
     backward: str = setting("MultiFC", "gradient through Q: STE, or a meta network", "-meta", kind=BACKWARD)
-    hidden_size: int | None = setting(None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1), option="hidden_size")
-    num_fc: int | None = setting(None, "MultiFC's linear layers (default: 3)", "-nfc", kind=Whole(1), option="num_layers")
-    num_lstm: int | None = setting(None, "LSTMFC's LSTM layers (default: 1)", "-nlstm", kind=Whole(1), option="num_lstm")
+    hidden_size: int | None = setting(
+        None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1, 10_000), option="hidden_size"
+    )
+    num_fc: int | None = setting(None, "MultiFC's linear layers (default: 3)", "-nfc", kind=LAYERS, option="num_layers")
+    num_lstm: int | None = setting(None, "LSTMFC's LSTM layers (default: 1)", "-nlstm", kind=LAYERS, option="num_lstm")
     meta_nonlinear: str | None = setting(
         None,
         "between M's linear layers: none, relu or tanh (default: none)",
@@ -160,9 +176,9 @@ class TrainSettings(Settings):
         learned="notebook",
     )
     exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
-    trial: int = setting(1, "number of the trial; with --seed it fixes everything that is random", kind=Whole(1))
+    trial: int = setting(1, "number of the trial; with --seed it fixes everything that is random", kind=TRIAL)
     pretrained: str | None = setting(
-        None, "base model (default: the one that pretrain wrote); none: from scratch", metavar="PATH|none"
+        None, "base model (default: the one that pretrain wrote); none: from scratch", kind=PATH, metavar="PATH|none"
     )
     optimizer_options: Mapping[str, Any] | None = None  # of the optimizee beside those of every run: OptimizeeChoice.options_ste
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from utils.files import open_regular
+from utils.files.regular import open_regular
 
 GRACE = 60.0  # seconds that a child has for its last checkpoint after SIGTERM
 POLL = 0.1  # seconds

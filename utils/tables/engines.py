@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from utils import files
 from utils.environment import cpu_cores
 from utils.errors import BadInput, first_line
 from utils.tables import child
@@ -100,7 +99,7 @@ class RayEngine:
             ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise BadInput(f"--engine ray, --address {address}: {first_line(error)}") from None
-        for module in (child, files):
+        for module in (child, regular):
             ray.cloudpickle.register_pickle_by_value(module)
         gpus = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(child.run_child)

@@ -10,8 +10,8 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.files import read_regular
-from utils.output import BestEffortOutput
+from utils.files.output import BestEffortOutput
+from utils.files.regular import read_regular
 from utils.run.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions

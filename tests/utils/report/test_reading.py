@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -166,6 +167,27 @@ def test_a_truncated_file_is_named(tmp_path):
     (tmp_path / "cut.csv.xz").write_bytes((tmp_path / "runs.csv.xz").read_bytes()[:-20])
     with pytest.raises(BadInput, match=r"cut\.csv\.xz cannot be read"):
         read_csv(tmp_path / "cut.csv.xz")
+
+
+def test_a_file_that_holds_too_much_is_not_unpacked(tmp_path, monkeypatch, tally):
+    rows = HEAD + "".join(ROW.format(epoch) for epoch in range(1, 5))
+    for path in (tmp_path / "runs.csv", tmp_path / "runs.csv.xz"):
+        path.write_bytes(lzma.compress(rows.encode()) if path.suffix == ".xz" else rows.encode())
+        monkeypatch.setattr("utils.report.reading.LARGEST_CSV", len(rows))
+        assert read_csv(path)[0].epochs == 4
+        monkeypatch.setattr("utils.report.reading.LARGEST_CSV", len(rows) - 1)
+        with pytest.raises(BadInput, match=f"cannot be read: it holds more than {len(rows) - 1} bytes"):
+            read_csv(path)
+    bomb = tmp_path / "zeros.csv.xz"
+    with lzma.open(bomb, "wb", preset=0) as file:
+        file.write(b"0" * (20 << 20))
+    monkeypatch.setattr("utils.report.reading.LARGEST_CSV", 1 << 20)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="holds more than"):
+        read_csv(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    tally("file that unpacks to far more than it takes: refused before it is unpacked")
 
 
 HEAD = "model,dataset,forward,backward,optimizer,trial,epoch,test_acc,train_loss,train_acc\n"

@@ -14,8 +14,8 @@ from meta_utils.adam import Adam
 from meta_utils.meta_network import MetaLSTMFC
 from meta_utils.training import TrainingLoop
 from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
-from utils import strict_json
 from utils.errors import BadInput, RunFailed
+from utils.files import strict_json
 from utils.quantize import get_quantizer
 from utils.recorder import Recorder
 from utils.run.base_model import load_base_model, write_base_model

@@ -9,7 +9,7 @@ from parsed import parsed, train_settings
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput, Finished
 from utils.run.options import settings_of
-from utils.run.record import check_record, run_name
+from utils.run.record import check_record, run_name, run_path
 from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
 
@@ -146,7 +146,7 @@ def test_every_source_gives_the_same_settings():
     [
         ({"model": "ResNet21"}, ["-m/--model", "ResNet20", "'ResNet21'"]),
         ({"dataset": "MNIST"}, ["-d/--dataset", "NPZ:path", "'MNIST'"]),
-        ({"epochs": 0}, ["-n/--epochs", "of at least 1", "not 0"]),
+        ({"epochs": 0}, ["-n/--epochs", "from 1 to 1000000", "not 0"]),
         ({"epochs": 1.5}, ["-n/--epochs", "a whole number", "not 1.5"]),
         ({"epochs": True}, ["-n/--epochs", "not True"]),
         ({"epochs": None}, ["-n/--epochs", "not None"]),
@@ -171,6 +171,49 @@ def test_a_wrong_value_is_refused_where_settings_are_made(values, words):
         for word in words:
             assert word in str(error.value)
     assert str(error.value).startswith("here: ")
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch, tmp_path):
+    """Where no shell has expanded it: behind a "=", behind NPZ:, in a manifest, in an environment variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("METAQUANT_DATA", "~/d")
+    flags = ["-m", "ResNet20", "-d", "NPZ:~/a.npz", "--results-root=~/r", "--pretrained=~/x"]
+    by_flags = train_settings(flags)
+    places = {"dataset": "NPZ:~/a.npz", "results_root": "~/r", "pretrained": "~/x"}
+    for made in (by_flags, TrainSettings(**CELL | places), TrainSettings.from_values(CELL | places, "a manifest")):
+        assert made.dataset == f"NPZ:{tmp_path}/a.npz"
+        assert (made.results_root, made.pretrained) == (f"{tmp_path}/r", f"{tmp_path}/x")
+        assert made.data_root == f"{tmp_path}/d"
+    assert train_settings([*flags, "--data-root=~/e"]).data_root == f"{tmp_path}/e"
+    assert TrainSettings(**CELL, results_root="~nobody-of-this-name/~").results_root == "~nobody-of-this-name/~"
+    assert TrainSettings(**CELL, pretrained="none").pretrained == "none"
+    for args in (parsed(["evaluate", "~/run", "--data-root=~/d"]), parsed(["evaluate", "~/run"])):
+        assert (args.path, args.data_root) == (f"{tmp_path}/run", f"{tmp_path}/d")
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "a/" + "b" * 256 + "/c", "a/" * 2048, "\ud800"], ids=["NUL", "name", "path", "surrogate"]
+)
+def test_what_no_file_can_be_called_is_refused(path):
+    for changes in ({"results_root": path}, {"data_root": path}, {"pretrained": path}, {"dataset": f"NPZ:{path}"}):
+        with pytest.raises(BadInput, match="a path of at most 4095 bytes, and each name in it of at most 255"):
+            TrainSettings(**CELL | changes)
+
+
+def test_a_runs_name_fits_into_a_file_system(tmp_path):
+    usual = len(run_name(TrainSettings(**CELL, exp_spec="e")))
+    longest = run_path(TrainSettings(**CELL, exp_spec="e" * (256 - usual), results_root=str(tmp_path)))
+    longest.mkdir(parents=True)
+    with pytest.raises(BadInput, match="would have 256 bytes, and a file system takes 255: make -e/--exp-spec shorter"):
+        run_path(TrainSettings(**CELL, exp_spec="e" * (257 - usual)))
+
+
+def test_the_help_states_the_limits(capsys):
+    with pytest.raises(SystemExit):
+        parsed(["train", "-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    for limit in ("1 to 1000000", "1 to 100 ", "1 to 10000", "1 to 8", "at most 1e38", "0 to 256"):
+        assert f"; {limit.strip()}" in text
 
 
 def test_an_unknown_setting_is_refused():

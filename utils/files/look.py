@@ -1,0 +1,27 @@
+"""Looking at files before they are opened."""
+
+import os
+import stat
+from pathlib import Path
+
+from utils.errors import BadInput, shortened
+
+
+def look_at(path: str | Path, flag: str = "") -> os.stat_result | None:
+    """What the system knows of a path's file or folder; None where there is none.
+
+    Raises BadInput, which begins with the flag, where it may not be looked at.
+    """
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # a folder without permission, a loop of links, a name that is too long
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{f'{flag}: ' if flag else ''}{shortened(str(path))} cannot be looked at: {why}") from None
+
+
+def is_file(path: str | Path, flag: str = "") -> bool:
+    """Whether there is a regular file (or a link to one) of this path. Raises BadInput as look_at does."""
+    found = look_at(path, flag)
+    return found is not None and stat.S_ISREG(found.st_mode)
