@@ -149,10 +149,13 @@ class Run:
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
         self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
 
-    def last_checkpoint(self) -> str:
-        """The last good checkpoint in words."""
+    def last_checkpoint(self, bad: int | None = None) -> str:
+        """The last good checkpoint in words. bad: the iterations after which the state was found to be of no use."""
         if "iterations_done" not in self.record:
             return "there is no checkpoint yet"
+        if self.record["iterations_done"] == bad:
+            previous = self.checkpoints.previous
+            return f"{self.checkpoints.newest} has this state" + (f", {previous} an earlier one" if previous.exists() else "")
         return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
 
     def end_early(self, recorder: Recorder, why: str) -> None:
