@@ -116,9 +116,7 @@ class TrainingLoop:
         self.optimizee.get_refine_gradient()  # 7: pi(g_W)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        outputs = self.net(
-            inputs, self.quantizer, meta_grad_dict, self.rates
-        )  # 3: lines 3-5, with W' = W - alpha pi(g_W), Eq. (6)
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
         loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)

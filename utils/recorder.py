@@ -166,7 +166,7 @@ class Recorder:
             if value is not None:
                 self._write(name, f"{self.iteration}, {value:.8g}\n")
         self.iteration += 1
-        if self.iteration % SUMMARY_EVERY == 1:
+        if (self.iteration - 1) % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
 
     def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:

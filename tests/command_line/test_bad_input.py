@@ -223,7 +223,8 @@ def test_pickled_code_in_a_base_model_does_not_run(call_main, tmp_path, tiny_set
 
 def test_a_loss_that_is_not_finite_stops_the_run(call_main, tmp_path, tiny_set):
     """As a user meets it: a process of its own."""
-    arguments = ["-m", "ResNet20", "-d", tiny_set, "-n", "3", "-lr", "1e38", "-bs", "4", "--pretrained", "none"]
+    arguments = ["-m", "ResNet20", "-d", tiny_set, "-n", "3", "-lr", "1e37", "-bs", "2", "--pretrained", "none"]
+    arguments += ["--checkpoint-every", "1it"]
     process = subprocess.run(
         [sys.executable, PROJECT / "main.py", "train", *arguments, "--results-root", tmp_path], capture_output=True, text=True
     )

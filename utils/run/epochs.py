@@ -87,7 +87,7 @@ def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
     if fault := fault_of_result(evaluation._asdict()):
         name = first_not_finite(loop.net.state_dict())
         where = f"{name} is not finite" if name else "with every parameter finite"
-        raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint()}")
+        raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint(bad=loop.iteration)}")
     return evaluation
 
 

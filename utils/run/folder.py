@@ -14,8 +14,9 @@ import torch
 from meta_utils.training import TrainingLoop
 from utils.environment import describe, git_state, peak_memory, random_states, versions
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line, machine_failure
+from utils.files import strict_json
 from utils.files.output import BestEffortOutput
-from utils.files.regular import is_in_place, open_new, require_regular, strict_json
+from utils.files.regular import is_in_place, open_new, require_regular
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
@@ -198,10 +199,13 @@ class Run:
             if not is_in_place(path, descriptor):
                 raise RunFailed(f"{path} was deleted, moved or replaced while it was in use; {self.last_checkpoint()}")
 
-    def last_checkpoint(self) -> str:
-        """The last good checkpoint in words."""
+    def last_checkpoint(self, bad: int | None = None) -> str:
+        """The last good checkpoint in words. bad: the iterations after which the state was found to be of no use."""
         if "iterations_done" not in self.record:
             return "there is no checkpoint yet"
+        if self.record["iterations_done"] == bad:
+            previous = self.checkpoints.previous
+            return f"{self.checkpoints.newest} has this state" + (f", {previous} an earlier one" if previous.exists() else "")
         return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
 
     def end_early(self, recorder: Recorder, why: str) -> None:

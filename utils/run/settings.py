@@ -63,7 +63,8 @@ class Settings(Options):
     epochs: int = setting(100, "epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
-        "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss",
+        "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss until it is below 1e-6: "
+        "there the run ends",
         "-ad",
         kind=LearningRateSchedule(),
         metavar="N|adaptive",

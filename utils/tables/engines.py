@@ -10,6 +10,7 @@ import torch
 
 from utils.environment import cpu_cores
 from utils.errors import BadInput, first_line
+from utils.files import regular
 from utils.tables import child
 from utils.tables.options import EngineOptions
 from utils.tables.selection import TableRun

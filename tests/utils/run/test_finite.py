@@ -176,6 +176,11 @@ def test_a_run_whose_test_is_not_finite_is_not_done(call_main, tmp_path, tally):
     assert not list(run.glob("*.pth"))
     assert (run / "test-acc.txt").read_text() == ""
     tally("test loss that is not finite: the run has failed, without a checkpoint")
+    outcome = call_main(*command, "-q", "BWN", "-lr", "1e36", "--results-root", tmp_path / "R", "--checkpoint-every", "1it")
+    assert outcome.code == 1
+    line = outcome.err.splitlines()[-1]
+    assert line.endswith(f"{run / 'checkpoint.pth'} has this state")  # the parameters are finite, and it is not called good
+    assert "good" not in line
 
 
 def test_a_run_that_an_earlier_version_called_done_has_failed(tmp_path):

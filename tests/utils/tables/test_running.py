@@ -28,7 +28,7 @@ def process_of(run):
 
 
 def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(server, command, call_main, manifest, tmp_path, tally):
-    """Three cells side by side: one whose loss is not finite, one that is killed in the middle, one left alone."""
+    """Three cells side by side: one whose test loss is not finite, one that is killed in the middle, one left alone."""
     fails = '{ model = "ResNet8", quantizer = "dorefa", backward = "FC-Grad", optimizer = "SGD" },\n]'
     rule = '[[rules]]\nwhy = "to fail"\nwhen = { backward = "FC-Grad", quantizer = "dorefa" }\nset = { init-lr = 1e38 }\n'
     manifest.write_text(f"{manifest.read_text().rstrip().removesuffix(']')}{fails}\n{rule}")
@@ -41,7 +41,7 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(server, command, ca
     assert server.wait() == 1
     output = (tmp_path / "log").read_text()
     assert f"again: {runs[0]}: its process was killed (-9)" in output
-    assert f"failed: {runs[2]}: {SMALL_MAIN.name}: error: the training loss is " in output
+    assert f"failed: {runs[2]}: {SMALL_MAIN.name}: error: the test loss is " in output
     assert output.rstrip().endswith(f"{SMALL_MAIN.name}: error: 1 of 3 runs failed; the same command tries them again")
     assert states(runs) == [State.DONE, State.DONE, State.FAILED]
     assert logs_of(runs[:2]) == good
