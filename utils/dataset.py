@@ -17,7 +17,7 @@ from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
 from utils.choices import DATASETS, LOADERS, npz_path
 from utils.errors import BadInput
-from utils.files import look_at
+from utils.looking import look_at
 from utils.npz import SPLITS, read_npz
 
 

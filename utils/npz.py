@@ -13,7 +13,7 @@ import torch
 
 from utils.batches import SIZE, ImageSet
 from utils.errors import BadInput, first_line, shortened
-from utils.files import is_file
+from utils.looking import is_file
 
 SPLITS = ("train", "test")
 ARRAYS = tuple(f"{letter}_{split}" for letter in "xy" for split in SPLITS)

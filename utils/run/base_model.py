@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
-from utils.files import look_at
+from utils.looking import look_at
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record

@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 
 from utils.errors import BadInput, first_line
-from utils.files import is_file, look_at
+from utils.looking import is_file, look_at
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look
 DIGEST_SIZE = 32

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.choices import MODELS
 from utils.errors import BadInput
-from utils.files import look_at
+from utils.looking import look_at
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.checkpoint import Checkpoints

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils.choices import npz_path
 from utils.errors import BadInput, shortened
-from utils.files import is_file
+from utils.looking import is_file
 from utils.run.kinds import LONGEST_NAME
 
 ASIDE = len("-previous.pth.tmp") - len(".pth")  # the bytes that a base model's name grows by while it is replaced

@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
-from utils.files import look_at
+from utils.looking import look_at
 from utils.run.paths import checked_name, experiment_folder
 from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
 
