@@ -51,11 +51,16 @@ TENSORS = Value("tensors by name", lambda value: _by_name(value, _is_tensor))
 BYTES = Value("a tensor of bytes", lambda value: _is_tensor(value) and value.dtype == torch.uint8)
 TUPLE = Value("a tuple", lambda value: isinstance(value, tuple))
 OPTIMIZER = Value("an optimizer's state", lambda value: isinstance(value, dict) and [*value] in ([], OF_OPTIMIZER))
+DIGEST = Value("a digest or nothing", lambda value: value is None or isinstance(value, str), may_lack=True)
+DIGESTS = Value("digests by name", lambda value: _by_name(value, DIGEST.holds), may_lack=True)
 FORMER = Value("anything", lambda value: True, may_lack=True)  # what is no longer read
 
 # A new entry needs may_lack where checkpoints without it can still be resumed.
 FORM = {
     "settings": Value("settings by name", lambda value: _by_name(value, lambda _: True)),
+    "data_digest": DIGEST,
+    "base_model": DIGEST,
+    "program": DIGEST,
     "loop": {
         "iteration": COUNT,
         "net": TENSORS,
@@ -78,6 +83,7 @@ FORM = {
         "meters": Value("two pairs of numbers", lambda value: isinstance(value, list) and [*map(_is_pair, value)] == [True] * 2),
         "elapsed": NUMBER,
         "log_sizes": dict.fromkeys(LOGS, COUNT),
+        "log_hashes": DIGESTS,
         "epoch": FORMER,
         "batches": FORMER,
     },

@@ -16,9 +16,11 @@ from utils.run.evaluation import Trained
 from utils.run.folder import Run
 from utils.run.record import read_record
 from utils.run.settings import TrainSettings
+from utils.run.state import find_problem
 
 WRONG = "checkpoint with wrong keys or values: refused in one line"
 PARTS = ("loop", "recorder", "random")
+MAY_LACK = ("data_digest", "base_model", "program", "log_hashes")
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,15 @@ def test_parts_that_were_read_by_earlier_versions_alone_do_not_matter(stopped):
     assert resume(stopped, changed(state, ("recorder", "batches"), 3)).iteration == 3
 
 
+def test_digests_may_be_there_and_may_lack(stopped, tally):
+    for place, digest in ((("data_digest",), "0af3"), (("base_model",), None), (("recorder", "log_hashes"), {"loss": "0af3"})):
+        state = changed(stopped[3], place, digest)
+        assert find_problem(state) is find_problem(changed(state, place, remove=True)) is None
+        assert place[-1] in refused(stopped, changed(stopped[3], place, 7), tally)
+
+
 def test_a_checkpoint_that_lacks_something_is_refused(stopped, tally):
-    for place in places(stopped[3]):
+    for place in filter(lambda place: place[-1] not in MAY_LACK, places(stopped[3])):
         line = refused(stopped, changed(stopped[3], place, remove=True), tally)
         assert f"it lacks {'.'.join(place)}" in line
 
@@ -103,7 +112,7 @@ def test_a_checkpoint_with_something_unknown_is_refused(stopped, tally):
 def test_a_checkpoint_with_a_value_of_another_type_is_refused(wrong, stopped, tally):
     numbers = {("recorder", name) for name in ("_lowest_loss", "elapsed")}
     for place in places(stopped[3]):
-        if wrong != -1.5 or place not in numbers:
+        if (wrong != -1.5 or place not in numbers) and place[-1] not in MAY_LACK:
             assert place[-1] in refused(stopped, changed(stopped[3], place, wrong), tally)
 
 
