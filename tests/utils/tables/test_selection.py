@@ -17,7 +17,7 @@ from utils.run.record import run_path
 from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection
-from utils.tables.selection import State
+from utils.tables.selection import State, without_base_model
 from utils.tables.slurm import slurm_script
 
 
@@ -211,3 +211,13 @@ def test_status_tells_every_state(call_main, command, tmp_path):
     assert "epochs 9 there and 3 here" in reasons[1]
     (runs[0].path / "run.json").write_text("{")
     assert runs[0].state()[0] is State.REFUSED
+
+
+def test_a_run_with_a_checkpoint_needs_no_base_model(tmp_path, monkeypatch):
+    monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
+    first, *others = runs_of(["tables", "run", "table1", "-m", "ResNet20", "--trial", "1", "--results-root", str(tmp_path)])
+    with pytest.raises(BadInput, match="there is no base model"):
+        without_base_model([first, *others])
+    first.path.mkdir(parents=True)
+    (first.path / "checkpoint-previous.pth").touch()
+    assert list(without_base_model([first, *others])) == others
