@@ -10,13 +10,12 @@ from conftest import write_npz
 from resumed import only_run
 
 from main import main
-from utils import MAIN
 from utils.choices import MODELS
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run import epochs
 from utils.run.checkpoint import load_tensors, save_tensors
-from utils.run.identity import program_digest
+from utils.run.identity import program_contents
 
 BASE = ["-m", "ResNet8", "-bs", "4", "-n", "2", "-lr", "0.05"]
 STE = ["-meta", "STE", "--pretrained", "none"]
@@ -144,21 +143,30 @@ def test_moved_data_and_results_are_the_same_run(stopped, copied, call_main, tmp
 
 
 def test_an_old_record_is_not_compared(copied, stopped, call_main, tmp_path):
-    """Neither its data, which it does not know by content, nor a checkpoint without digests and hashes."""
+    """One that does not know its data by content, and whose checkpoints have neither digests nor hashes of the logs."""
     root, run = copied("old")
+    own = shutil.copy(stopped / "a.npz", tmp_path / "a.npz")
     record = json.loads((run / "run.json").read_text())
-    for name in ("data_digest", "program", "base_model"):
-        record.pop(name, None)
+    record["settings"]["dataset"] = f"NPZ:{own}"
+    del record["data_digest"]
     (run / "run.json").write_text(json.dumps(record))
     for path in run.glob("checkpoint*.pth"):
         state = load_tensors(path, "test")
-        del state["data_digest"], state["program"], state["recorder"]["log_hashes"]
+        state["settings"]["dataset"] = f"NPZ:{own}"
+        del state["data_digest"], state["recorder"]["log_hashes"]
         save_tensors(state, path)
-    assert call_main("evaluate", run).code == 0
-    outcome = call_main(*train(root, f"NPZ:{stopped / 'a.npz'}", *STE))
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "resumed after 3 iterations" in outcome.out
-    assert len(json.loads((run / "run.json").read_text())["data_digest"]) == 64
+    commands = train(root, f"NPZ:{own}", *STE), ["evaluate", run]
+    write_npz(own, classes=3)  # what a checkpoint of two classes cannot be loaded into
+    for command in commands:
+        outcome = call_main(*command)
+        assert outcome.code == 2
+        (line,) = outcome.err.splitlines()
+        assert f"{run}: its checkpoint cannot be loaded: size mismatch for" in line
+    shutil.copy(stopped / "a.npz", own)
+    for command in commands:
+        outcome = call_main(*command)
+        assert (outcome.code, outcome.err) == (0, "")
+    assert "data_digest" not in json.loads((run / "run.json").read_text())  # what it was trained on before is not known
 
 
 OTHER_SETTINGS = {
@@ -299,22 +307,22 @@ def test_an_edited_program_of_ones_own_is_refused(copied, stopped, tmp_path, cal
     for path in (own, moved):
         path.write_text("'''The first version.'''")
     record = json.loads((run / "run.json").read_text())
-    assert record["program"] == "main.py"
-    record["program"] = program_digest(own)
+    assert "program" not in record  # main.py's commit is there
+    record |= program_contents(own)
     (run / "run.json").write_text(json.dumps(record))
     for path in run.glob("checkpoint*.pth"):
-        save_tensors(load_tensors(path, "test") | {"program": program_digest(own)}, path)
-    own.write_text("'''The second version.'''")
+        save_tensors(load_tensors(path, "test") | program_contents(own), path)
     command = train(root, f"NPZ:{stopped / 'a.npz'}", *STE, "--stop-after", "3")
-    before, differs = files_of(root), f"{run} was made by another program, or by an earlier version of this one"
-    for program in (own, MAIN):
-        outcome = call_main(*command, program=program)
+    before, differs = files_of(root), f"{run} was made by another version of this program, or by another program"
+    for content in ("The second version.", "", "The first version. "):
+        own.write_text(content)
+        outcome = call_main(*command, program=own)
         assert outcome.code == 2
-        assert outcome.err == f"{program.name}: error: {differs}; --overwrite starts over\n"
+        assert outcome.err == f"own.py: error: {differs}; --overwrite starts over\n"
         assert files_of(root) == before
         tally("program of one's own edited before a resume: refused, nothing written")
-        outcome = call_main("evaluate", run, program=program)
+        outcome = call_main("evaluate", run, program=own)
         assert (outcome.code, outcome.err) == (0, f"note: {differs}\n")
     outcome = call_main(*command, program=moved)
     assert outcome.code == 0, outcome.err
-    assert json.loads((run / "run.json").read_text())["program"] == program_digest(moved)
+    assert json.loads((run / "run.json").read_text())["program"] == program_contents(moved)["program"]

@@ -12,7 +12,7 @@ from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, STE
 from utils.dataset import get_dataloader
 from utils.errors import BadInput
 from utils.quantize import get_quantizer
-from utils.run.identity import DATA, PROGRAM, data_digest, program_digest
+from utils.run.identity import DATA, data_digest, program_contents
 from utils.run.settings import Settings, TrainSettings
 
 TEST_BATCH_SIZE = 100
@@ -28,7 +28,7 @@ def load_data(settings: Settings, data_seed: int, device: torch.device) -> tuple
 
 def contents_of(train_loader: Loader, test_loader: Loader, program: Path) -> dict[str, str]:
     """What a run reads, by content, as in Identity."""
-    return {DATA: data_digest(train_loader.image_set, test_loader.image_set), PROGRAM: program_digest(program)}
+    return {DATA: data_digest(train_loader.image_set, test_loader.image_set)} | program_contents(program)
 
 
 def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:

@@ -16,7 +16,7 @@ from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE
 from utils.run.checkpoint import Checkpoints
-from utils.run.identity import DATA, OTHER, PROGRAM, Identity, check_checkpoint, data_digest, program_digest
+from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
 from utils.run.record import fault_of_result, read_record
 from utils.run.state import load_state
 from utils.run.weights import load_weights
@@ -47,10 +47,9 @@ class Trained:
         return loader
 
     def compare_program(self, program: Path) -> None:
-        """Says where a run was made by another program than this, or by an earlier version: its classes may be others."""
-        made_by = self.made_of.contents.get(PROGRAM) if self.made_of else None
-        if made_by not in (None, program_digest(program)):
-            print(f"note: {self.path} {OTHER[PROGRAM]}", file=sys.stderr)
+        """Says where a run was made by another version of this program, or by another one: its classes may be others."""
+        if self.made_of and (other := self.made_of.differing_contents(Identity({}, program_contents(program)))):
+            print(f"note: {self.path} {other}", file=sys.stderr)
 
     def load_into(self, net: nn.Module) -> None:
         """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net or run."""

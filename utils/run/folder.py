@@ -121,14 +121,17 @@ class Run:
             raise RunFailed(f"{self.path}: {why}; {self.last_checkpoint()}") from error
 
     def _checked_contents(self, record: Mapping[str, Any]) -> Mapping[str, str]:
-        """Loads the checkpoint, for `resume`; returns what the run is made of. Raises BadInput where it is of another run."""
-        own = Identity.of_command(self.settings, self._contents)
-        contents = {**own.contents, **Identity.of_record(record).contents}
+        """Loads the checkpoint, for `resume`; returns what the run is made of, as far as that is known of one that has begun.
+
+        Raises BadInput where the checkpoint is of another run.
+        """
+        own, recorded = Identity.of_command(self.settings, self._contents), Identity.of_record(record).contents
         self._checkpoint = load_state(self.checkpoints)
         if self._checkpoint is None:
-            return contents
-        check_checkpoint(self.path, self._checkpoint, Identity(own.settings, contents), "--overwrite starts over")
-        return {**contents, **Identity.of_record(self._checkpoint).contents}
+            return {**own.contents, **recorded}
+        own = Identity(own.settings, {**own.contents, **recorded})
+        check_checkpoint(self.path, self._checkpoint, own, "--overwrite starts over")
+        return {**recorded, **Identity.of_record(self._checkpoint).contents}
 
     def _move_aside(self) -> None:
         lock = Lock(self.path)

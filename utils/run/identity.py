@@ -21,7 +21,7 @@ DATA, BASE_MODEL, PROGRAM = CONTENTS = ("data_digest", "base_model", "program") 
 OTHER = {
     DATA: "was trained on other data than {dataset} holds now",
     BASE_MODEL: "began from another base model than {pretrained} is now",
-    PROGRAM: "was made by another program, or by an earlier version of this one",
+    PROGRAM: "was made by another version of this program, or by another program",
 }
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
@@ -49,9 +49,10 @@ def _file_digest(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def program_digest(program: str | Path) -> str:
-    """The SHA-256 of a program of one's own; "main.py" for that, since the commit is recorded beside it."""
-    return MAIN.name if Path(program).resolve() == MAIN else digest_of(program) or "unknown"
+def program_contents(program: str | Path) -> dict[str, str]:
+    """The digest of a program of one's own, as in Identity; empty for main.py, whose commit is recorded."""
+    digest = None if Path(program).resolve() == MAIN else digest_of(program)
+    return {PROGRAM: digest} if digest else {}
 
 
 def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished
-from utils.run.identity import PROGRAM, program_digest
+from utils.run.identity import program_contents
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.record import check_record, ended_early, read_record, run_path
@@ -57,7 +57,7 @@ class TableRun:
         if is_locked(self.path):
             return State.RUNNING, ""
         try:
-            record = check_record(self.path, self.settings, {PROGRAM: program_digest(self.program)})
+            record = check_record(self.path, self.settings, program_contents(self.program))
         except Finished:
             return State.DONE, ended_early(read_record(self.path))
         except BadInput as error:

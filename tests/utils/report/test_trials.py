@@ -150,5 +150,6 @@ def test_data_and_programs_tell_trials_apart_by_content_and_not_by_path():
         ("data_digest a", [1, 2]),
         ("data_digest b", [3]),
     ]
-    assert labels(trial(1, program="main.py"), trial(2, program="c")) == [("program main.py", [1]), ("program c", [2])]
+    assert labels(trial(1, program="a"), trial(2, program="c")) == [("program a", [1]), ("program c", [2])]
+    assert labels(trial(1), trial(2, program="c")) == [("", [1, 2])]  # by main.py, and by a program of one's own
     assert "/a/" not in str(moved[0].portable_settings)

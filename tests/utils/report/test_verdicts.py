@@ -123,7 +123,7 @@ def test_data_are_compared_by_content_and_not_by_path():
     def group(cell, path, **digests):
         return Group(cell, "", trials(80, cell=cell, dataset=path, **digests))
 
-    ste = group(CELL, "NPZ:/a/set.npz", data_digest="a", program="main.py", pretrained="/a/base.pth")
+    ste = group(CELL, "NPZ:/a/set.npz", data_digest="a", program="a", pretrained="/a/base.pth")
     moved = group(LEARNED, "NPZ:/b/set.npz", data_digest="a", program="c", pretrained="/b/base.pth")
     assert differing_settings(moved, ste) == []
     assert differing_settings(group(LEARNED, "NPZ:/a/set.npz", pretrained="/a/base.pth"), ste) == []  # an old record

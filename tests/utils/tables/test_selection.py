@@ -18,7 +18,7 @@ from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection
 from utils.tables.scheduler import Progress
-from utils.tables.selection import State
+from utils.tables.selection import State, without_base_model
 from utils.tables.slurm import slurm_script
 
 
@@ -237,3 +237,13 @@ def test_epochs_that_were_not_run_are_not_counted(call_main, command, tmp_path):
         "3 of 8 epochs: alpha fell below 1e-06",
         "2 of 8 epochs: the reason was not recorded",
     ]
+
+
+def test_a_run_with_a_checkpoint_needs_no_base_model(tmp_path, monkeypatch):
+    monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
+    first, *others = runs_of(["tables", "run", "table1", "-m", "ResNet20", "--trial", "1", "--results-root", str(tmp_path)])
+    with pytest.raises(BadInput, match="there is no base model"):
+        without_base_model([first, *others])
+    first.path.mkdir(parents=True)
+    (first.path / "checkpoint-previous.pth").touch()
+    assert list(without_base_model([first, *others])) == others
