@@ -104,7 +104,7 @@ def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Record
 
 
 def interruptible(batches: Iterable, run: Run, loop: TrainingLoop, recorder: Recorder) -> Iterator:
-    """The batches of an evaluation, and before each a way out after SIGINT or SIGTERM: an evaluation changes no state."""
+    """The batches of an evaluation, and before each a way out after a signal: an evaluation changes no state."""
     for batch in batches:
         run.give_way(loop, recorder)
         yield batch

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.files.output import BestEffortOutput
 from utils.files.regular import read_regular
 from utils.run.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
@@ -52,7 +51,7 @@ class Scheduler:
         """Works until no run is left; returns those that failed, and why. Raises Interrupted after a signal, when every run that
         was active has saved its state and ended.
         """
-        with Signals() as signals, BestEffortOutput():
+        with Signals() as signals:
             try:
                 while self._waiting or self._elsewhere or self._engine.active:
                     if signals.noted is not None:
