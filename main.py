@@ -14,6 +14,7 @@ from pathlib import Path
 from utils import MAIN
 from utils.cli.parser import build_parser, flags_without_effect
 from utils.errors import BadInput, Finished, Interrupted, RunFailed
+from utils.text import printable
 
 
 def pretrain(args: Namespace) -> None:
@@ -91,7 +92,7 @@ def report(args: Namespace) -> None:
 
     findings, problems = make_report(args.roots)
     for problem in problems:
-        print(f"{args.program.name}: warning: {problem}", file=sys.stderr)
+        print(f"{args.program.name}: warning: {printable(problem)}", file=sys.stderr)
     if args.out:
         findings.write(Path(args.out))
     print(findings.markdown())
@@ -140,7 +141,7 @@ def tables(args: Namespace) -> None:
 
         failures = carry_out(runs, options)
         for run, why in failures.items():
-            print(f"failed: {run}: {why}")
+            print(printable(f"failed: {run}: {why}"))
         if failures:
             raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
 
@@ -175,9 +176,9 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Finished as finished:
-        print(finished)
+        print(printable(str(finished)))
     except (BadInput, RunFailed) as error:
-        print(f"{program.name}: error: {error}", file=sys.stderr)
+        print(f"{program.name}: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interrupted:
         print(f"{program.name}: {interrupted}", file=sys.stderr)

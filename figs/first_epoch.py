@@ -26,10 +26,10 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import in_order, net, trials_below  # noqa: E402
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
+from utils.report.csv_files import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
 from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.report.published import logged  # noqa: E402
-from utils.report.reading import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402

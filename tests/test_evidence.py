@@ -14,8 +14,8 @@ from run_folders import CELL, make_run, make_trial, settings_of
 from table_runs import runs_of
 
 from figs import convergence, first_epoch, ranges
+from utils.report.csv_files import read_csv, write_csv
 from utils.report.published import logged, printed, published_settings
-from utils.report.reading import read_csv, write_csv
 from utils.tables.cells import Cell
 
 

@@ -21,6 +21,7 @@ from utils.run.settings import (
     method_defaults,
 )
 from utils.tables.options import EngineOptions, Selection
+from utils.text import printable
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:

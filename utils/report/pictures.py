@@ -18,17 +18,19 @@ from utils.report.statistics import LAST
 from utils.report.trials import Group, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
+from utils.text import printable
 
 COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC": "#2e8b57", "full precision": "#6a3fa0"}
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
+LONGEST = 150  # characters of a label
 
 
 class Series(NamedTuple):
     """Trials of equal length, drawn as one line with a band; band_only: as the published logs are."""
 
-    label: str
+    label: str  # see `plain`
     trials: Sequence[Trial]
     colour: str
     style: str = "-"
@@ -43,16 +45,24 @@ def series_of(
     name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line style.
     """
     bands = [
-        Series(f"{name(cell)}, published logs", logged()[cell], _colour(cell), ":", True) for cell in logs if cell in logged()
+        Series(plain(f"{name(cell)}, published logs"), logged()[cell], _colour(cell), ":", True)
+        for cell in logs
+        if cell in logged()
     ]
     used: Counter[str] = Counter()
     lines = []
     for group in groups:
         colour = _colour(group.cell)
         label = ", ".join(part for part in (name(group.cell), group.label, f"n = {len(group.trials)}") if part)
-        lines.append(Series(label, group.trials, colour, STYLES[used[colour] % len(STYLES)]))
+        lines.append(Series(plain(label), group.trials, colour, STYLES[used[colour] % len(STYLES)]))
         used[colour] += 1
     return [*bands, *lines]
+
+
+def plain(text: str) -> str:
+    """A text that matplotlib draws as it is: no mathematics between $, no label that a legend leaves out; long ones shortened."""
+    text = printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}...").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _colour(cell: Cell) -> str:
@@ -90,7 +100,7 @@ def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[
         for axes, panel in zip(row_axes, row, strict=True):
             for series in panel.series:
                 _draw(axes, series, panel.curve)
-            axes.set(xlabel="epoch", ylabel=panel.label, title=panel.title)
+            axes.set(xlabel="epoch", ylabel=panel.label, title=plain(panel.title))
             if panel.curve == LOSS:
                 logarithmic(axes)
             axes.grid(alpha=0.3)

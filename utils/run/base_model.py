@@ -12,6 +12,7 @@ from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.paths import missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
+from utils.text import printable
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -53,7 +54,7 @@ def load_start(net: nn.Module, settings: TrainSettings) -> None:
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
     made_from = _trained_on(Path(path).parent)
     if made_from not in (None, dataset):  # two sets of one name share the folder
-        print(f"note: --pretrained {path} was trained on {made_from}, not on {dataset}", file=sys.stderr)
+        print(f"note: --pretrained {path} was trained on {printable(made_from)}, not on {dataset}", file=sys.stderr)
 
 
 def _trained_on(folder: Path) -> str | None:

@@ -21,6 +21,7 @@ from utils.run.lock import Lock
 from utils.run.record import REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
+from utils.text import printable
 
 
 class Run:
@@ -61,7 +62,7 @@ class Run:
                 "git": git_state(),
             }
             if record.get("device", session["device"]) != session["device"]:
-                print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
+                print(f"note: {self.path} was on {printable(record['device'])} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.time(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
             self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **session}

@@ -8,15 +8,16 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.choices import ADAPTIVE, DATASETS
 
 
 class Kind:
-    """Base class: any text."""
+    """Base class: any text. stored: the types that its values have in a run's record."""
 
     accepts = "a text"
+    stored: ClassVar[tuple[type, ...]] = (str,)
 
     def read(self, text: str) -> Any:
         """The value of a text."""
@@ -54,6 +55,7 @@ class Whole(Kind):
 
     low: int
     high: int | None = None
+    stored = (int,)
 
     @property
     def accepts(self) -> str:
@@ -75,6 +77,7 @@ class Real(Kind):
     """A finite number: of at least 0, or above `above`."""
 
     above: float | None = None
+    stored = (int, float)
 
     @property
     def accepts(self) -> str:
@@ -151,6 +154,7 @@ class Switch(Kind):
     """On or off: a flag without a value, true or false elsewhere."""
 
     accepts = "true or false"
+    stored = (bool,)
 
     def _parsed(self, text: str) -> bool:
         if text.lower() not in ("true", "false"):
@@ -167,6 +171,7 @@ class LearningRateSchedule(Kind):
     """A whole number of epochs, or "adaptive"."""
 
     accepts = f"a whole number of epochs of at least 1, or {ADAPTIVE!r}"
+    stored = (int, str)
 
     def _parsed(self, text: str) -> int | str:
         return int(text) if re.fullmatch(r"\d+", text) else text

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from utils.errors import BadInput, InUse
+from utils.text import printable
 
 FILE = "run.lock"
 HELD = (errno.EACCES, errno.EAGAIN)  # what lockf says where another process holds the lock
@@ -77,7 +78,7 @@ class Lock:
         raise InUse(f"{folder} was moved by another process just now")
 
     def _read(self) -> str:
-        return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
+        return printable(os.pread(self._descriptor, 200, 0).decode(errors="replace").strip())
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._descriptor, 0)

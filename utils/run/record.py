@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
+from utils.files import MIB, read_regular, reason
+from utils.run.fields import check_record_fields
 from utils.run.paths import experiment_folder
 from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
 
 REPLACED = "replaced"
+RECORD_LIMIT = 16 * MIB
 
 
 def run_name(settings: TrainSettings) -> str:
@@ -34,15 +38,27 @@ def run_path(settings: TrainSettings) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's run.json. Raises BadInput where there is none, or not a whole one."""
+    """A run's run.json, whose fields and settings have the types that utils/run/fields.py lists.
+
+    Raises BadInput, naming the file and the fault, where there is none, or it is not whole, or not a record.
+    """
+    file = path / "run.json"
     try:
-        record = json.loads((path / "run.json").read_text())
-    except OSError:
+        record = json.loads(read_regular(file, RECORD_LIMIT).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(file):
+            raise BadInput(f"{file} is a link to a file that is not there") from None
         raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {reason(error)}") from None
+    except RecursionError:
+        raise BadInput(f"{file} is damaged: it is nested too deep") from None
     except ValueError as error:
-        raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or not isinstance(record.get("state"), str):
-        raise BadInput(f"{path / 'run.json'} is not a run's record")
+        raise BadInput(f"{file} is damaged: {error}") from None
+    try:
+        check_record_fields(record)
+    except ValueError as error:
+        raise BadInput(f"{file} is not a run's record: {error}") from None
     return record
 
 
@@ -76,8 +92,12 @@ def check_record(path: Path, settings: Settings) -> dict[str, Any] | None:
 
     Raises Finished for one that is done, BadInput where its settings are others, each difference named.
     """
-    if not (path / "run.json").exists():
+    try:
+        os.lstat(path / "run.json")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise BadInput(f"{path} (--results-root) cannot be looked at: {reason(error)}") from None
     record, here = read_record(path), settings.as_dict()
     there = record["settings"]
     if names := _differing(there, here):

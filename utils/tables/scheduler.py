@@ -3,6 +3,7 @@
 Written by hand: submitit knows Slurm only, and neither retries a killed run nor respects another process's lock.
 """
 
+import re
 import signal
 import sys
 import time
@@ -11,13 +12,16 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
+from utils.files import read_tail, reason
 from utils.run.signals import Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
 from utils.tables.selection import State, TableRun, fetch_data, without_base_model
+from utils.text import printable
 
 TICK = 0.2  # seconds between looks at the engine
 LOOK_EVERY = 3.0  # seconds between looks at the runs' folders
+TAIL = 1 << 16  # bytes of an output.log in which its last line is looked for
 STOPPED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -134,7 +138,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
 
     def conclude(self, run: TableRun, outcome: str) -> None:
@@ -155,5 +159,10 @@ class Progress:
 def last_line(run: TableRun) -> str:
     """The last thing that a run's process printed."""
     path = run.path / OUTPUT
-    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+    try:
+        lines = re.split(r"[\r\n]", read_tail(path, TAIL).decode(errors="replace"))
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        return f"{path} cannot be read: {reason(error)}"
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output") + f" ({path})"

@@ -1,5 +1,6 @@
 """The runs that a manifest's tables stand for: which ones a command selects, their commands, and how far each is."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -9,14 +10,18 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished
+from utils.files import why_no_folder
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, missing_base_model
 from utils.run.record import check_record, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.manifest import NOT_SETTINGS, Row, read_manifest
+from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
+from utils.text import printable
+
+MAX_RUNS = 100_000
 
 
 class State(StrEnum):
@@ -82,7 +87,7 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     not take.
     """
     manifest = read_manifest(selection.manifest, selection.protocol)
-    tables = list(manifest) if "all" in selection.tables else selection.tables
+    tables = list(manifest) if ALL in selection.tables else selection.tables
     for table in tables:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
@@ -92,6 +97,8 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
         there = selection.trials or max(row.trials for row in rows.values())
         raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
     pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
+    if len(pairs) > MAX_RUNS:
+        raise BadInput(f"--manifest {selection.manifest}: these are {len(pairs)} runs; at most {MAX_RUNS} can be selected")
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
@@ -130,7 +137,7 @@ def status_table(runs: list[TableRun]) -> str:
 
     rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
     table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
-    reasons = [f"{state}: {run}: {why}" for run, (state, why) in states.items() if why]
+    reasons = [printable(f"{state}: {run}: {why}") for run, (state, why) in states.items() if why]
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
@@ -174,8 +181,8 @@ def _base_model(root: str, cell: Cell, results_root: str) -> str:
     """The base model: below `root`, as `pretrain` names it, in a folder of its own or not; else where `pretrain` wrote it."""
     if root == "none":
         return root
-    if not Path(root).is_dir():
-        raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder")
+    if why := why_no_folder(root):
+        raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder: {why}")
     nested = base_model_path(root, cell.model, cell.dataset)
     own = base_model_path(results_root, cell.model, cell.dataset)
-    return str(next((path for path in (nested, Path(root) / nested.name) if path.is_file()), own))
+    return str(next((path for path in (nested, Path(root) / nested.name) if os.path.isfile(path)), own))
