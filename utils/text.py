@@ -1,4 +1,4 @@
-"""Values that come from elsewhere: texts (names, errors, file names) made fit to be printed, and what is a usable text or number."""
+"""Values that come from elsewhere: texts (names, errors, file names) made printable; what counts as a text or number."""
 
 import math
 import reprlib

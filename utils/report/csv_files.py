@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from utils.errors import BadInput, first_line
-from utils.files import MIB, read_regular, reason
 from utils.report.trials import Trial
 from utils.run.fields import MAX_NAME, check_settings, is_name
 from utils.tables.cells import Cell
 from utils.text import printable, shown
+from utils.untrusted import MIB, read_limited, reason
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
 CSV_LIMIT = 256 * MIB  # of a file, and of what it decompresses to
@@ -68,7 +68,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _text(path: Path) -> str:
     """The file's text, decompressed and without a byte-order mark."""
-    data = read_regular(path, CSV_LIMIT)
+    data = read_limited(path, CSV_LIMIT)
     if path.name.endswith(".xz"):
         data = _decompressed(data)
     text = data.decode("utf-8-sig")

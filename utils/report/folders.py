@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from utils.files import reason
 from utils.run.record import REPLACED
+from utils.untrusted import reason
 
 RECORD, LOG = "run.json", "test-acc.txt"
 

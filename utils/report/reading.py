@@ -10,7 +10,6 @@ import numpy as np
 
 from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
 from utils.errors import BadInput, first_line
-from utils.files import why_no_folder
 from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
@@ -18,6 +17,7 @@ from utils.run.paths import dataset_label
 from utils.run.record import read_record
 from utils.tables.cells import Cell
 from utils.text import printable
+from utils.untrusted import why_no_folder
 
 
 def _any_of(names: Iterable[str]) -> str:

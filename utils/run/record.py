@@ -9,10 +9,10 @@ from typing import Any
 
 from utils.choices import STE
 from utils.errors import BadInput, Finished
-from utils.files import MIB, read_regular, reason
 from utils.run.fields import check_record_fields
 from utils.run.paths import experiment_folder
 from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
+from utils.untrusted import MIB, read_limited, reason
 
 REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB
@@ -44,7 +44,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / "run.json"
     try:
-        record = json.loads(read_regular(file, RECORD_LIMIT).decode())
+        record = json.loads(read_limited(file, RECORD_LIMIT).decode())
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(file):
             raise BadInput(f"{file} is a link to a file that is not there") from None

@@ -8,9 +8,9 @@ from typing import Any
 
 from utils import PROJECT
 from utils.errors import BadInput
-from utils.files import MIB, read_regular, reason
 from utils.tables.cells import Cell
 from utils.text import is_scalar, shown
+from utils.untrusted import MIB, read_limited, reason
 
 MANIFEST = PROJECT / "scripts" / "manifest.toml"
 MANIFEST_LIMIT = MIB
@@ -56,7 +56,7 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     """
     origin = f"--manifest {path}"
     try:
-        content = tomllib.loads(read_regular(path, MANIFEST_LIMIT).decode().replace("\r\n", "\n"))
+        content = tomllib.loads(read_limited(path, MANIFEST_LIMIT).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{origin}: {reason(error)}") from None
     except RecursionError:

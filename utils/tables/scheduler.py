@@ -12,12 +12,12 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.files import read_tail, reason
 from utils.run.signals import Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
 from utils.tables.selection import State, TableRun, fetch_data, without_base_model
 from utils.text import printable
+from utils.untrusted import read_tail, reason
 
 TICK = 0.2  # seconds between looks at the engine
 LOOK_EVERY = 3.0  # seconds between looks at the runs' folders

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished
-from utils.files import why_no_folder
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, missing_base_model
 from utils.run.record import check_record, read_record, run_path
@@ -20,6 +19,7 @@ from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
 from utils.text import printable
+from utils.untrusted import why_no_folder
 
 MAX_RUNS = 100_000
 
@@ -96,9 +96,9 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     if not any(trials.values()):
         there = selection.trials or max(row.trials for row in rows.values())
         raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
+    if (selected := sum(map(len, trials.values()))) > MAX_RUNS:
+        raise BadInput(f"--manifest {selection.manifest}: these are {selected} runs; at most {MAX_RUNS} can be selected")
     pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
-    if len(pairs) > MAX_RUNS:
-        raise BadInput(f"--manifest {selection.manifest}: these are {len(pairs)} runs; at most {MAX_RUNS} can be selected")
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")

@@ -8,7 +8,7 @@ from pathlib import Path
 MIB = 1 << 20
 
 
-def read_regular(path: str | Path, limit: int) -> bytes:
+def read_limited(path: str | Path, limit: int) -> bytes:
     """A file's bytes, links followed. Raises OSError if it cannot be read, is no regular file, or has more than `limit` bytes."""
     with open(path, "rb", opener=_open_regular) as file:
         data = file.read(limit + 1)
@@ -18,7 +18,7 @@ def read_regular(path: str | Path, limit: int) -> bytes:
 
 
 def read_tail(path: str | Path, size: int) -> bytes:
-    """The last bytes of a file, at most `size`. Raises OSError as read_regular does."""
+    """The last bytes of a file, at most `size`. Raises OSError as read_limited does."""
     with open(path, "rb", opener=_open_regular) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size)
