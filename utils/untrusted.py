@@ -32,10 +32,12 @@ def _open_regular(path: str, flags: int) -> int:
     raise OSError(EINVAL, "it is not a regular file")
 
 
-def why_no_folder(path: str | Path) -> str | None:
-    """Why a path is not a folder that can be looked at; None where it is one."""
+def why_no_folder(path: str | Path, may_be_absent: bool = False) -> str | None:
+    """Why a path is not a folder that can be looked at; None where it is one. may_be_absent: or where it can be made."""
     try:
         return None if stat.S_ISDIR(os.stat(path).st_mode) else "it is not a folder"
+    except FileNotFoundError as error:
+        return None if may_be_absent else reason(error)
     except (OSError, ValueError) as error:
         return reason(error)
 

@@ -35,17 +35,19 @@ def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
             recorded.add(folder)
         elif LOG in names:
             logged.add(folder)
-        for entry in reversed(entries):
+        inner = []
+        for entry in entries:
             if entry.name in (REPLACED, RECORD, LOG):
                 continue
             path = folder / entry.name
             try:
                 if not entry.is_symlink():
-                    folders += [path] if entry.is_dir() else []
+                    inner += [path] if entry.is_dir() else []
                 elif os.path.isdir(path):
                     links.append(path)
                 else:
                     os.stat(path)  # a link to a file, or to nothing
             except OSError as error:
                 problems.append(f"{path} cannot be looked at: {reason(error)}")
+        folders += reversed(inner)
     return recorded, logged, problems

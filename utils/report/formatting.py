@@ -54,7 +54,7 @@ class Table:
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
-    """Writes a CSV file with a row per record, texts by `plain_field`, numbers with 8 significant digits, NaN as an empty field."""
+    """Writes a CSV file with a row per record, texts by `plain_field`, numbers with 8 significant digits, NaN as an empty one."""
     plain = [{name: plain_field(v) if isinstance(v, str) else v for name, v in record.items()} for record in records]
     pd.DataFrame(plain).to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
 

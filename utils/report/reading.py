@@ -94,7 +94,7 @@ def read_run(path: Path) -> Trial:
 
 def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]) -> Trial:
     given = {name: value for name, value in settings.items() if value is not None}
-    method = ("quantizer", "backward") if "backward" in given else ()
+    method = ("quantizer", "backward") if "backward" in settings else ()
     names = [given[name] for name in ("model", *method, "optimizer")]
     model, quantizer, backward, optimizer = names if method else (names[0], "none", FULL_PRECISION, names[1])
     epochs, per_epoch = record.get("epochs_done", 0), record.get("iterations_per_epoch", 1)

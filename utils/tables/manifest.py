@@ -135,7 +135,7 @@ def _check_trials(count: int, where: str) -> None:
 def _check_settings(settings: dict[str, Any], where: str) -> None:
     """Raises BadInput for what is not a setting's name, belongs to the cell, the trial or the command line, or is no value."""
     for name, value in settings.items():
-        if not re.fullmatch(r"[a-z0-9-]+", name):
+        if not re.fullmatch(r"[a-z0-9-]{1,100}", name):
             raise BadInput(f"{where}: {shown(name)} is not a setting: the name of one consists of a-z, 0-9 and '-'")
         if name in NOT_SETTINGS:
             raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")

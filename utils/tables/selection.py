@@ -86,6 +86,8 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     program: what runs them. Raises BadInput for an unknown table, a selection that leaves nothing, or settings that `train` does
     not take.
     """
+    if why := why_no_folder(selection.results_root, may_be_absent=True):
+        raise BadInput(f"--results-root {selection.results_root}: {why}")
     manifest = read_manifest(selection.manifest, selection.protocol)
     tables = list(manifest) if ALL in selection.tables else selection.tables
     for table in tables:
