@@ -27,7 +27,7 @@ WRONG = {  # field -> values that it cannot have
     "started": (None, *NOT_A_TEXT),
     "ended": (None, *NOT_A_TEXT),
     "device": (None, *NOT_A_TEXT),
-    "error": (*NOT_A_TEXT, LONG),
+    "error": NOT_A_TEXT,
     "base_model": (*NOT_A_TEXT, LONG),
     "versions": (*NOT_AN_OBJECT, {"torch": 2}, {"torch": []}),
     "git": (3, "x", [], {"commit": 3}, {"commit": None}, {"dirty": "no"}),

@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis where it is longer."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def shown(value: Any) -> str:
     """A value as an error message shows it: printable, long and deeply nested ones shortened."""
     if type(value) is int and value.bit_length() > MAX_BITS:

@@ -18,13 +18,14 @@ from utils.report.statistics import LAST
 from utils.report.trials import Group, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
-from utils.text import printable
+from utils.text import printable, shortened
 
 COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC": "#2e8b57", "full precision": "#6a3fa0"}
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
 LONGEST = 150  # characters of a label
+LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
 class Series(NamedTuple):
@@ -61,7 +62,7 @@ def series_of(
 
 def plain(text: str) -> str:
     """A text that matplotlib draws as it is: no mathematics between $, no label that a legend leaves out; long ones shortened."""
-    text = printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}...").replace("$", r"\$")
+    text = printable(shortened(text, LONGEST)).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
@@ -124,6 +125,7 @@ def logarithmic(axes: Axes) -> None:
 
 def _draw(axes: Axes, series: Series, curve: str) -> None:
     values = np.stack([getattr(trial, curve) for trial in series.trials])
+    values = np.where(np.abs(values) <= LARGEST, values, np.nan)
     epochs = np.arange(1, values.shape[1] + 1)
     marker = "." if len(epochs) == 1 else None  # a line through one point is invisible
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)

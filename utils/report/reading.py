@@ -14,9 +14,9 @@ from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
 from utils.report.trials import BASE_MODEL, FULL_PRECISION, Trial
 from utils.run.paths import dataset_label
-from utils.run.record import read_record
+from utils.run.record import LONGEST_ERROR, read_record
 from utils.tables.cells import Cell
-from utils.text import printable
+from utils.text import printable, shortened
 from utils.untrusted import why_no_folder
 
 
@@ -112,7 +112,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | ({BASE_MODEL: record["base_model"][:12]} if record.get("base_model") else {}),
         seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
-        error=printable(record.get("error") or ""),
+        error=printable(shortened(record.get("error") or "", LONGEST_ERROR)),
         made_by=_made_by(record),
     )
 

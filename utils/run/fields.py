@@ -36,6 +36,7 @@ def _is_whole(value: Any, low: int = 0) -> bool:
 
 NAME = Check(f"a name of at most {MAX_NAME} printable characters", is_name)
 TEXT = Check(f"a text of at most {MAX_TEXT} characters", is_text)
+ERROR = Check("a text", lambda value: isinstance(value, str))
 NUMBER = Check("a finite number", is_number)
 WHOLE = Check("a whole number of at least 0", _is_whole)
 COUNT = Check("a whole number of at least 1", lambda value: _is_whole(value, 1))
@@ -79,7 +80,7 @@ RECORD = SESSION | {
     "state": NAME,
     "started": TEXT,
     "ended": TEXT,
-    "error": _or_none(TEXT),
+    "error": _or_none(ERROR),
     "base_model": _or_none(TEXT),
     "epochs_done": WHOLE,
     "iterations_done": WHOLE,

@@ -16,6 +16,7 @@ from utils.untrusted import MIB, read_limited, reason
 
 REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB
+LONGEST_ERROR = 1000  # characters of a recorded error that are repeated
 
 
 def run_name(settings: TrainSettings) -> str:

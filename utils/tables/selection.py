@@ -12,13 +12,13 @@ from utils import MAIN
 from utils.errors import BadInput, Finished
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, missing_base_model
-from utils.run.record import check_record, read_record, run_path
+from utils.run.record import LONGEST_ERROR, check_record, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
-from utils.text import printable
+from utils.text import printable, shortened
 from utils.untrusted import why_no_folder
 
 MAX_RUNS = 100_000
@@ -68,7 +68,9 @@ class TableRun:
             return State.REFUSED, str(error)
         if record is None:
             return State.MISSING, ""
-        return (State.FAILED, record.get("error") or "") if record.get("state") == "failed" else (State.STOPPED, "")
+        if record["state"] != "failed":
+            return State.STOPPED, ""
+        return State.FAILED, shortened(record.get("error") or "", LONGEST_ERROR)
 
     def epochs_done(self) -> int:
         """Epochs that its last checkpoint holds; all of them where it is done."""
