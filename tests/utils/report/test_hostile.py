@@ -200,17 +200,18 @@ def test_names_are_shown_and_not_obeyed(call_main, tmp_path, tally):
                 number = re.fullmatch(r"-?[\d.]+(e-?\d+)?", field)
                 assert number or not field.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
                 checked += field.startswith("'")
-    assert checked > 20
+    assert checked > 10
     assert (out / "curves.png").stat().st_size
     assert "'" not in {trial.cell.quantizer[0] for trial in read_csv(out / "runs.csv.xz")}
     assert {trial.cell.quantizer for trial in read_csv(out / "runs.csv.xz")} == set(NAMES)
     tally("name with HTML, a link, mathematics or a formula: shown as it is", len(NAMES))
 
 
-@pytest.mark.parametrize("losses", [(1e308, -1e308, 1.7e308), (float("nan"),) * 3, (0, 1e-320, 1e300)])
-def test_pictures_of_extreme_numbers_are_drawn(losses, tmp_path):
-    trial = make_trial([50.0, 60.0, 70.0], DIGITS)
-    write_csv([replace(trial, train_loss=np.array(losses, dtype=float))], tmp_path / "runs.csv")
+def test_pictures_of_extreme_numbers_are_drawn(tmp_path):
+    losses = {"STE": (1e308, -1e308, 1.7e308), "FC-Grad": (np.nan, np.nan, np.nan), "MultiFC": (0, 1e-320, 1e300)}
+    trials = [make_trial([50.0, 60.0, 70.0], DIGITS._replace(backward=name)) for name in losses]
+    made = [replace(trial, train_loss=np.array(losses[trial.cell.backward], dtype=float)) for trial in trials]
+    write_csv(made, tmp_path / "runs.csv")
     make_report([tmp_path / "runs.csv"])[0].write(tmp_path / "out")
     assert (tmp_path / "out" / "curves.svg").stat().st_size
 
