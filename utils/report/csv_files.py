@@ -104,8 +104,6 @@ def read_csv(path: Path) -> list[Trial]:
     try:
         if missing := [name for name in Cell._fields if name not in frame]:
             raise ValueError(_no_column(missing, frame.columns))
-        if frame.empty:
-            raise ValueError("it has no rows")
         _check_values(frame)
         begun = frame["epoch"].eq(1).groupby([frame[name] for name in TRIAL]).cumsum().rename("begun")
         return [
@@ -127,7 +125,7 @@ def _check_values(frame: pd.DataFrame) -> None:
         wrong = values[~(values.isna() | values.abs().le(high)) | values.lt(0 if name in PERCENTAGES else -high)]
         if len(wrong):
             raise ValueError(f"{name} must be {'a percentage' if name in PERCENTAGES else 'finite'}, not {wrong.iloc[0]}")
-    if frame["trial"].min() < 0:
+    if frame["trial"].lt(0).any():
         raise ValueError(f"trial must be at least 0, not {frame['trial'].min()}")
 
 

@@ -51,9 +51,12 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
                 continue
             seen.add(real)
             try:
-                trials += [read_folder(path)] if os.path.isdir(path) else read_csv(path)
+                new = [read_folder(path)] if os.path.isdir(path) else read_csv(path)
             except BadInput as error:
                 problems.append(str(error))
+                continue
+            trials += new
+            problems += [] if new else [f"{path} has no rows"]
     return trials, problems
 
 
