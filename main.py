@@ -25,6 +25,7 @@ from pathlib import Path
 from utils import MAIN
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, machine_failure
 from utils.files.output import discard, prepare_streams
+from utils.files.text import printable
 
 
 def pretrain(args: Namespace) -> None:
@@ -108,7 +109,7 @@ def report(args: Namespace) -> None:
 
     findings, problems = make_report(args.roots)
     for problem in problems:
-        print(f"{args.program.name}: warning: {problem}", file=sys.stderr)
+        print(f"{args.program.name}: warning: {printable(problem)}", file=sys.stderr)
     if args.out:
         findings.write(Path(args.out))
     print(findings.markdown())
@@ -157,7 +158,7 @@ def tables(args: Namespace) -> None:
 
         failures = carry_out(runs, options)
         for run, why in failures.items():
-            print(f"failed: {run}: {why}")
+            print(printable(f"failed: {run}: {why}"))
         if failures:
             raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
 
@@ -186,10 +187,10 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
         discard(sys.stdout.fileno())
         return 141
     except Finished as finished:
-        print(finished)
+        print(printable(str(finished)))
     except (BadInput, RunFailed, Interrupted) as error:
         wrong = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{program.name}: {wrong}{error}", file=sys.stderr)
+        print(f"{program.name}: {wrong}{printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{program.name}: stopped by SIGINT", file=sys.stderr)
@@ -197,7 +198,7 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     except Exception as error:
         if (why := machine_failure(error)) is None:
             raise
-        print(f"{program.name}: error: {why}", file=sys.stderr)
+        print(f"{program.name}: error: {printable(why)}", file=sys.stderr)
         return RunFailed.exit_code
     return 0
 

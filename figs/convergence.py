@@ -18,10 +18,11 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, starred  # noqa: E402
+from utils.report.csv_files import read_csv, write_csv  # noqa: E402
 from utils.report.formatting import mean_variance  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
 from utils.report.published import logged, printed  # noqa: E402
-from utils.report.reading import find_trials, read_csv, write_csv  # noqa: E402
+from utils.report.reading import find_trials  # noqa: E402
 from utils.report.statistics import statistics  # noqa: E402
 from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Group, Trial  # noqa: E402

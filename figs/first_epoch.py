@@ -9,7 +9,6 @@ draws figs/first_epoch.png, from what is stored there.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,12 +25,13 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import in_order, net, trials_below  # noqa: E402
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
+from utils.report.csv_files import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
 from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.report.published import logged  # noqa: E402
-from utils.report.reading import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
+from utils.run.record import read_record  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table  # noqa: E402
 
@@ -65,7 +65,7 @@ def collect(root: Path) -> None:
 
 def _first_epoch(trial: Trial) -> pd.DataFrame:
     """A row per iteration; what made the run is on the first one."""
-    length = json.loads((trial.source / "run.json").read_text())["iterations_per_epoch"]
+    length = read_record(trial.source)["iterations_per_epoch"]
     loss, train_acc = (np.loadtxt(trial.source / f"{n}.txt", delimiter=",", ndmin=2)[:length, 1] for n in ("loss", "train-acc"))
     run = {**trial.cell._asdict(), "trial": trial.number}
     curves = {"iterations": range(1, len(loss) + 1), "loss": loss, "train_acc": train_acc}

@@ -1,5 +1,6 @@
 """Shared fixtures: where the real data lies, a tiny net, a tiny data set, main.py called in this process or a forked one."""
 
+import errno
 import json
 import os
 import signal
@@ -162,6 +163,25 @@ def write_npz(path, train=8, test=8, classes=2, seed=0):
 def tiny_set(tmp_path_factory):
     """The -d value of 8 training and 8 test images in two classes."""
     return write_npz(tmp_path_factory.mktemp("set") / "tiny.npz")
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """forbid(folder, *names): functions of os refuse everything below a folder, as they do to those who may not enter it."""
+
+    def refusing(function, folder):
+        def call(path=".", *arguments, **options):
+            if isinstance(path, (str, os.PathLike)) and str(path).startswith(str(folder)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *arguments, **options)
+
+        return call
+
+    def forbid(folder, *names):
+        for name in names:
+            monkeypatch.setattr(os, name, refusing(getattr(os, name), folder))
+
+    return forbid
 
 
 class Malicious:

@@ -2,8 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
+from utils.files.text import printable
+
+MARKUP = str.maketrans({character: f"\\{character}" for character in "\\|<[`&"})
+
+
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is: no HTML, link, picture or code, and no end of a table's field; on one line."""
+    return printable(" ".join(text.splitlines())).translate(MARKUP).replace("://", r":\//")
+
 
 def markdown_table(head: Sequence[str], *rows: Iterable[str]) -> str:
-    """Headings and rows; a bar within a field is escaped."""
-    lines = [" | ".join(field.replace("|", r"\|").replace("\n", " ") for field in row) for row in (head, *rows)]
+    """Headings and rows, their fields as plain text."""
+    lines = [" | ".join(map(markdown_text, row)) for row in (head, *rows)]
     return "\n".join([f"| {lines[0]} |", "|" + "---|" * len(head), *(f"| {line} |" for line in lines[1:])])

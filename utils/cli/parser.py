@@ -10,6 +10,7 @@ from typing import Any
 from utils import MAIN
 from utils.benchmark.options import BenchmarkOptions
 from utils.errors import shortened
+from utils.files.text import printable
 from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
 from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
 from utils.run.settings import (
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {shortened(message, 2000)}\n")
+        self.exit(2, f"{self.prog}: error: {printable(shortened(message, 2000))}\n")
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:

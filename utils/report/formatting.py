@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from utils.files.text import printable
 from utils.report.statistics import NOT_FINITE
 from utils.tabular import markdown_table
 
 Record = Mapping[str, Any]
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # a spreadsheet's formula begins so; also in full width
 LATEX = str.maketrans(
     {character: rf"\{character}" for character in "#$%&_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
@@ -43,19 +45,34 @@ class Table:
 
     def latex(self) -> str:
         r"""A tabular environment that needs no LaTeX package; its rules are \hline. (pandas' to_latex needs booktabs.)"""
-        head, *body = [" & ".join(field.translate(LATEX) for field in row) + r" \\" for row in self.rows()]
+        head, *body = [" & ".join(printable(field).translate(LATEX) for field in row) + r" \\" for row in self.rows()]
         begin = rf"\begin{{tabular}}{{{'l' * len(self.rows()[0])}}}"
         return "\n".join([f"% {self.title}", begin, r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}", ""])
 
     def write(self, folder: Path) -> None:
         """Writes <name>.csv and <name>.tex into the folder."""
         write_records(self.records, folder / f"{self.name}.csv")
-        (folder / f"{self.name}.tex").write_text(self.latex())
+        (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:
-    """Writes a CSV file with a row per record. Numbers have 8 significant digits; NaN is an empty field."""
-    pd.DataFrame(list(records)).to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    """Writes a CSV file with a row per record, texts by `plain_field`, numbers with 8 significant digits, NaN as an empty one."""
+    plain = [{name: plain_field(v) if isinstance(v, str) else v for name, v in record.items()} for record in records]
+    pd.DataFrame(plain).to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+
+
+def plain_field(text: str) -> str:
+    """A text for a field of a CSV file: printable, and with an apostrophe before what a spreadsheet would run as a formula."""
+    text = printable(text)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from utils.errors import shortened
+from utils.files.text import printable
 from utils.report.published import Printed, logged, logged_statistics
 from utils.report.statistics import LAST
 from utils.report.trials import Group, Trial
@@ -23,12 +25,14 @@ COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
+LONGEST = 150  # characters of a label
+LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
 class Series(NamedTuple):
     """Trials of equal length, drawn as one line with a band; band_only: as the published logs are."""
 
-    label: str
+    label: str  # see `plain`
     trials: Sequence[Trial]
     colour: str
     style: str = "-"
@@ -43,16 +47,24 @@ def series_of(
     name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line style.
     """
     bands = [
-        Series(f"{name(cell)}, published logs", logged()[cell], _colour(cell), ":", True) for cell in logs if cell in logged()
+        Series(plain(f"{name(cell)}, published logs"), logged()[cell], _colour(cell), ":", True)
+        for cell in logs
+        if cell in logged()
     ]
     used: Counter[str] = Counter()
     lines = []
     for group in groups:
         colour = _colour(group.cell)
         label = ", ".join(part for part in (name(group.cell), group.label, f"n = {len(group.trials)}") if part)
-        lines.append(Series(label, group.trials, colour, STYLES[used[colour] % len(STYLES)]))
+        lines.append(Series(plain(label), group.trials, colour, STYLES[used[colour] % len(STYLES)]))
         used[colour] += 1
     return [*bands, *lines]
+
+
+def plain(text: str) -> str:
+    """A text that matplotlib draws as it is: no mathematics between $, no label that a legend leaves out; long ones shortened."""
+    text = printable(shortened(text, LONGEST)).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _colour(cell: Cell) -> str:
@@ -90,7 +102,7 @@ def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[
         for axes, panel in zip(row_axes, row, strict=True):
             for series in panel.series:
                 _draw(axes, series, panel.curve)
-            axes.set(xlabel="epoch", ylabel=panel.label, title=panel.title)
+            axes.set(xlabel="epoch", ylabel=panel.label, title=plain(panel.title))
             if panel.curve == LOSS:
                 logarithmic(axes)
             axes.grid(alpha=0.3)
@@ -114,6 +126,7 @@ def logarithmic(axes: Axes) -> None:
 
 def _draw(axes: Axes, series: Series, curve: str) -> None:
     values = np.stack([getattr(trial, curve) for trial in series.trials])
+    values = np.where(np.abs(values) <= LARGEST, values, np.nan)
     epochs = np.arange(1, values.shape[1] + 1)
     marker = "." if len(epochs) == 1 else None  # a line through one point is invisible
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)

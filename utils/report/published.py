@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from utils import PROJECT
-from utils.report.reading import read_csv, read_frame
+from utils.report.csv_files import read_csv, read_frame
 from utils.report.statistics import Statistics, statistics
 from utils.report.trials import Trial
 from utils.run.settings import TrainSettings

@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from utils.errors import BadInput
+from utils.report.csv_files import write_csv
 from utils.report.formatting import Table
 from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, printed, published_settings
-from utils.report.reading import find_trials, write_csv
+from utils.report.reading import find_trials
 from utils.report.tables import (
     FAIRNESS_NOTE,
     claims_table,
@@ -27,6 +28,7 @@ from utils.report.tables import (
 from utils.report.trials import Group, LeftOut, Trial, group_trials
 from utils.report.verdicts import pairs
 from utils.tables.cells import Cell
+from utils.tabular import markdown_text
 
 FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # the paper's Figure 3 has a panel for SGD and one for Adam
 
@@ -81,7 +83,9 @@ class Report:
         counted = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
         lines = [f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out. Made by:\n"]
-        return "\n".join([*lines, *(f"- {count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common())])
+        return "\n".join(
+            [*lines, *(f"- {count} run{'s' * (count > 1)}: {markdown_text(maker)}" for maker, count in makers.most_common())]
+        )
 
     def write(self, folder: Path) -> None:
         """Writes report.md, each table as CSV and LaTeX, errata.csv, the epochs of the counted trials (runs.csv.xz) and pictures.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from utils.errors import BadInput, Finished, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import require_regular
+from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.finite import fault_of_weights
 from utils.run.identity import DATA, Identity, check_checkpoint, digest_of
@@ -116,7 +117,7 @@ def load_start(net: nn.Module, settings: TrainSettings, data_digest: str | None 
     made_from, digest = _trained_on(Path(path).parent)
     known = digest and data_digest
     if digest != data_digest if known else made_from not in (None, dataset):  # two sets of one name share the folder
-        other = f"other data than {dataset} holds now" if made_from == dataset else f"{made_from}, not on {dataset}"
+        other = f"other data than {dataset} holds now" if made_from == dataset else f"{printable(made_from)}, not on {dataset}"
         print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
 
 

@@ -17,6 +17,7 @@ from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line,
 from utils.files import strict_json
 from utils.files.output import BestEffortOutput
 from utils.files.regular import is_in_place, open_new, require_regular
+from utils.files.text import printable
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
@@ -87,7 +88,7 @@ class Run:
                 "git": git_state(),
             }
             if record.get("device", session["device"]) != session["device"]:
-                print(f"note: {self.path} was on {record['device']} before; now {session['device']}", file=sys.stderr)
+                print(f"note: {self.path} was on {printable(record['device'])} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.monotonic(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
             self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **contents, **session}

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.choices import ADAPTIVE, DATASETS
 from utils.errors import shortened
@@ -18,10 +18,11 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on the file systems of Linux an
 
 
 class Kind:
-    """Base class: any text."""
+    """Base class: any text. stored: the types that its values have in a run's record."""
 
     accepts = "a text"
     limits = ""  # of its values, for the help
+    stored: ClassVar[tuple[type, ...]] = (str,)
 
     def read(self, text: str) -> Any:
         """The value of a text."""
@@ -59,6 +60,7 @@ class Whole(Kind):
 
     low: int
     high: int | None = None
+    stored = (int,)
 
     @property
     def accepts(self) -> str:
@@ -85,6 +87,7 @@ class Real(Kind):
 
     above: float | None = None
     limits = "at most 1e38"
+    stored = (int, float)
 
     @property
     def accepts(self) -> str:
@@ -161,6 +164,7 @@ class Switch(Kind):
     """On or off: a flag without a value, true or false elsewhere."""
 
     accepts = "true or false"
+    stored = (bool,)
 
     def _parsed(self, text: str) -> bool:
         if text.lower() not in ("true", "false"):
@@ -178,6 +182,7 @@ class LearningRateSchedule(Kind):
 
     limits = f"1 to {MOST_EPOCHS}"
     accepts = f"a whole number of epochs from {limits}, or {ADAPTIVE!r}"
+    stored = (int, str)
 
     def _parsed(self, text: str) -> int | str:
         return int(text) if re.fullmatch(r"\d+", text) else text

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from utils.errors import BadInput, InUse
 from utils.files.regular import is_in_place, open_regular
+from utils.files.text import printable
 from utils.run.paths import LOGS
 
 FILE = "run.lock"
@@ -98,7 +99,7 @@ class Lock:
         return self.path, self._descriptor
 
     def _read(self) -> str:
-        return os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
+        return printable(os.pread(self._descriptor, 200, 0).decode(errors="replace").strip())
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._descriptor, 0)

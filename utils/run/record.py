@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,12 +11,15 @@ from typing import Any
 from utils.choices import STE
 from utils.errors import BadInput, Finished
 from utils.files.look import look_at
-from utils.files.regular import NotRegular, read_regular
+from utils.files.untrusted import MIB, read_limited, reason
+from utils.run.fields import check_record_fields
 from utils.run.identity import Identity
 from utils.run.paths import checked_name, experiment_folder
 from utils.run.settings import Settings, TrainSettings
 
 REPLACED = "replaced"
+RECORD_LIMIT = 16 * MIB
+LONGEST_ERROR = 1000  # characters of a recorded error that are repeated
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -40,20 +44,29 @@ def run_path(settings: TrainSettings) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's run.json. Raises BadInput where there is none, or not a whole one.
+    """A run's run.json, whose fields and settings have the types that utils/run/fields.py lists.
 
     A run that an earlier version called done in spite of a test that is not finite has failed.
+
+    Raises BadInput, naming the file and the fault, where there is none, or it is not whole, or not a record.
     """
+    file = path / "run.json"
     try:
-        record = json.loads(read_regular(path / "run.json"))
-    except NotRegular as error:
-        raise BadInput(str(error)) from None
-    except OSError:
+        record = json.loads(read_limited(file, RECORD_LIMIT).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(file):
+            raise BadInput(f"{file} is a link to a file that is not there") from None
         raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {reason(error)}") from None
+    except RecursionError:
+        raise BadInput(f"{file} is damaged: it is nested too deep") from None
     except ValueError as error:
-        raise BadInput(f"{path / 'run.json'} is damaged: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or not isinstance(record.get("state"), str):
-        raise BadInput(f"{path / 'run.json'} is not a run's record")
+        raise BadInput(f"{file} is damaged: {error}") from None
+    try:
+        check_record_fields(record)
+    except ValueError as error:
+        raise BadInput(f"{file} is not a run's record: {error}") from None
     fault = fault_of_result(record.get("result"))
     return record | {"state": "failed", "error": fault} if fault and record["state"] == "done" else record
 

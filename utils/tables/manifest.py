@@ -1,5 +1,6 @@
 """What is run, as data: the tables, cells and settings of a manifest (scripts/manifest.toml, which explains its own format)."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,15 @@ from typing import Any
 
 from utils import PROJECT
 from utils.errors import BadInput
+from utils.files.text import is_scalar, shown
+from utils.files.untrusted import MIB, read_limited, reason
 from utils.tables.cells import Cell
 
 MANIFEST = PROJECT / "scripts" / "manifest.toml"
+MANIFEST_LIMIT = MIB
+MAX_TRIALS = 1000  # of a cell
 PROTOCOLS = ("logs", "paper")
+ALL = "all"  # in the place of tables: every table
 NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")  # said elsewhere
 
 
@@ -46,18 +52,25 @@ class Rule:
 def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     """The manifest's tables by name, with the settings of a protocol.
 
-    Raises BadInput for a file that is absent, damaged, or says something that is not understood, naming the place.
+    Raises BadInput for a file that cannot be read, is damaged, or says something that is not understood, naming the place.
     """
     origin = f"--manifest {path}"
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(read_limited(path, MANIFEST_LIMIT).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{origin}: {getattr(error, 'strerror', None) or error}") from None
+        raise BadInput(f"{origin}: {reason(error)}") from None
+    except RecursionError:
+        raise BadInput(f"{origin}: it is nested too deep") from None
     _check(content, origin, {"tables": dict}, {"trials": int, "settings": dict, "rules": list})
-    _check_names(content.get("settings", {}), f"{origin}, settings")
+    _check_settings(content.get("settings", {}), f"{origin}, settings")
+    _check_trials(content.get("trials", 1), origin)
     rules = [rule for rule in _rules(content.get("rules", []), origin) if rule.protocol in (None, protocol)]
     defaults = content.get("settings", {}), content.get("trials", 1)
     tables = {name: _table(entry, rules, *defaults, f"{origin}, table {name}") for name, entry in content["tables"].items()}
+    if ALL in tables:
+        raise BadInput(f"{origin}: a table cannot be called {ALL}, which stands for every table")
+    if not any(table.rows for table in tables.values()):
+        raise BadInput(f"{origin}: it lists no cells")
     for rule in rules:
         if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
             raise BadInput(f"{origin}: no cell meets the rule when {rule.when}")
@@ -76,8 +89,7 @@ def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int,
             raise BadInput(f"{where}, cell {number}: {cell} is there twice")
         own = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
         count = row.get("trials", entry.get("trials", trials))
-        if count < 1:
-            raise BadInput(f"{where}, cell {number}: trials must be at least 1, not {count}")
+        _check_trials(count, f"{where}, cell {number}")
         rows[cell] = Row(cell, count, settings | own, row.get("published"))
     return Table(tuple(rows.values()))
 
@@ -88,12 +100,12 @@ def _rules(entries: list[Any], origin: str) -> list[Rule]:
     for number, entry in enumerate(entries, 1):
         where = f"{origin}, rule {number}"
         _check(entry, where, {"why": str, "set": dict}, {"when": dict, "protocol": str})
-        _check_names(entry["set"], where)
+        _check_settings(entry["set"], where)
         when = {field: [value] if isinstance(value, str) else value for field, value in entry.get("when", {}).items()}
         _check(when, f"{where}, when", {}, dict.fromkeys(Cell._fields, list))
         protocol = entry.get("protocol")
         if protocol not in (None, *PROTOCOLS):
-            raise BadInput(f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+            raise BadInput(f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, not {shown(protocol)}")
         rules.append(Rule(when, entry["set"], protocol))
     return rules
 
@@ -101,20 +113,31 @@ def _rules(entries: list[Any], origin: str) -> list[Rule]:
 def _check(entry: Any, where: str, needed: dict[str, type], known: dict[str, type]) -> None:
     """Raises BadInput where a key is missing, unknown, or its value of another type."""
     if not isinstance(entry, dict):
-        raise BadInput(f"{where}: must be a table of {', '.join(needed)}, not {entry!r}")
+        raise BadInput(f"{where}: must be a table of {', '.join(needed)}, not {shown(entry)}")
     for key in needed:
         if key not in entry:
             raise BadInput(f"{where}: {key} is missing")
     for key, value in entry.items():
         kind = (needed | known).get(key)
         if kind is None:
-            raise BadInput(f"{where}: unknown key {key!r}; known are {', '.join(needed | known)}")
+            raise BadInput(f"{where}: unknown key {shown(key)}; known are {', '.join(needed | known)}")
         if type(value) is not kind:
-            raise BadInput(f"{where}: {key} must be of type {kind.__name__}, not {value!r}")
+            raise BadInput(f"{where}: {key} must be of type {kind.__name__}, not {shown(value)}")
+        if kind is str and not value.isprintable():
+            raise BadInput(f"{where}: {key} must be a text without control characters, not {shown(value)}")
 
 
-def _check_names(settings: dict[str, Any], where: str) -> None:
-    """Raises BadInput for a setting that belongs to the cell, the trial or the command line."""
-    for name in NOT_SETTINGS:
-        if name in settings:
+def _check_trials(count: int, where: str) -> None:
+    if not 1 <= count <= MAX_TRIALS:
+        raise BadInput(f"{where}: trials must be at least 1 and at most {MAX_TRIALS}, not {shown(count)}")
+
+
+def _check_settings(settings: dict[str, Any], where: str) -> None:
+    """Raises BadInput for what is not a setting's name, belongs to the cell, the trial or the command line, or is no value."""
+    for name, value in settings.items():
+        if not re.fullmatch(r"[a-z0-9-]{1,100}", name):
+            raise BadInput(f"{where}: {shown(name)} is not a setting: the name of one consists of a-z, 0-9 and '-'")
+        if name in NOT_SETTINGS:
             raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")
+        if not is_scalar(value) or (isinstance(value, str) and not value.isprintable()):
+            raise BadInput(f"{where}: {name} must be a printable text, a finite number, true or false, not {shown(value)}")

@@ -8,7 +8,7 @@ from typing import Any
 from utils.run.kinds import Kind, OneOf, Switch, Whole
 from utils.run.options import REQUIRED, Options, like, setting
 from utils.run.settings import Settings
-from utils.tables.manifest import MANIFEST, PROTOCOLS
+from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
 
 ENGINES = ("local", "ray", "slurm")
 
@@ -69,7 +69,9 @@ class Selection(Options):
     quantizer: tuple[str, ...] = setting((), "only these quantizers", "-q", several=True, group=CELLS)
     optimizer: tuple[str, ...] = setting((), "only these optimizers", "-o", several=True, group=CELLS)
     backward: tuple[str, ...] = setting((), "only STE, or these meta networks", "-meta", several=True, group=CELLS)
-    trials: int | None = setting(None, "trials 1 to N (default: the manifest's)", kind=Whole(1), metavar="N", group=CELLS)
+    trials: int | None = setting(
+        None, "trials 1 to N (default: the manifest's)", kind=Whole(1, MAX_TRIALS), metavar="N", group=CELLS
+    )
     trial: tuple[int, ...] = setting((), "only these trials", kind=Whole(1), several=True, metavar="T", group=CELLS)
     slice: tuple[int, int] | None = setting(
         None, "only the I-th of N shares of the selected runs", kind=Share(), metavar="I/N", group=CELLS

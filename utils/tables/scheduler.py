@@ -3,6 +3,7 @@
 Written by hand: submitit knows Slurm only, and neither retries a killed run nor respects another process's lock.
 """
 
+import re
 import sys
 import time
 from collections import Counter, deque
@@ -10,7 +11,8 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.files.regular import read_regular
+from utils.files.text import printable
+from utils.files.untrusted import read_tail, reason
 from utils.run.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
@@ -18,6 +20,7 @@ from utils.tables.selection import State, TableRun, fetch_data, without_base_mod
 
 TICK = 0.2  # seconds between looks at the engine
 LOOK_EVERY = 3.0  # seconds between looks at the runs' folders
+TAIL = 1 << 16  # bytes of an output.log in which its last line is looked for
 STOPPED_BY_SIGNAL = tuple(128 + which for which in STOPPING)
 
 
@@ -135,7 +138,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
 
     def conclude(self, run: TableRun, outcome: str) -> None:
@@ -157,9 +160,9 @@ def last_line(run: TableRun) -> str:
     """The last thing that a run's process printed."""
     path = run.path / OUTPUT
     try:
-        lines = read_regular(path).decode(errors="replace").split("\n")
+        lines = re.split(r"[\r\n]", read_tail(path, TAIL).decode(errors="replace"))
     except FileNotFoundError:
         lines = []
     except OSError as error:
-        return str(error)
+        return f"{path} cannot be read: {reason(error)}"
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output") + f" ({path})"

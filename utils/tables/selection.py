@@ -1,5 +1,6 @@
 """The runs that a manifest's tables stand for: which ones a command selects, their commands, and how far each is."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -8,16 +9,20 @@ from enum import StrEnum
 from pathlib import Path
 
 from utils import MAIN
-from utils.errors import BadInput, Finished
+from utils.errors import BadInput, Finished, shortened
+from utils.files.text import printable
+from utils.files.untrusted import why_no_folder
 from utils.run.identity import program_contents
 from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
-from utils.run.record import check_record, ended_early, read_record, run_path
+from utils.run.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.manifest import NOT_SETTINGS, Row, read_manifest
+from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
+
+MAX_RUNS = 100_000
 
 
 class State(StrEnum):
@@ -64,7 +69,9 @@ class TableRun:
             return State.REFUSED, str(error)
         if record is None:
             return State.MISSING, ""
-        return (State.FAILED, record.get("error") or "") if record.get("state") == "failed" else (State.STOPPED, "")
+        if record["state"] != "failed":
+            return State.STOPPED, ""
+        return State.FAILED, shortened(record.get("error") or "", LONGEST_ERROR)
 
     def epochs(self) -> tuple[int, int]:
         """Epochs that its last checkpoint holds, and how many there will be: no more where it is done."""
@@ -84,8 +91,10 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     program: what runs them. Raises BadInput for an unknown table, a selection that leaves nothing, or settings that `train` does
     not take.
     """
+    if why := why_no_folder(selection.results_root, may_be_absent=True):
+        raise BadInput(f"--results-root {selection.results_root}: {why}")
     manifest = read_manifest(selection.manifest, selection.protocol)
-    tables = list(manifest) if "all" in selection.tables else selection.tables
+    tables = list(manifest) if ALL in selection.tables else selection.tables
     for table in tables:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
@@ -94,6 +103,8 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     if not any(trials.values()):
         there = selection.trials or max(row.trials for row in rows.values())
         raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
+    if (selected := sum(map(len, trials.values()))) > MAX_RUNS:
+        raise BadInput(f"--manifest {selection.manifest}: these are {selected} runs; at most {MAX_RUNS} can be selected")
     pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
@@ -136,7 +147,7 @@ def status_table(runs: list[TableRun]) -> str:
 
     rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
     table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
-    reasons = [f"{state}: {run}: {why}" for run, (state, why) in states.items() if why]
+    reasons = [printable(f"{state}: {run}: {why}") for run, (state, why) in states.items() if why]
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
@@ -182,8 +193,8 @@ def _base_model(root: str, cell: Cell, results_root: str) -> str:
     """The base model: below `root`, as `pretrain` names it, in a folder of its own or not; else where `pretrain` wrote it."""
     if root == "none":
         return root
-    if not Path(root).is_dir():
-        raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder")
+    if why := why_no_folder(root):
+        raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder: {why}")
     nested = base_model_path(root, cell.model, cell.dataset)
     own = base_model_path(results_root, cell.model, cell.dataset)
-    return str(next((path for path in (nested, Path(root) / nested.name) if path.is_file()), own))
+    return str(next((path for path in (nested, Path(root) / nested.name) if os.path.isfile(path)), own))

@@ -38,3 +38,12 @@ def test_csv_with_fields_that_only_some_records_have(tmp_path):
 
 def test_numbers():
     assert (number(float("nan")), number(2, 1), mean_variance(42.2648, 8.1432)) == ("", "2.0", "42.265 (8.143)")
+
+
+def test_csv_texts_are_no_formulas_and_numbers_stay_numbers(tmp_path):
+    texts = ["=1+1", "+a", "-a", "@a", " =1", "-1.5", "+1e3", "a=b", "'", "a\x1b"]
+    write_records([{"text": text, "number": -2.5} for text in texts], tmp_path / "some.csv")
+    with open(tmp_path / "some.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["'=1+1", "'+a", "'-a", "'@a", "' =1", "-1.5", "+1e3", "a=b", "'", r"a\x1b"]
+    assert {row["number"] for row in rows} == {"-2.5"}

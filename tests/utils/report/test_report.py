@@ -12,8 +12,8 @@ from conftest import PROJECT
 from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_logs
 
 from utils.errors import BadInput
+from utils.report.csv_files import write_csv
 from utils.report.published import ERRATA_KINDS, errata, logged
-from utils.report.reading import write_csv
 from utils.report.report import make_report
 from utils.report.tables import errata_markdown
 

@@ -38,8 +38,8 @@ def test_a_folder_that_is_moved_away_while_it_is_locked_is_left(tmp_path, monkey
 
 
 def test_what_an_owner_left_behind_is_told(tmp_path):
-    (tmp_path / "run.lock").write_text("process 1 on there\n")
+    (tmp_path / "run.lock").write_text("process 1 on \x1b[31mthere\n")
     lock = Lock(tmp_path)
-    assert lock.left_behind == "process 1 on there"
+    assert lock.left_behind == r"process 1 on \x1b[31mthere"
     lock.release()
     assert Lock(tmp_path).left_behind == ""

@@ -74,7 +74,8 @@ def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifes
 
 
 def test_a_folder_that_cannot_be_made_is_a_failure(call_main, command, tmp_path):
-    (tmp_path / "R").touch()
+    (tmp_path / "R").mkdir()
+    (tmp_path / "R" / "ResNet8-NPZ-tiny").touch()
     outcome = call_main(*command("R"))
     assert outcome.code == 1
     listed = [line for line in outcome.out.splitlines() if line.startswith("failed: ResNet8 NPZ:")]

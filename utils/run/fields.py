@@ -1,0 +1,147 @@
+"""What a run's record holds: the types of its fields and of its settings.
+
+A record may come from another machine, another commit or another hand. Whoever reads one can rely on what is checked here; a
+field that is not listed is used by nobody.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from utils.files.text import MAX_TEXT, is_number, is_scalar, is_text, shown
+from utils.run.kinds import Kind, OneOf, OneOfOrNone
+from utils.run.options import settings_of
+from utils.run.settings import PretrainSettings, TrainSettings
+
+MAX_NAME = 100  # characters
+MAX_DEPTH = 20  # of lists and objects within one another; the records that are written have 5
+MAY_BE_NAN = "result"  # records of earlier commits have a test loss there that is not finite
+
+
+class Check(NamedTuple):
+    """What a field accepts, in words, and whether a value is that."""
+
+    accepts: str
+    holds: Callable[[Any], bool]
+
+
+def is_name(value: Any, longest: int = MAX_NAME) -> bool:
+    """Whether a value can be the name of a net, method or state: so many printable characters, at least one."""
+    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
+
+
+def _is_whole(value: Any, low: int = 0) -> bool:
+    return type(value) is int and low <= value < 1 << 63
+
+
+NAME = Check(f"a name of at most {MAX_NAME} printable characters", is_name)
+TEXT = Check(f"a text of at most {MAX_TEXT} characters", is_text)
+ERROR = Check("a text", lambda value: isinstance(value, str))
+NUMBER = Check("a finite number", is_number)
+WHOLE = Check("a whole number of at least 0", _is_whole)
+COUNT = Check("a whole number of at least 1", lambda value: _is_whole(value, 1))
+SWITCH = Check("true or false", lambda value: isinstance(value, bool))
+SCALAR = Check("a text, a number, true or false", is_scalar)
+VALUE = Check(
+    "a text, a number, true or false, or a list of them", lambda v: all(map(is_scalar, v if isinstance(v, list) else [v]))
+)
+REAL = Check("a number", lambda value: type(value) in (int, float))
+
+
+def _or_none(check: Check) -> Check:
+    return Check(f"{check.accepts}, or null", lambda value: value is None or check.holds(value))
+
+
+def _list_of(check: Check) -> Check:
+    return Check(f"a list, each of {check.accepts}", lambda value: isinstance(value, list) and all(map(check.holds, value)))
+
+
+def _each(check: Check) -> Check:
+    return Check(
+        f"an object, each of {check.accepts}", lambda value: isinstance(value, dict) and all(map(check.holds, value.values()))
+    )
+
+
+def _object(fields: dict[str, Check]) -> Check:
+    def holds(value: Any) -> bool:
+        return isinstance(value, dict) and all(check.holds(value[name]) for name, check in fields.items() if name in value)
+
+    return Check("an object with " + ", ".join(f"{name}: {check.accepts}" for name, check in fields.items()), holds)
+
+
+SESSION = {
+    "began": TEXT,
+    "device": TEXT,
+    "hostname": TEXT,
+    "versions": _each(TEXT),
+    "git": _or_none(_object({"commit": TEXT, "dirty": SWITCH})),
+}
+RECORD = SESSION | {
+    "state": NAME,
+    "started": TEXT,
+    "ended": TEXT,
+    "error": _or_none(ERROR),
+    "base_model": _or_none(TEXT),
+    "epochs_done": WHOLE,
+    "iterations_done": WHOLE,
+    "iterations_per_epoch": COUNT,
+    "seconds": NUMBER,
+    "seconds_per_epoch": _list_of(NUMBER),
+    "peak_memory": _each(NUMBER),
+    "result": _each(REAL),
+    "sessions": _list_of(_object(SESSION)),
+}
+KINDS: dict[str, Kind] = {
+    name: entry.metadata["kind"] for cls in (PretrainSettings, TrainSettings) for name, entry in settings_of(cls).items()
+}
+
+
+def check_record_fields(record: Any) -> None:
+    """Raises ValueError, naming the field, where something is not a record. It may lack all fields but settings and state."""
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    for name in ("settings", "state"):
+        if name not in record:
+            raise ValueError(f"it lacks {name!r}")
+    _check_nesting(record)
+    for name, check in RECORD.items():
+        if name in record and not check.holds(record[name]):
+            raise ValueError(f"{name} must be {check.accepts}, not {shown(record[name])}")
+    check_settings(record["settings"])
+
+
+def check_settings(settings: Any) -> None:
+    """Raises ValueError where a value among a run's settings (name -> value) has another type than the setting, or None."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings are not an object but {shown(settings)}")
+    for name, value in settings.items():
+        if not is_name(name):
+            raise ValueError(f"{shown(name)} is not the name of a setting")
+        check = _check_of(name)
+        if value is not None and not check.holds(value):
+            raise ValueError(f"setting {shown(name)} must be {check.accepts}, not {shown(value)}")
+
+
+def _check_of(setting: str) -> Check:
+    if setting == "base_model":  # in the compact form of earlier runs
+        return TEXT
+    if setting == "momentum":  # of pretrain, which has no flag for it
+        return NUMBER
+    kind = KINDS.get(setting)
+    if kind is None:
+        return VALUE
+    if isinstance(kind, (OneOf, OneOfOrNone)):
+        return NAME
+    return Check(kind.accepts, lambda value: type(value) in kind.stored and is_scalar(value))
+
+
+def _check_nesting(record: dict[str, Any]) -> None:
+    """Raises ValueError for what is nested too deep to be written again, and for a number that is not finite."""
+    level, depth = [value for name, value in record.items() if name != MAY_BE_NAN], 1
+    while level:
+        if any(type(value) is float and not math.isfinite(value) for value in level):
+            raise ValueError("it holds a number that is not finite")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        inner = [value.values() if isinstance(value, dict) else value for value in level if isinstance(value, (dict, list))]
+        level, depth = [value for values in inner for value in values], depth + 1
