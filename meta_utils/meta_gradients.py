@@ -15,14 +15,21 @@ class MetaGradients(Mapping[str, tuple]):
     """Layer name -> (path, g_W_tilde with the shape of W, the layer's bias gradient or None): the notebook's meta_grad_dict.
 
     g_W_tilde: M's output for all layers, flat (N,), with a graph to phi; a layer's part is a view that is made when it is asked
-    for. u, calibration: (N,) once `calibrate` has run, else None.
+    for. u: (N,), once `calibrate` has run.
     """
 
     def __init__(self, names: Sequence[str], layout: FlatLayout, g_W_tilde: Tensor, bias_grads: Sequence[Tensor | None]):
         self._names, self._layout = names, layout
         self.g_W_tilde, self.bias_grads = g_W_tilde, bias_grads
         self.calibration: Tensor | None = None
-        self.u: Tensor | None = None
+        self._u: Tensor | None = None
+
+    @property
+    def u(self) -> Tensor:
+        """calibration(W) * g_W_tilde, flat (N,). Raises RuntimeError before `calibrate`, which the forward calls."""
+        if self._u is None:
+            raise RuntimeError("these meta gradients are not calibrated yet: they need a forward, or calibrate(), first")
+        return self._u
 
     @classmethod
     def of(cls, given: Mapping[str, tuple], names: Sequence[str], layout: FlatLayout) -> "MetaGradients":
@@ -36,10 +43,10 @@ class MetaGradients(Mapping[str, tuple]):
 
     def calibrate(self, quantizer: Quantizer, W: Tensor) -> Tensor:
         """u = calibration(W) * g_W_tilde, Eq. (4), with a graph to phi; computed once. W: all stored weights, flat (N,)."""
-        if self.u is None:
+        if self._u is None:
             self.calibration = quantizer.calibration(W.detach(), self._layout)
-            self.u = self.calibration * self.g_W_tilde
-        return self.u
+            self._u = self.calibration * self.g_W_tilde
+        return self._u
 
     def __getitem__(self, name: str) -> tuple:
         if name not in self._names:

@@ -38,12 +38,9 @@ class Optimizee(Optimizer):
         raise NotImplementedError(f"{type(self).__name__} does not define refine()")
 
     @record_function("update")
+    @torch.no_grad()
     def get_refine_gradient(self) -> None:
         """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are. Step 7."""
-        self._refine_gradients()
-
-    @torch.no_grad()
-    def _refine_gradients(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -56,7 +53,7 @@ class Optimizee(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._refine_gradients()
+        self.get_refine_gradient()
         for group in self.param_groups:
             apply_gradients([p for p in group["params"] if p.grad is not None], group["lr"])
         return loss

@@ -68,8 +68,10 @@ class TrainingLoop:
 
         Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
         """
-        in_papers_order = self.learned and self.update_order == "paper"
-        loss, outputs = (self.paper_iteration if in_papers_order else self.notebook_iteration)(inputs, targets)
+        if self.learned and self.update_order == "paper":
+            loss, outputs = self.paper_iteration(inputs, targets)
+        else:
+            loss, outputs = self.notebook_iteration(inputs, targets)
         self.iteration += 1
         return loss.detach(), outputs.detach()
 
@@ -79,50 +81,51 @@ class TrainingLoop:
         At t = 0 there are no meta gradients, and nothing is updated. A fixed estimator never has meta gradients, and updates in
         every iteration.
         """
+        has_meta_gradients = self.learned and self.iteration > 0
         meta_grad_dict = NO_META_GRADIENTS
-        if self.learned and self.iteration > 0:
-            self.meta_optimizer.zero_grad()  # 1
+        if has_meta_gradients:
+            self.meta_optimizer.zero_grad()  # 1: phi's gradients
             meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
                 self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
             )
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: with W', Eqs. (4) and (6)
-        loss = F.cross_entropy(outputs, targets)  # 4: Eq. (7)
+        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: forward with W', Eqs. (1), (2), (4), (6)
+        loss = F.cross_entropy(outputs, targets)  # 4: loss, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
-        loss.backward()  # Eq. (8)
-        if meta_grad_dict:
+        loss.backward()  # 4: backward, Eq. (8)
+        if has_meta_gradients:
             self.meta_optimizer.step()  # 5: phi
-            assign_meta_gradients(self.net, meta_grad_dict)  # 6: g_W = calibration(W) g_W_tilde, Eq. (4)
-        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
-        if meta_grad_dict or not self.learned:
-            update_parameters(self.net, self.rates)  # 8: W <- W - alpha pi(g_W), Eq. (5)
+            assign_meta_gradients(self.net, meta_grad_dict)  # 6: weight.grad <- stopgrad(u), u of step 3, Eq. (4)
+        self.optimizee.get_refine_gradient()  # 7: p.grad <- pi(p.grad)
+        if has_meta_gradients or not self.learned:
+            update_parameters(self.net, self.rates)  # 8: p <- p - alpha p.grad, Eq. (5)
         return loss, outputs
 
     def paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Algorithm 1 of the paper: the forward of t computes with the very weights that the update of t leaves behind."""
-        if self.iteration == 0:  # lines 3-7 without meta gradients; nothing is updated
-            outputs = self.net(inputs, self.quantizer)
-            loss = F.cross_entropy(outputs, targets)
+        """Algorithm 1 of the paper: the forward of t computes with the weights after the update of t."""
+        if self.iteration == 0:  # there are no meta gradients, and nothing is updated
+            outputs = self.net(inputs, self.quantizer)  # 3: line 4, Q(A(W))
+            loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
             self._require_finite(loss, inputs, NO_META_GRADIENTS)
             self.optimizee.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # 4: line 7
             return loss, outputs
-        self.meta_optimizer.zero_grad()  # 1
+        self.meta_optimizer.zero_grad()  # 1: phi's gradients
         meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: line 8, Eq. (3)
             self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
         )
-        meta_grad_dict.calibrate(self.quantizer, self.net.meta.weights())
-        assign_meta_gradients(self.net, meta_grad_dict)  # 6: Eq. (4)
-        self.optimizee.get_refine_gradient()  # 7: pi(g_W)
+        meta_grad_dict.calibrate(self.quantizer, self.net.meta.weights())  # u, Eq. (4), which step 6 needs before the forward
+        assign_meta_gradients(self.net, meta_grad_dict)  # 6: weight.grad <- stopgrad(u)
+        self.optimizee.get_refine_gradient()  # 7: p.grad <- pi(p.grad)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
         outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
         loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
-        loss.backward()  # lines 7 and 9, Eq. (8)
-        apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, W <- W', after the backward, which needs what it read
-        self.meta_optimizer.step()  # 5: line 13
+        loss.backward()  # 4: lines 7 and 9, Eq. (8)
+        apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, p <- p - alpha pi; the backward needs the old values
+        self.meta_optimizer.step()  # 5: line 13, phi
         return loss, outputs
 
     @property

@@ -12,12 +12,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from utils import LOGS
 from utils.choices import ADAPTIVE
 from utils.errors import BadInput, InUse
-from utils.files.regular import open_regular
+from utils.files.regular import hold, open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
-from utils.run.lock import hold
-from utils.run.paths import LOGS
 
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from meta_utils.adam import Adam
-from meta_utils.helpers import meta_gradient_generation, update_parameters
+from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
 from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear
@@ -402,6 +402,8 @@ def test_meta_gradients_come_as_the_notebooks_dict_too(tiny_net, batches):
     assert g_W_tilde.requires_grad
     with pytest.raises(KeyError, match="bn1"):
         grads["bn1"]
+    with pytest.raises(RuntimeError, match="not calibrated yet"):
+        assign_meta_gradients(tiny_net, grads)
     grads.calibrate(get_quantizer("dorefa"), tiny_net.meta.weights())
     tiny_net(images, "dorefa", doubled, 0.1)
     for name, (_, g, _) in doubled.items():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from meta_utils.capture import CudaGraphs
@@ -131,10 +132,19 @@ def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.dev
         run(iterations)
         if device.type == "cuda":
             torch.cuda.synchronize()
-    averages = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
-    whole = next(event.cpu_time_total for event in averages if event.key == WHOLE)
-    shares = {phase: sum(e.cpu_time_total for e in averages if phase_of(e.key) == phase) / whole for phase in PHASES}
+    events = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
+    whole = next(event.cpu_time_total for event in events if event.name == WHOLE)
+    outermost = [event for event in events if phase_of(event.name) and not is_within_a_phase(event)]
+    shares = {phase: sum(e.cpu_time_total for e in outermost if phase_of(e.name) == phase) / whole for phase in PHASES}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
+
+
+def is_within_a_phase(event: FunctionEvent) -> bool:
+    """Whether another phase encloses a profiler's event, as phi's step encloses the refinement of its gradient."""
+    while event := event.cpu_parent:
+        if phase_of(event.name):
+            return True
+    return False
 
 
 def phase_of(label: str) -> str | None:

@@ -3,6 +3,8 @@
 Imports nothing of the project, so that a Ray worker can be sent it.
 """
 
+import errno
+import fcntl
 import os
 import stat
 from functools import partial
@@ -17,6 +19,9 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+HELD = (errno.EACCES, errno.EAGAIN)  # what lockf says where another process holds the lock
 
 
 class NotRegular(OSError):
@@ -70,3 +75,14 @@ def is_in_place(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except OSError:
         return False
+
+
+def hold(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False where another process holds it. Raises OSError where there are no locks."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in HELD:
+            raise
+        return False
+    return True

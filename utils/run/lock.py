@@ -6,7 +6,6 @@ A process loses its lock on a file when it closes any descriptor of that file.
 Written by hand: filelock would lose the owner's name, because it truncates the file that it locks.
 """
 
-import errno
 import fcntl
 import os
 import platform
@@ -15,30 +14,18 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from utils import LOGS
 from utils.errors import BadInput, InUse
-from utils.files.regular import is_in_place, open_regular
+from utils.files.regular import hold, is_in_place, open_regular
 from utils.files.text import printable
-from utils.run.paths import LOGS
 
 FILE = "run.lock"
 LOCKED = (FILE, *(f"{name}.txt" for name in LOGS))
-HELD = (errno.EACCES, errno.EAGAIN)  # what lockf says where another process holds the lock
 
 
 def is_locked(folder: Path) -> bool:
     """Whether another process works on a run's folder. Takes no lock itself, so that it is in no one's way."""
     return any(_is_held(folder / name) for name in LOCKED)
-
-
-def hold(descriptor: int) -> bool:
-    """Locks an open file until it is closed; False where another process holds it. Raises OSError where there are no locks."""
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in HELD:
-            raise
-        return False
-    return True
 
 
 def _is_held(path: Path) -> bool:

@@ -20,7 +20,6 @@ def checked_name(name: str, advice: str, room: int = 0) -> str:
 
 
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
-LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
 
 
 def dataset_label(dataset_name: str) -> str:

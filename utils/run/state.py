@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from meta_utils.training import TrainingLoop
+from utils import LOGS
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
-from utils.recorder import LOGS
 from utils.run.checkpoint import Checkpoints
 from utils.run.weights import differences
 
