@@ -88,7 +88,7 @@ def train(args: Namespace) -> None:
 
 
 def evaluate_files(args: Namespace) -> None:
-    """Test accuracy and the distinct weight values per layer, of a run's folder or a base-model file."""
+    """Print test accuracy and each layer's distinct weight values, for a run's folder or a base-model file."""
     from utils.environment import choose_device, keep_freed_memory
     from utils.quantize import evaluate
     from utils.run.build import build_net
@@ -104,7 +104,7 @@ def evaluate_files(args: Namespace) -> None:
 
 
 def report(args: Namespace) -> None:
-    """Runs beside the published numbers: tables, verdicts, fairness and errata; with --out also files and pictures."""
+    """Compare runs with the published numbers: tables, verdicts, fairness and errata; with --out also files and pictures."""
     from utils.report.report import make_report
 
     findings, problems = make_report(args.roots)
@@ -140,7 +140,7 @@ def benchmark(args: Namespace) -> None:
 
 
 def tables(args: Namespace) -> None:
-    """Run what is missing of the paper's tables, or say how far they are."""
+    """Run the missing runs of the paper's tables, or show their progress."""
     from utils.tables.options import EngineOptions, Selection
     from utils.tables.selection import select_runs, status_table
     from utils.tables.slurm import slurm_script
@@ -160,7 +160,7 @@ def tables(args: Namespace) -> None:
         for run, why in failures.items():
             print(printable(f"failed: {run}: {why}"))
         if failures:
-            raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; the same command tries them again")
+            raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; rerun the same command to try them again")
 
 
 COMMANDS = {

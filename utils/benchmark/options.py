@@ -76,9 +76,7 @@ class BenchmarkOptions(Options):
     device: str = like(Settings, "device")
     tf32: bool = like(Settings, "tf32")
     eager: bool = like(Settings, "eager")
-    scale: bool = setting(
-        False, "count operations and bytes of an iteration, and what they take at least", kind=Switch(), group=INSTEAD
-    )
+    scale: bool = setting(False, "count operations and bytes per iteration and print lower bounds", kind=Switch(), group=INSTEAD)
     at_once: tuple[int, ...] = setting(
         (),
         "time N runs at once on the device, a process each, all methods in turn",

@@ -123,7 +123,7 @@ def _train(parser: Parser) -> None:
 
 
 def _overwrite(parser: Parser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="start over; what is there is moved to replaced/")
+    parser.add_argument("--overwrite", action="store_true", help="start over; the old folder is moved to replaced/")
 
 
 def _evaluate(parser: Parser) -> None:
@@ -195,7 +195,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
         yield ["model"], "with a run's folder, which knows its own"
     if args.command == "tables":
         if args.action == "status":
-            yield settings_of(EngineOptions), "on status"
+            yield settings_of(EngineOptions), "with status"
         elif args.engine != "ray":
             yield ["address"], f"with --engine {args.engine}"
 

@@ -224,7 +224,7 @@ class Run:
             raise Interrupted(self._signals.noted)
         if self._is_over(loop):
             self.save(loop, recorder)
-            raise Finished(f"{self.path} stopped after {loop.iteration} iterations; without --stop-after it goes on")
+            raise Finished(f"{self.path} stopped after {loop.iteration} iterations; rerun without --stop-after to continue")
 
     def _is_over(self, loop: TrainingLoop) -> bool:
         return self.settings.stop_after is not None and loop.iteration >= self.settings.stop_after

@@ -60,7 +60,7 @@ class Settings(Options):
     model: str = setting(REQUIRED, "network", "-m", kind=MODEL)
     dataset: str = setting(REQUIRED, f"{', '.join(sorted(DATASETS))}, or NPZ:path for your own", "-d", kind=DataSet())
     init_lr: float = setting(1e-3, "alpha, the learning rate of W", "-lr", kind=Real(above=0))
-    epochs: int = setting(100, "epochs", "-n", kind=Whole(1, MOST_EPOCHS))
+    epochs: int = setting(100, "number of epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
         "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss until it is below 1e-6: "
@@ -71,12 +71,12 @@ class Settings(Options):
     )
     batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
     drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
-    seed: int = setting(0, "everything random follows from (seed, trial)", kind=Whole(0, 2**63 - 1))
+    seed: int = setting(0, "with --trial, determines everything random", kind=Whole(0, 2**63 - 1))
     data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", kind=PATH, may_differ=True)
     results_root: str = setting("Results", "folder of base models and runs", kind=PATH, may_differ=True)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
     deterministic: bool = setting(
-        False, "the same bits every time on CUDA too, at some cost in speed", kind=Switch(), cuda_only=True
+        False, "CUDA: bit-identical results on every run, somewhat slower", kind=Switch(), cuda_only=True
     )
     checkpoint_every: str = setting(
         "1", "epochs, or iterations, between checkpoints", kind=INTERVAL, metavar="N|Nit", may_differ=True
@@ -84,7 +84,7 @@ class Settings(Options):
     tf32: bool = setting(False, "CUDA: multiply in TF32, faster than float32 and less exact", kind=Switch(), cuda_only=True)
     eager: bool = setting(
         False,
-        "CUDA: launch every kernel by itself instead of replaying captured iterations",
+        "CUDA: do not use CUDA graphs",
         kind=Switch(),
         may_differ=True,
         cuda_only=True,
@@ -95,7 +95,7 @@ class Settings(Options):
     )
     stop_after: int | None = setting(
         None,
-        "stop after N iterations in all; the same command without it goes on",
+        "stop after N iterations in total; rerun without it to continue",
         kind=Whole(1, 10**12),
         metavar="N",
         may_differ=True,
@@ -145,7 +145,7 @@ class TrainSettings(Settings):
         "0 with STE)",
         kind=Real(),
     )
-    backward: str = setting("MultiFC", "gradient through Q: STE, or a meta network", "-meta", kind=BACKWARD)
+    backward: str = setting("MultiFC", "how the gradient passes the quantizer: STE, or a meta network", "-meta", kind=BACKWARD)
     hidden_size: int | None = setting(
         None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1, 10_000), option="hidden_size"
     )
@@ -153,17 +153,20 @@ class TrainSettings(Settings):
     num_lstm: int | None = setting(None, "LSTMFC's LSTM layers (default: 1)", "-nlstm", kind=LAYERS, option="num_lstm")
     meta_nonlinear: str | None = setting(
         None,
-        "between M's linear layers: none, relu or tanh (default: none)",
+        "nonlinearity between M's linear layers: none, relu or tanh (default: none)",
         "-nonlinear",
         kind=OneOfOrNone(NONLINEARITIES),
         option="use_nonlinear",
     )
     meta_init: str | None = setting(
-        None, "M's start; identity: it passes g_W^ on (MultiFC: times W~) (default: random)", kind=OneOf(STARTS), option="init"
+        None,
+        "start of M: random, or identity (FC-Grad, LSTMFC: as unclipped STE; MultiFC: g_W~ = W~ g_W^) (default: random)",
+        kind=OneOf(STARTS),
+        option="init",
     )
     lstm_state: str | None = setting(
         None,
-        "LSTMFC's (h, c) from iteration to iteration (default: carry)",
+        "carry keeps LSTMFC's (h, c) between iterations, reset clears it (default: carry)",
         kind=OneOf(LSTM_STATES),
         option="lstm_state",
     )
@@ -177,7 +180,7 @@ class TrainSettings(Settings):
         learned="notebook",
     )
     exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
-    trial: int = setting(1, "number of the trial; with --seed it fixes everything that is random", kind=TRIAL)
+    trial: int = setting(1, "trial number; with --seed it determines everything random", kind=TRIAL)
     pretrained: str | None = setting(
         None, "base model (default: the one that pretrain wrote); none: from scratch", kind=PATH, metavar="PATH|none"
     )

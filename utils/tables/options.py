@@ -61,7 +61,11 @@ class Selection(Options):
     """Which runs of a manifest's tables are meant, and which settings they have over the manifest's."""
 
     tables: tuple[str, ...] = setting(
-        REQUIRED, "tables of the manifest (table1, table2, fig3), or all", several=True, positional=True, metavar="TABLE"
+        REQUIRED,
+        "the manifest's tables (table1, table2, fig3, evidence), or all",
+        several=True,
+        positional=True,
+        metavar="TABLE",
     )
     manifest: str = setting(str(MANIFEST), "file of the tables to run", metavar="TOML")
     protocol: str = setting("logs", "settings as the published logs show, or as the paper's text says", kind=OneOf(PROTOCOLS))
@@ -106,5 +110,5 @@ class EngineOptions(Options):
         None, "CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)", kind=Whole(1), group=ENGINE
     )
     retries: int = setting(3, "times that a run whose process was killed is started again", kind=Whole(0), group=ENGINE)
-    address: str | None = setting(None, "of a Ray cluster that is up (default: a Ray of its own on this machine)", group=ENGINE)
+    address: str | None = setting(None, "address of a running Ray cluster (default: a local Ray instance)", group=ENGINE)
     dry_run: bool = setting(False, "print the commands, or the Slurm script, and run nothing", kind=Switch(), group=ENGINE)

@@ -42,7 +42,7 @@ def test_a_failure_stops_nothing_and_a_killed_run_is_resumed(server, command, ca
     output = (tmp_path / "log").read_text()
     assert f"again: {runs[0]}: its process was killed (-9)" in output
     assert f"failed: {runs[2]}: {SMALL_MAIN.name}: error: the test loss is " in output
-    assert output.rstrip().endswith(f"{SMALL_MAIN.name}: error: 1 of 3 runs failed; the same command tries them again")
+    assert output.rstrip().endswith(f"{SMALL_MAIN.name}: error: 1 of 3 runs failed; rerun the same command to try them again")
     assert states(runs) == [State.DONE, State.DONE, State.FAILED]
     assert logs_of(runs[:2]) == good
     assert "resumed after" in (runs[0].path / "output.log").read_text()
