@@ -114,6 +114,8 @@ def test_changed_data_are_refused(change, stopped, copied, refused, tmp_path):
     record["settings"]["dataset"] = data  # as if it had always been this path
     (run / "run.json").write_text(json.dumps(record))
     words = [str(run), f"was trained on other data than {data} holds now"]
+    if change == "one class more, in the test set":  # which is not a data set to train on
+        words = [f"--dataset {data}: no training image has"]
     refused(train(root, data, *STE), words, root, "data changed before a resume: refused, nothing written")
     refused(["evaluate", run], words, root, "data changed before `evaluate`: refused")
 
@@ -161,7 +163,9 @@ def test_an_old_record_is_not_compared(copied, stopped, call_main, tmp_path):
         outcome = call_main(*command)
         assert outcome.code == 2
         (line,) = outcome.err.splitlines()
-        assert f"{run}: its checkpoint cannot be loaded: size mismatch for" in line
+        assert str(run) in line
+        assert "fc.weight" in line
+        assert "shape" in line
     shutil.copy(stopped / "a.npz", own)
     for command in commands:
         outcome = call_main(*command)

@@ -27,7 +27,7 @@ def test_values_in_messages_are_short():
     for value in ("x" * 100_000, deep, list(range(100_000)), {"a": deep}, 10**5000, -(10**5000)):
         assert len(shown(value)) < 300
     assert (shown(3), shown("3"), shown([3])) == ("3", "'3'", "[3]")
-    assert (shortened("abcdef", 3), shortened("abc", 3)) == ("abc...", "abc")
+    assert (shortened("abcdefgh", 4), shortened("abcd", 4)) == ("ab ... gh", "abcd")
 
 
 def test_scalars():

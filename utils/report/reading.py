@@ -33,7 +33,6 @@ METHOD = re.compile(
     rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
 NET = re.compile(f"({_any_of(MODELS)})-(.+)")
-LARGEST_CSV = 256 << 20  # bytes, unpacked; a hundred times all published runs
 JUMP = 10.0  # at the start of an epoch the running mean jumps by more than this many of its usual steps
 
 

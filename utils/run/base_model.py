@@ -20,7 +20,7 @@ from utils.run.paths import has_checkpoint, missing_base_model
 from utils.run.record import NOTHING, check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
 from utils.run.state import load_state
-from utils.run.weights import load_weights, state_dict_in, without_prefixes
+from utils.run.weights import checked_weights, state_dict_in, without_prefixes
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -144,8 +144,10 @@ def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     except ValueError as error:
         raise BadInput(f"{origin}: {path} {error}") from None
     try:
-        load_weights(net, weights, lacks_counters=True)
+        weights = checked_weights(net, weights, lacks_counters=True)
     except ValueError as error:
         raise BadInput(f"{origin}: {path} is not a base model of this net: {error}") from None
-    if fault := fault_of_weights(net.state_dict()):
+    own = net.state_dict()
+    if fault := fault_of_weights({name: value.to(own[name].dtype) for name, value in weights.items()}):
         raise BadInput(f"{origin}: {path} cannot be used: {fault}")
+    net.load_state_dict(weights)

@@ -42,8 +42,13 @@ def without_prefixes(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> d
     return weights
 
 
-def load_weights(net: nn.Module, weights: Mapping[str, Tensor], lacks_counters: bool = False) -> None:
-    """Loads a state dict strictly. lacks_counters: it may lack those of batch normalisation, which then stay as they are.
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads a state dict strictly. Raises ValueError as checked_weights does."""
+    net.load_state_dict(checked_weights(net, weights))
+
+
+def checked_weights(net: nn.Module, weights: Mapping[str, Tensor], lacks_counters: bool = False) -> dict[str, Tensor]:
+    """A state dict that can be loaded strictly. lacks_counters: those of batch normalisation may be missing, and are the net's then.
 
     Raises ValueError with the first of what is missing, unexpected, or not a tensor like the net's own.
     """
@@ -52,7 +57,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], lacks_counters: 
         weights = {name: value for name, value in own.items() if name.rpartition(".")[2] == COUNTER} | dict(weights)
     if wrong := differences(weights, own):
         raise ValueError(wrong)
-    net.load_state_dict(dict(weights))
+    return dict(weights)
 
 
 def differences(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

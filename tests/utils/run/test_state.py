@@ -16,7 +16,7 @@ from utils.run.evaluation import Trained
 from utils.run.folder import Run
 from utils.run.record import read_record
 from utils.run.settings import TrainSettings
-from utils.run.state import find_problem
+from utils.run.state import find_problem, load_state
 
 WRONG = "checkpoint with wrong keys or values: refused in one line"
 PARTS = ("loop", "recorder", "random")
@@ -41,7 +41,7 @@ def resume(stopped, state):
     folder, settings, loader, _ = stopped
     newest = SimpleNamespace(load=lambda: state, newest=folder / "checkpoint.pth")
     loop = build_loop(settings, loader, torch.device("cpu"))
-    run = SimpleNamespace(checkpoints=newest, path=folder, record={}, write=lambda **changes: None)
+    run = SimpleNamespace(_checkpoint=load_state(newest), path=folder, record={}, write=lambda **changes: None)
     Run.resume(run, loop)
     return loop
 

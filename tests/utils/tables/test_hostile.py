@@ -1,5 +1,7 @@
 """tables: manifests and records that came from elsewhere end in one line, and nothing of them is obeyed."""
 
+import re
+
 import pytest
 from hostile import ESCAPES, MANIFEST, hostile_manifests, hostile_records, raw_characters, record_text
 from parsed import parsed
@@ -45,7 +47,7 @@ def test_hostile_records_are_refused_by_tables(tmp_path):
         run.path.mkdir(parents=True)
         make(run.path / "run.json")
     assert {run.state()[0] for run in runs} == {State.REFUSED}
-    assert sum(run.epochs_done() for run in runs) <= 3 * len(runs)
+    assert sum(run.epochs()[0] for run in runs) <= 3 * len(runs)
     table = status_table(runs)
     assert raw_characters(table) == set()
     assert all(str(run.path) in table for run in runs)
@@ -73,7 +75,7 @@ def test_paths_that_cannot_be_looked_at_are_one_line(flag, path, status, tmp_pat
     outcome = status(tmp_path / "one.toml", flag, path.format(file=__file__, root=tmp_path))
     (line,) = outcome.err.splitlines()
     assert (outcome.code, outcome.out) == (2, "")
-    assert line.startswith(f"main.py: error: {flag} ")
+    assert re.match(f"main.py( tables)?: error: (argument )?{flag}:? ", line)
     assert any(why in line for why in ("Not a directory", "File name too long", "Permission denied"))
 
 
@@ -83,7 +85,8 @@ def test_a_results_root_that_cannot_be_looked_at_stops_a_run(call_main, tmp_path
     outcome = call_main(*train, "--results-root", tmp_path / "locked" / "R")
     (line,) = outcome.err.splitlines()
     assert outcome.code == 2
-    assert "(--results-root) cannot be looked at: Permission denied" in line
+    assert "--results-root: " in line
+    assert "cannot be looked at: Permission denied" in line
 
 
 def test_control_characters_never_reach_the_terminal(status, tmp_path, tally, capfd):
