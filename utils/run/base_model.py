@@ -51,7 +51,7 @@ def refuse_links(target: Path) -> None:
         for path in (target, target.with_name(target.name + ".tmp"), _previous(target)):
             require_regular(path)
     except OSError as error:
-        raise BadInput(f"the base model cannot be written: {error}") from None
+        raise BadInput(f"--results-root: the base model cannot be written: {error}") from None
 
 
 def _previous(target: Path) -> Path:

@@ -48,7 +48,7 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def checked_weights(net: nn.Module, weights: Mapping[str, Tensor], lacks_counters: bool = False) -> dict[str, Tensor]:
-    """A state dict that can be loaded strictly. lacks_counters: those of batch normalisation may be missing, and are the net's then.
+    """A state dict that can be loaded strictly. lacks_counters: batch normalisation's may be missing, and are the net's then.
 
     Raises ValueError with the first of what is missing, unexpected, or not a tensor like the net's own.
     """

@@ -178,7 +178,7 @@ def test_a_file_that_holds_too_much_is_not_unpacked(tmp_path, monkeypatch, tally
         monkeypatch.setattr("utils.report.csv_files.CSV_LIMIT", max(len(rows), path.stat().st_size))
         assert read_csv(path)[0].epochs == 4
         monkeypatch.setattr("utils.report.csv_files.CSV_LIMIT", len(rows) - 1)
-        with pytest.raises(BadInput, match="cannot be read: it (is larger|decompresses to more) than"):
+        with pytest.raises(BadInput, match=r"cannot be read: it (is larger|decompresses to more) than"):
             read_csv(path)
     bomb = tmp_path / "zeros.csv.xz"
     with lzma.open(bomb, "wb", preset=0) as file:

@@ -88,7 +88,7 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally):
-    """In a table of published cells, in the claims and in the details; no picture fails on it. An infinite one is no percentage."""
+    """In a table of published cells, in the claims and in the details; no picture fails on it. Infinity is no percentage."""
     learned, trials = CELL._replace(backward="MultiFC"), []
     for cell in (CELL, learned, DIGITS, LEARNED):
         for number in (1, 2, 3):

@@ -14,6 +14,7 @@ from utils.run.build import build_loop
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.evaluation import Trained
 from utils.run.folder import Run
+from utils.run.identity import Identity
 from utils.run.record import read_record
 from utils.run.settings import TrainSettings
 from utils.run.state import find_problem, load_state
@@ -183,7 +184,7 @@ def test_a_checkpoint_of_something_else_is_refused(content, stopped, tmp_path, t
     save_tensors(content, tmp_path / "checkpoint.pth")
     net = build_loop(stopped[1], stopped[2], torch.device("cpu")).net
     with pytest.raises(BadInput, match="checkpoint"):
-        Trained(tmp_path, "ResNet8", "Digits").load_into(net)
+        Trained(tmp_path, "ResNet8", "Digits", made_of=Identity.of_record(stopped[3])).load_into(net)
     tally(WRONG)
 
 
@@ -191,5 +192,5 @@ def test_evaluate_refuses_a_checkpoint_of_another_net(stopped, tmp_path, tally):
     Checkpoints(tmp_path).save(changed(stopped[3], ("loop", "net", "fc.weight"), torch.ones(5, 64)))
     net = build_loop(stopped[1], stopped[2], torch.device("cpu")).net
     with pytest.raises(BadInput, match=r"not of ResNet8 for Digits: fc.weight has shape \(5, 64\), not \(2, 64\)"):
-        Trained(tmp_path, "ResNet8", "Digits").load_into(net)
+        Trained(tmp_path, "ResNet8", "Digits", made_of=Identity.of_record(stopped[3])).load_into(net)
     tally(WRONG)
