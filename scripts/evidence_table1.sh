@@ -28,6 +28,7 @@ runs() {
     return
   fi
   environment
+  if [ -n "$STOPPED" ]; then return; fi
   "$PYTHON" main.py "$@" &
   CHILD=$!
   local code=0
