@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from training_loops import Spy, make_loop
 
 from meta_utils.adam import Adam
 from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
@@ -19,14 +20,6 @@ from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.quantize import get_quantizer
 
 QUANTIZED = ["dorefa", "BWN", "BWN-F"]
-
-
-def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=None, order="notebook", meta_lr=1e-2):
-    if meta_net is None and method != "STE":
-        meta_net = META_NETWORKS.load(method)(hidden_size=10).double()
-    meta_optimizer = None if meta_net is None else torch.optim.Adam(meta_net.parameters(), lr=meta_lr)
-    optimizee = optimizee or SGD(net.parameters(), lr=0.05)
-    return TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
 
 
 @pytest.mark.parametrize("quantizer", [None, *QUANTIZED])
@@ -63,23 +56,6 @@ def test_order_changes_nothing_for_ste(tiny_net, batches):
     for batch in batches(3):
         losses = [loop.step(*batch)[0] for loop in loops]
         assert torch.equal(*losses)
-
-
-class Spy:
-    """A quantizer that keeps every W' it is given, layer by layer."""
-
-    def __init__(self, quantizer):
-        self.quantizer, self.seen = quantizer, []
-
-    def __getattr__(self, name):
-        return getattr(self.quantizer, name)
-
-    def preprocess(self, W, layout):
-        self.W = W
-        if W.requires_grad:
-            W.retain_grad()
-        self.seen = [W_used.clone() for W_used in layout.split(W.detach())]
-        return self.quantizer.preprocess(W, layout)
 
 
 @pytest.mark.parametrize("method", META_NETWORKS)
@@ -408,102 +384,3 @@ def test_meta_gradients_come_as_the_notebooks_dict_too(tiny_net, batches):
     tiny_net(images, "dorefa", doubled, 0.1)
     for name, (_, g, _) in doubled.items():
         torch.testing.assert_close(tiny_net.get_submodule(name).pre_quantized_grads, g.detach())
-
-
-GROUPS = {"conv1.weight": 0.0, "layer1.0.bn1.bias": 0.0, "layer2.0.conv1.weight": 0.5, "fc.bias": 0.25, "fc.weight": 0.0}
-LEFT_OUT = ("layer3.0.conv1.weight", "bn1.weight")  # in no group
-
-
-def groups_of(net, rates=GROUPS, rest=0.05, left_out=LEFT_OUT):
-    """Parameter groups by learning rate, and each parameter's learning rate by name."""
-    alphas = {name: 0.0 if name in left_out else rates.get(name, rest) for name, _ in net.named_parameters()}
-    members = {name: p for name, p in net.named_parameters() if name not in left_out}
-    groups = [
-        {"params": [p for name, p in members.items() if alphas[name] == alpha], "lr": alpha} for alpha in set(alphas.values())
-    ]
-    return groups, alphas
-
-
-@pytest.mark.parametrize("name", ["SGD-M", "Adam"])
-def test_groups_have_their_own_learning_rates_with_ste(name, tiny_net, batches):
-    reference = copy.deepcopy(tiny_net)
-    theirs = {"SGD-M": partial(torch.optim.SGD, momentum=0.9), "Adam": torch.optim.Adam}[name](groups_of(reference)[0])
-    choice = OPTIMIZEES[name]
-    loop = make_loop(tiny_net, optimizee=choice.build(groups_of(tiny_net)[0], weight_decay=0.0, **choice.options_ste))
-    for images, targets in batches(3):
-        loop.step(images, targets)
-        theirs.zero_grad()
-        F.cross_entropy(reference(images, "dorefa"), targets).backward()
-        theirs.step()
-    for (parameter, p), q in zip(tiny_net.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10, msg=parameter)
-
-
-@pytest.mark.parametrize("order", ["notebook", "paper"])
-@pytest.mark.parametrize("optimizee", [SGD, Adam])
-@pytest.mark.parametrize("method", META_NETWORKS)
-def test_groups_have_their_own_learning_rates(method, optimizee, order, tiny_net, batches):
-    """Of the value of W', of a layer's bias, of the update, and of what phi's gradient is made of."""
-    groups, alphas = groups_of(tiny_net)
-    loop = make_loop(tiny_net, method, optimizee=optimizee(groups, lr=0.05), order=order)
-    spy = loop.quantizer = Spy(loop.quantizer)
-    meta, biases, start = tiny_net.meta, [], {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
-    alpha = meta.layout.flatten(torch.full_like(p, alphas[f"{p_name}.weight"]) for p_name, p in _weights(tiny_net))
-    tiny_net.fc.register_forward_hook(lambda layer, x, output: biases.append(output - x[0] @ layer.quantized_weight.t()))
-    for t, (images, targets) in enumerate(batches(4)):
-        old = {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
-        r = {name: p.grad.clone() for name, p in tiny_net.named_parameters() if t}
-        u = (
-            t
-            and spy.calibration(meta.weights(), meta.layout)
-            * loop.meta_net(meta.get("g_W_hat"), meta.get("W_tilde"), loop.meta_hidden_state_dict)[0]
-        )
-        phi = list(loop.meta_net.parameters()) if t else []
-        stepped = []
-        loop.meta_optimizer.step = lambda: stepped.append([p.grad.clone() for p in phi])  # noqa: B023
-        loop.step(images, targets)
-        if t == 0:
-            continue
-        if order == "notebook":
-            for (name, _), W_used in zip(_weights(tiny_net), spy.seen, strict=True):
-                W = f"{name}.weight"
-                torch.testing.assert_close(W_used, old[W] - alphas[W] * r[W], rtol=1e-14, atol=1e-15)
-            for name, p in tiny_net.named_parameters():
-                torch.testing.assert_close(p.detach(), old[name] - alphas[name] * p.grad, rtol=1e-14, atol=1e-15)
-            torch.testing.assert_close(biases[-1], (old["fc.bias"] - 0.25 * r["fc.bias"]).expand_as(biases[-1]))
-        else:
-            for layer, W_used in zip(tiny_net.meta_layers(), spy.seen, strict=True):
-                assert torch.equal(W_used, layer.weight), layer.name
-            torch.testing.assert_close(biases[-1], tiny_net.fc.bias.expand_as(biases[-1]))
-        for found, expected in zip(stepped[0], torch.autograd.grad(u, phi, -alpha * spy.W.grad), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-14)
-    for name, p in tiny_net.named_parameters():
-        assert torch.equal(p, start[name]) == (alphas[name] == 0), name
-
-
-def _weights(net):
-    return [(layer.name, layer.weight) for layer in net.meta_layers()]
-
-
-@pytest.mark.parametrize("order", ["notebook", "paper"])
-def test_groups_with_one_learning_rate_are_one_group(order, tiny_net, batches):
-    """Bit for bit: by one number, and by a number for each parameter."""
-    torch.manual_seed(0)
-    meta_net = MetaFC(hidden_size=10).double()
-    nets = [copy.deepcopy(tiny_net) for _ in range(3)]
-    losses = []
-    for index, net in enumerate(nets):
-        groups = groups_of(net, dict.fromkeys(GROUPS, 0.05), left_out=())[0] if index < 2 else None
-        if index == 1:  # two groups
-            (only,) = groups
-            groups = [{**only, "params": only["params"][:5]}, {**only, "params": only["params"][5:]}]
-        loop = make_loop(net, optimizee=SGD(groups or net.parameters(), lr=0.05), meta_net=copy.deepcopy(meta_net), order=order)
-        assert loop.rates == 0.05
-        if index == 2:
-            each = type("Each", (TrainingLoop,), {"rates": dict.fromkeys(net.parameters(), 0.05)})
-            loop.__class__ = each
-        losses.append([loop.step(*batch)[0].item() for batch in batches(4)])
-    assert losses[0] == losses[1] == losses[2]
-    for p, q, s in zip(*(net.parameters() for net in nets), strict=True):
-        assert torch.equal(p, q)
-        assert torch.equal(p, s)
