@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from utils import LOGS
 from utils.choices import ADAPTIVE
 from utils.errors import BadInput, InUse
-from utils.files.regular import hold, open_regular
+from utils.files.regular import hold, is_in_place, open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
 
 PATIENCE = 3
@@ -230,9 +230,12 @@ class Recorder:
         return max(self.test_acc)
 
     def close(self) -> None:
+        """Closes the files. TensorBoard opens its own by name: what it still holds is dropped where the folder is another one."""
+        is_own = all(is_in_place(path, descriptor) for path, descriptor in self.files)
         for log in self._logs.values():
             log.close()
         try:
-            self._writer.close()
+            if is_own:
+                self._writer.close()
         finally:
             threading.excepthook = self._threads_errors

@@ -110,7 +110,8 @@ def test_a_machine_that_fails_is_one_line_with_the_checkpoint(fail, tmp_path, ta
     with pytest.raises(RunFailed) as failure, Run(tmp_path, SETTINGS, CPU) as run:
         fail_after(run, fail)
     assert str(failure.value).startswith(f"{tmp_path}: {FAILURES[fail]}")
-    assert str(failure.value).endswith(f"; the last good checkpoint is {tmp_path / 'checkpoint.pth'}, after 7 iterations")
+    last = f"the last good checkpoint was {tmp_path / 'checkpoint.pth'}, after 7 iterations; it is not there any more"
+    assert str(failure.value).endswith(f"; {last}")
     assert "\n" not in str(failure.value)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["state"] == "failed"

@@ -114,10 +114,16 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         source=path,
         state=record["state"],
         settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
-        seconds=np.array(record.get("seconds_per_epoch", []), dtype=float),
+        seconds=_seconds(record.get("seconds_per_epoch", [])),
         error=printable(shortened(record.get("error") or record.get("ended_early") or "", LONGEST_ERROR)),
         made_by=_made_by(record),
     )
+
+
+def _seconds(per_epoch: list[float]) -> np.ndarray:
+    """Seconds per epoch; empty, which means unknown, where a clock that was set back has made one negative."""
+    seconds = np.array(per_epoch, dtype=float)
+    return np.empty(0) if (seconds < 0).any() else seconds
 
 
 def _made_by(record: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from utils.files.text import MAX_TEXT, is_number, is_scalar, is_text, shown
-from utils.run.kinds import Kind, OneOf, OneOfOrNone
+from utils.run.kinds import Kind, OneOf, OneOfOrNone, Whole
 from utils.run.options import settings_of
 from utils.run.settings import PretrainSettings, TrainSettings
 
@@ -132,6 +132,8 @@ def _check_of(setting: str) -> Check:
         return VALUE
     if isinstance(kind, (OneOf, OneOfOrNone)):
         return NAME
+    if isinstance(kind, Whole):
+        return Check(kind.accepts, lambda value: _is_whole(value, kind.low) and value <= (kind.high or value))
     return Check(kind.accepts, lambda value: type(value) in kind.stored and is_scalar(value))
 
 

@@ -210,7 +210,11 @@ class Run:
         if self.record["iterations_done"] == bad:
             previous = self.checkpoints.previous
             return f"{self.checkpoints.newest} has this state" + (f", {previous} an earlier one" if previous.exists() else "")
-        return f"the last good checkpoint is {self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
+        after = f"{self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
+        there = self.checkpoints.newest.exists()
+        return (
+            f"the last good checkpoint is {after}" if there else f"the last good checkpoint was {after}; it is not there any more"
+        )
 
     def end_early(self, recorder: Recorder, why: str) -> None:
         """Says, and records, why the run ends before its last epoch."""

@@ -71,7 +71,7 @@ class Whole(Kind):
         return "" if self.high is None else f"{self.low} to {self.high}"
 
     def _parsed(self, text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text):
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
             raise ValueError
         return int(text)
 
@@ -91,13 +91,14 @@ class Real(Kind):
 
     @property
     def accepts(self) -> str:
-        return f"a number {'of at least 0' if self.above is None else f'above {self.above:g}'} and {self.limits}"
+        low = "of at least 0" if self.above is None else f"above {self.above:g}"
+        return f"a number {low} and {self.limits} (float32 takes less than 1e-38 for 0)"
 
     def _parsed(self, text: str) -> float:
         return float(text)
 
     def _checked(self, value: Any) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= 1e38:
+        if type(value) not in (int, float) or not 0 <= value <= 1e38 or 0 < value < 1e-38:
             raise ValueError
         if self.above is not None and value <= self.above:
             raise ValueError
@@ -185,7 +186,7 @@ class LearningRateSchedule(Kind):
     stored = (int, str)
 
     def _parsed(self, text: str) -> int | str:
-        return int(text) if re.fullmatch(r"\d+", text) else text
+        return int(text) if re.fullmatch(r"[0-9]+", text) else text
 
     def _checked(self, value: Any) -> int | str:
         if value != ADAPTIVE and (type(value) is not int or not 1 <= value <= MOST_EPOCHS):
@@ -196,10 +197,11 @@ class LearningRateSchedule(Kind):
 class PathText(Kind):
     """A path; "~" at its beginning becomes the home folder."""
 
-    accepts = f"a path of at most {LONGEST_PATH} bytes, and each name in it of at most {LONGEST_NAME}"
+    accepts = f"a path of at most {LONGEST_PATH} bytes, and each name in it of at most {LONGEST_NAME}, in the locale's characters"
 
     def _checked(self, value: Any) -> str:
         path = os.path.expanduser(super()._checked(value))
+        path.encode()  # TensorBoard and the report write it; raises ValueError for bytes that the locale's encoding lacks
         encoded = os.fsencode(path)
         if b"\0" in encoded or len(encoded) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
             raise ValueError
@@ -226,6 +228,6 @@ class DataSet(Kind):
         return f"NPZ:{PATH.check(path)}"
 
 
-DEVICE = Pattern(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
-INTERVAL = Pattern(r"[1-9]\d{0,8}(it)?", "a number of epochs such as 1, or of iterations such as 100it, of at most 9 digits")
+DEVICE = Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")
+INTERVAL = Pattern(r"[1-9][0-9]{0,8}(it)?", "a number of epochs such as 1, or of iterations such as 100it, of at most 9 digits")
 FOLDER_PART = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-', not beginning with a sign")

@@ -25,6 +25,8 @@ def state_dict_in(content: Any) -> dict[str, Tensor]:
         found = [name for name in WRAPPERS if content.get(name) and _is_state_dict(content[name])]
         if len(found) == 1:
             return content[found[0]]
+        if found:
+            raise ValueError(f"holds {len(found)} state dicts, under {', '.join(found)}: save the one you mean by itself")
         keys = shortened(", ".join(map(repr, content)), 100)
         raise ValueError(f"is not a plain state dict (name -> tensor), nor holds one under {', '.join(WRAPPERS)}; it has {keys}")
     raise ValueError(f"is not a plain state dict (name -> tensor), but of type {type(content).__name__}")

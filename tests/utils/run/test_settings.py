@@ -8,6 +8,8 @@ from parsed import parsed, train_settings
 
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput, Finished
+from utils.run.fields import check_record_fields
+from utils.run.kinds import INTERVAL, PATH, LearningRateSchedule, Real, Whole
 from utils.run.options import settings_of
 from utils.run.record import check_record, run_name, run_path
 from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
@@ -276,3 +278,24 @@ def test_ones_own_quantizer_and_meta_network_are_names_like_others(monkeypatch):
     assert run_name(made) == "Meta-Gain-Nonlinear-None-hidden-size-7-ternary-SGD-2bits-lr-30-trial-1"
     with pytest.raises(BadInput, match="-bw/--bits 1: Ternary takes 2 bits, not 1"):
         TrainSettings(**CELL, quantizer="ternary")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Whole(1, 20), "1\u0663"),
+        (Real(above=0), "1e-50"),
+        (LearningRateSchedule(), "1\u0663"),
+        (INTERVAL, "1\u0663"),
+        (PATH, "\udcfc"),
+    ],
+)
+def test_texts_that_only_look_like_values_are_refused(kind, text):
+    with pytest.raises(ValueError, match="must be"):
+        kind.read(text)
+
+
+def test_a_records_whole_numbers_lie_in_their_settings_range():
+    record = {"state": "done", "settings": {"trial": 10**18}}
+    with pytest.raises(ValueError, match="setting 'trial' must be a whole number from 1 to 1000000"):
+        check_record_fields(record)

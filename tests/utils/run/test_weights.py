@@ -14,6 +14,7 @@ from torch import nn
 from utils.choices import MODELS
 from utils.errors import BadInput
 from utils.run.base_model import load_base_model
+from utils.run.weights import state_dict_in
 
 ODD = "odd base model: understood, or refused in one line"
 COUNTER = "num_batches_tracked"
@@ -138,7 +139,7 @@ REFUSED = {  # content, words
     "a huge view": (one(FC, lambda v: v[:1, :1].expand(10**9, 10**9)), "fc.weight has shape (1000000000, 1000000000)"),
     "prefixes on some": (lambda w: renamed(w, "module.") | {FC: w[FC]}, "conv1.weight is missing"),
     "another prefix": (lambda w: renamed(w, "encoder."), "conv1.weight is missing"),
-    "two wrappers": (lambda w: {"net": w, "model": w}, "is not a plain state dict"),
+    "two wrappers": (lambda w: {"net": w, "model": w}, "holds 2 state dicts, under net, model"),
     "another wrapper": (lambda w: {"weights": w}, "nor holds one under state_dict, net, model; it has 'weights'"),
     "wrapped twice": (lambda w: {"model": {"state_dict": w}}, "is not a plain state dict"),
     "wrapper around numbers": (lambda w: {"state_dict": {"conv1.weight": 1.0}}, "is not a plain state dict"),
@@ -216,3 +217,9 @@ def test_compressed_files_are_not_unpacked(compression, tmp_path, tally):
     assert (tmp_path / "base.pth").stat().st_size < 50_000
     assert "its entries are compressed, or overlap" in refusal(tmp_path / "base.pth")
     tally("file that unpacks to far more than it takes: refused before it is unpacked")
+
+
+def test_two_state_dicts_in_a_file_are_named():
+    weights = {"w": torch.ones(1)}
+    with pytest.raises(ValueError, match="holds 2 state dicts, under net, model: save the one you mean by itself"):
+        state_dict_in({"net": weights, "model": weights})
