@@ -24,6 +24,7 @@ from utils.run.checkpoint import Checkpoints
 from utils.run.finite import first_not_finite
 from utils.run.identity import Identity, check_checkpoint
 from utils.run.lock import LOCKED, Lock
+from utils.run.paths import CHECKPOINTS
 from utils.run.record import NOTHING, REPLACED, check_record
 from utils.run.settings import Settings
 from utils.run.signals import Signals
@@ -31,7 +32,6 @@ from utils.run.state import load_state, restore
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
-CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")
 OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
 
 
