@@ -1,4 +1,4 @@
-"""Files in folders that may have come from elsewhere: nothing but regular files is opened, and no link is followed in writing.
+"""Files in folders that may have come from elsewhere: only regular files are opened, and no link is followed.
 
 Imports nothing of the project, so that a Ray worker can be sent it.
 """
@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 import stat
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +18,6 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-
 
 HELD = (errno.EACCES, errno.EAGAIN)  # what lockf says where another process holds the lock
 
@@ -34,20 +32,19 @@ def _require(mode: int, path: str | Path) -> None:
         raise NotRegular(f"{path} is {kind}, not a regular file: remove it, or put the file itself there")
 
 
-def require_regular(path: str | Path, follow: bool = False) -> None:
-    """Raises NotRegular for a folder, a FIFO, a device or, unless `follow`, a link; a file that is not there is none of them."""
+def require_regular(path: str | Path) -> None:
+    """Raises NotRegular for a folder, a FIFO, a device or a link; a file that is not there is none of them."""
     try:
-        mode = os.stat(path, follow_symlinks=follow).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     _require(mode, path)
 
 
-def open_regular(path: str | Path, flags: int, follow: bool = False) -> int:
-    """A descriptor of a regular file, for open's `opener`. Raises NotRegular; follows no link unless told to; never waits."""
-    require_regular(path, follow)  # before it is opened: opening a device may already do something
-    flags |= os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags, 0o666)
+def open_regular(path: str | Path, flags: int) -> int:
+    """A descriptor of a regular file, for open's `opener`. Raises NotRegular; follows no link; never waits."""
+    require_regular(path)  # before it is opened: opening a device may already do something
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW, 0o666)
     try:
         _require(os.fstat(descriptor).st_mode, path)
     except BaseException:
@@ -61,12 +58,6 @@ def open_new(path: Path, mode: str) -> IO:
     require_regular(path)
     path.unlink(missing_ok=True)
     return open(path, mode, opener=open_regular)
-
-
-def read_regular(path: Path) -> bytes:
-    """What a file holds; a link is followed, since reading harms nothing. Raises NotRegular, and never waits."""
-    with open(path, "rb", opener=partial(open_regular, follow=True)) as file:
-        return file.read()
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:

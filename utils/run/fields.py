@@ -41,7 +41,6 @@ NUMBER = Check("a finite number", is_number)
 WHOLE = Check("a whole number of at least 0", _is_whole)
 COUNT = Check("a whole number of at least 1", lambda value: _is_whole(value, 1))
 SWITCH = Check("true or false", lambda value: isinstance(value, bool))
-SCALAR = Check("a text, a number, true or false", is_scalar)
 VALUE = Check(
     "a text, a number, true or false, or a list of them", lambda v: all(map(is_scalar, v if isinstance(v, list) else [v]))
 )
