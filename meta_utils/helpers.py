@@ -29,7 +29,7 @@ def meta_gradient_generation(
     layers = net.meta
     g_W_tilde, hidden = meta_net(layers.get("g_W_hat"), layers.get("W_tilde"), meta_hidden_state_dict or {})
     bias_grads = [None if layer.bias is None else layer.bias.grad for layer in layers.layers]
-    return MetaGradients(layers.names, layers.layout, g_W_tilde, bias_grads), hidden
+    return MetaGradients(layers.paths, layers.layout, g_W_tilde, bias_grads), hidden
 
 
 @record_function("meta")
@@ -38,7 +38,7 @@ def assign_meta_gradients(net: nn.Module, meta_grad_dict: MetaGradients) -> None
 
     The gradients are views of u, and are refined in place.
     """
-    for layer, g_W in zip(net.meta_layers(), net.meta.layout.split(meta_grad_dict.u.detach()), strict=True):
+    for layer, g_W in zip(net.meta.layers, net.meta.layout.split(meta_grad_dict.u.detach()), strict=True):
         layer.weight.grad = g_W
 
 

@@ -14,12 +14,12 @@ NO_META_GRADIENTS: Mapping[str, tuple] = MappingProxyType({})  # at t = 0, in ev
 class MetaGradients(Mapping[str, tuple]):
     """Layer name -> (path, g_W_tilde with the shape of W, the layer's bias gradient or None): the notebook's meta_grad_dict.
 
-    g_W_tilde: M's output for all layers, flat (N,), with a graph to phi; a layer's part is a view that is made when it is asked
+    paths: layer name -> path for get_layer. g_W_tilde: M's output for all layers, flat (N,), with a graph to phi; a layer's part is a view that is made when it is asked
     for. u: (N,), once `calibrate` has run.
     """
 
-    def __init__(self, names: Sequence[str], layout: FlatLayout, g_W_tilde: Tensor, bias_grads: Sequence[Tensor | None]):
-        self._names, self._layout = names, layout
+    def __init__(self, paths: Mapping[str, tuple], layout: FlatLayout, g_W_tilde: Tensor, bias_grads: Sequence[Tensor | None]):
+        self._paths, self._layout = paths, layout
         self.g_W_tilde, self.bias_grads = g_W_tilde, bias_grads
         self.calibration: Tensor | None = None
         self._u: Tensor | None = None
@@ -32,14 +32,14 @@ class MetaGradients(Mapping[str, tuple]):
         return self._u
 
     @classmethod
-    def of(cls, given: Mapping[str, tuple], names: Sequence[str], layout: FlatLayout) -> "MetaGradients":
+    def of(cls, given: Mapping[str, tuple], paths: Mapping[str, tuple], layout: FlatLayout) -> "MetaGradients":
         """The given ones, flattened where they come layer by layer. Raises ValueError where a layer has none."""
         if isinstance(given, cls):
             return given
-        if missing := [name for name in names if name not in given]:
+        if missing := [name for name in paths if name not in given]:
             raise ValueError(f"no meta gradient for {', '.join(missing)}")
-        _, g_W_tilde, bias_grads = zip(*(given[name] for name in names), strict=True)
-        return cls(names, layout, layout.flatten(g_W_tilde), bias_grads)
+        _, g_W_tilde, bias_grads = zip(*(given[name] for name in paths), strict=True)
+        return cls(paths, layout, layout.flatten(g_W_tilde), bias_grads)
 
     def calibrate(self, quantizer: Quantizer, W: Tensor) -> Tensor:
         """u = calibration(W) * g_W_tilde, Eq. (4), with a graph to phi; computed once. W: all stored weights, flat (N,)."""
@@ -49,13 +49,13 @@ class MetaGradients(Mapping[str, tuple]):
         return self._u
 
     def __getitem__(self, name: str) -> tuple:
-        if name not in self._names:
+        index = list(self._paths).index(name) if name in self._paths else -1
+        if index < 0:
             raise KeyError(name)
-        index = self._names.index(name)
-        return tuple(name.split(".")), self._layout.split(self.g_W_tilde)[index], self.bias_grads[index]
+        return self._paths[name], self._layout.split(self.g_W_tilde)[index], self.bias_grads[index]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._paths)

@@ -5,7 +5,7 @@ Algorithm 1 as the paper prints it. Steps and equations are numbered alike in bo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from meta_utils.helpers import (
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
 from utils.choices import UPDATE_ORDERS
-from utils.quantize import Quantizer
+from utils.quantize import Estimator, Quantizer, with_estimator
 
 
 class NotFinite(Exception):
@@ -33,10 +33,18 @@ class NotFinite(Exception):
 class TrainingLoop:
     """The state between iterations and the iteration itself.
 
-    net: a quantized net in train mode; quantizer: None for full precision.
+    net: a metaquantized net in train mode; quantizer: None for full precision.
     optimizee: over net.parameters(), in one group or several with learning rates of their own; a parameter in none stays.
     meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
-    Raises ValueError for an unknown order, for one of M and its optimizer without the other, and for M without a quantizer.
+    estimator: the fixed one; the default is STE. iterations: how many there will be in all, for an estimator, or a call of
+    after_step, that depends on `progress`.
+    criterion: (logits, targets) -> the loss, a scalar. clip: the largest 2-norm of all of the net's gradients together, at which
+    they are clipped before they are refined; None: they are not.
+    after_step: called with the loop after every update of the parameters. On CUDA they are captured with the iteration, and must
+    not wait for the device.
+    quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
+    Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or with
+    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, and for a clip that is not positive.
     """
 
     def __init__(
@@ -47,21 +55,41 @@ class TrainingLoop:
         meta_net: nn.Module | None = None,
         meta_optimizer: Optimizer | None = None,
         update_order: str = "notebook",
+        estimator: Estimator | None = None,
+        iterations: int | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        clip: float | None = None,
+        after_step: Iterable[Callable[["TrainingLoop"], None]] = (),
+        quantized_forward: bool = True,
     ):
         if update_order not in UPDATE_ORDERS:
             raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
         if (meta_net is None) != (meta_optimizer is None):
             raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
-        if meta_net is not None and quantizer is None:
+        if meta_net is not None and (quantizer is None or not quantized_forward):
             raise ValueError("a learned gradient takes a quantizer")
+        if meta_net is not None and estimator is not None:
+            raise ValueError("a learned gradient takes no fixed estimator")
+        if estimator is not None and estimator.scheduled and iterations is None:
+            raise ValueError(f"{type(estimator).__name__} depends on the progress of training: say how many iterations there will be")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be above 0, not {clip}")
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
+        self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
         self.learned = meta_net is not None
         self.update_order = update_order
         self.meta_hidden_state_dict: dict[str, Tensor] = {}
-        self.iteration = 0
         self._parameters = len(list(net.parameters()))
-        self.checks_loss = next(net.parameters()).device.type == "cpu"  # elsewhere that would wait for the device
+        first = next(net.parameters())
+        self.checks_loss = first.device.type == "cpu"  # elsewhere that would wait for the device
+        self._iterations = iterations
+        self._clock = torch.zeros((), dtype=torch.float64, device=first.device)  # advanced by the device, captured iterations too
+        self.progress = first.new_zeros(())
+        self._set_iteration(0)
+        self.training_quantizer = quantizer if quantized_forward else None
+        if estimator is not None:
+            self.training_quantizer = with_estimator(self.training_quantizer, estimator, self.progress)
 
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).
@@ -72,7 +100,10 @@ class TrainingLoop:
             loss, outputs = self.paper_iteration(inputs, targets)
         else:
             loss, outputs = self.notebook_iteration(inputs, targets)
-        self.iteration += 1
+        has_updated = not self.learned or self.iteration > 0
+        self._advance()
+        for call in self.after_step if has_updated else ():
+            call(self)
         return loss.detach(), outputs.detach()
 
     def notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,14 +119,15 @@ class TrainingLoop:
             meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
                 self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
             )
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: forward with W', Eqs. (1), (2), (4), (6)
-        loss = F.cross_entropy(outputs, targets)  # 4: loss, Eq. (7)
+        outputs = self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)  # 3: forward with W', Eqs. (1), (2), (4), (6)
+        loss = self.criterion(outputs, targets)  # 4: loss, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
         loss.backward()  # 4: backward, Eq. (8)
         if has_meta_gradients:
             self.meta_optimizer.step()  # 5: phi
             assign_meta_gradients(self.net, meta_grad_dict)  # 6: weight.grad <- stopgrad(u), u of step 3, Eq. (4)
+        self._clip_gradients()
         self.optimizee.get_refine_gradient()  # 7: p.grad <- pi(p.grad)
         if has_meta_gradients or not self.learned:
             update_parameters(self.net, self.rates)  # 8: p <- p - alpha p.grad, Eq. (5)
@@ -104,8 +136,8 @@ class TrainingLoop:
     def paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Algorithm 1 of the paper: the forward of t computes with the weights after the update of t."""
         if self.iteration == 0:  # there are no meta gradients, and nothing is updated
-            outputs = self.net(inputs, self.quantizer)  # 3: line 4, Q(A(W))
-            loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
+            outputs = self.net(inputs, self.training_quantizer)  # 3: line 4, Q(A(W))
+            loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
             self._require_finite(loss, inputs, NO_META_GRADIENTS)
             self.optimizee.zero_grad(set_to_none=True)
             loss.backward()  # 4: line 7
@@ -116,17 +148,36 @@ class TrainingLoop:
         )
         meta_grad_dict.calibrate(self.quantizer, self.net.meta.weights())  # u, Eq. (4), which step 6 needs before the forward
         assign_meta_gradients(self.net, meta_grad_dict)  # 6: weight.grad <- stopgrad(u)
+        self._clip_gradients()
         self.optimizee.get_refine_gradient()  # 7: p.grad <- pi(p.grad)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        outputs = self.net(inputs, self.quantizer, meta_grad_dict, self.rates)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
-        loss = F.cross_entropy(outputs, targets)  # 4: line 6, Eq. (7)
+        outputs = self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
+        loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
         loss.backward()  # 4: lines 7 and 9, Eq. (8)
         apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, p <- p - alpha pi; the backward needs the old values
         self.meta_optimizer.step()  # 5: line 13, phi
         return loss, outputs
+
+    def _clip_gradients(self) -> None:
+        """Scales the net's gradients down to the 2-norm `clip` where they exceed it, all together."""
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+
+    def _advance(self) -> None:
+        """Counts an iteration, on the host and on the device."""
+        self.iteration += 1
+        self._clock += 1
+        if self._iterations:
+            self.progress.copy_(self._clock / self._iterations)
+
+    def _set_iteration(self, iteration: int) -> None:
+        self.iteration = iteration
+        self._clock.fill_(iteration)
+        if self._iterations:
+            self.progress.fill_(iteration / self._iterations)
 
     @property
     def lr(self) -> float:
@@ -185,7 +236,7 @@ class TrainingLoop:
         self._set_gradients({name: gradient.to(device) for name, gradient in state["gradients"].items()})
         self.net.meta.load_state_dict(state["layers"])
         self.meta_hidden_state_dict = {name: h.to(device) for name, h in state["meta_hidden_state_dict"].items()}
-        self.iteration = state["iteration"]
+        self._set_iteration(state["iteration"])
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
         """What an iteration leaves in new tensors: the gradients, what the layers show, M's state. All else changes in place."""
@@ -220,7 +271,7 @@ class TrainingLoop:
 
         leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        self.net(inputs, self.quantizer, meta_grad_dict, self.rates)
+        self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)
         for handle in handles:
             handle.remove()
         return f"first in layer {found[0]}" if found else "with every layer finite"

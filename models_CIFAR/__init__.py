@@ -1,1 +1,1 @@
-"""CIFAR ResNets: the architecture (resnet.py) and the same with quantized meta layers (quantized_meta_resnet.py)."""
+"""CIFAR nets: plain architectures, and the names by which the notebook knows the quantized ones."""

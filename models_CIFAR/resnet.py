@@ -2,7 +2,7 @@
 
 A net of depth 6n + 2 has a 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, a global average pool and
 a linear classifier. Where a stage changes the shape, the shortcut is a 1x1 convolution with batch normalisation.
-The quantized nets are this class with other layer types: see quantized_meta_resnet.py.
+quantized_meta_resnet.py quantizes its weights.
 """
 
 import torch.nn.functional as F
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: (B, in_channels, H, W) -> (B, channels, H / stride, W / stride)."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, conv: type[nn.Conv2d]):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
-        self.conv1 = conv(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            shortcut = conv(in_channels, channels, 1, stride=stride, bias=False)
+            shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,37 +32,30 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Images (B, 3, 32, 32) -> logits (B, num_classes).
 
-    `conv` and `linear` are the layer types: subclasses of nn.Conv2d and nn.Linear with their constructors.
     Raises ValueError for a depth that is not 6n + 2 or fewer than two classes.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        num_classes: int = 10,
-        conv: type[nn.Conv2d] = nn.Conv2d,
-        linear: type[nn.Linear] = nn.Linear,
-    ):
+    def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has depth 6n + 2, not {depth}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, not {num_classes}")
         blocks = (depth - 2) // 6
-        self.conv1 = conv(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(blocks, 16, 16, 1, conv)
-        self.layer2 = self._stage(blocks, 16, 32, 2, conv)
-        self.layer3 = self._stage(blocks, 32, 64, 2, conv)
-        self.fc = linear(64, num_classes)
+        self.layer1 = self._stage(blocks, 16, 16, 1)
+        self.layer2 = self._stage(blocks, 16, 32, 2)
+        self.layer3 = self._stage(blocks, 32, 64, 2)
+        self.fc = nn.Linear(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _stage(blocks: int, in_channels: int, channels: int, stride: int, conv: type[nn.Conv2d]) -> nn.Sequential:
-        first = BasicBlock(in_channels, channels, stride, conv)
-        return nn.Sequential(first, *(BasicBlock(channels, channels, 1, conv) for _ in range(blocks - 1)))
+    def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(in_channels, channels, stride)
+        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))

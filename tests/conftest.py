@@ -20,7 +20,8 @@ sys.path.insert(0, str(PROJECT))
 import small_main  # noqa: E402, F401 (registers ResNet8 before the names of nets are read)
 
 from main import main  # noqa: E402
-from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet  # noqa: E402
+from meta_utils.metaquantize import metaquantize
+from models_CIFAR.resnet import ResNet  # noqa: E402
 from utils import MAIN  # noqa: E402
 
 try:
@@ -128,7 +129,7 @@ def no_network(monkeypatch):
 def tiny_net():
     """ResNet8 for 10 classes in float64: 10 meta layers."""
     torch.manual_seed(0)
-    return QuantizedMetaResNet(8).double().train()
+    return metaquantize(ResNet(8)).double().train()
 
 
 @pytest.fixture

@@ -96,6 +96,18 @@ OPTIMIZEES: dict[str, OptimizeeChoice] = {
     "AMSGrad": OptimizeeChoice(_ADAM, 5e-4, 0.0, {"amsgrad": True}, _TORCHS_EPS),
 }
 
+ESTIMATORS = Registry(  # instances of Estimator, see meta_utils/estimators.py
+    {
+        STE: Place("meta_utils.estimators:STE"),
+        "STE-identity": Place("meta_utils.estimators:IDENTITY"),
+        "ApproxSign": Place("meta_utils.estimators:APPROX_SIGN"),
+    }
+)
+
+PROXIMAL = Registry(  # (quantizer, iterations) -> a call after every update that moves W, see meta_utils/prox_quant.py
+    {"ProxQuant": Place("meta_utils.prox_quant:ProxQuant")}
+)
+
 MODELS = Registry(  # (bitW, num_classes) -> a quantized net
     {
         f"ResNet{depth}": Place(f"models_CIFAR.quantized_meta_resnet:resnet{depth}_cifar", bitW=1, num_classes=10)
@@ -117,8 +129,8 @@ LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/
 
 
 def methods() -> tuple[str, ...]:
-    """What may stand behind a quantizer: STE, or a meta network."""
-    return (STE, *META_NETWORKS)
+    """How weights behind a quantizer can be trained: with a fixed estimator, a meta network, or a proximal step."""
+    return (*ESTIMATORS, *META_NETWORKS, *PROXIMAL)
 
 
 def npz_path(dataset_name: str) -> Path | None:

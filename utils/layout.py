@@ -4,14 +4,29 @@ A quantizer asks its layout for a statistic per weight and gets it back in a sha
 line of a quantizer serves a single tensor, and a whole net in one operation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Filters(NamedTuple):
+    """Where the output channels of a convolution's weight lie: along its first axis; transposed: along its second, group by group."""
+
+    transposed: bool = False
+    groups: int = 1
+
+
+def usual_filters(weight: Tensor) -> Filters | None:
+    """Those of a weight whose layer is not known: a convolution's from three dimensions on, else None (a linear map)."""
+    return Filters() if weight.dim() > 2 else None
+
+
 class OneTensor:
-    """A weight by itself: conv (C_out, C_in, k, k), linear (C_out, C_in), or any shape."""
+    """A weight by itself: conv (C_out, C_in, ...), linear (C_out, C_in), or any shape."""
+
+    count = 1  # weights
 
     def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x|: a scalar."""
@@ -22,22 +37,38 @@ class OneTensor:
         return x.abs().mean()
 
     def abs_mean_per_filter(self, x: Tensor) -> Tensor:
-        """The mean of |x| for each output filter of a convolution, (C_out, 1, 1, 1); for the whole tensor elsewhere."""
-        return x.abs().mean(dim=(1, 2, 3), keepdim=True) if x.dim() == 4 else self.abs_mean(x)
+        """The mean of |x| for each output filter of a convolution, (C_out, 1, ...); for the whole tensor elsewhere."""
+        return x.abs().mean(dim=tuple(range(1, x.dim())), keepdim=True) if usual_filters(x) else self.abs_mean(x)
 
     def convolutions_from(self, x: Tensor, others: Tensor) -> Tensor:
         """x for the weight of a convolution, `others` elsewhere."""
-        return x if x.dim() == 4 else others
+        return x if usual_filters(x) else others
+
+    def deviation(self, x: Tensor) -> Tensor:
+        """The standard deviation of x (divided by n): a scalar."""
+        return x.std(correction=0)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """A number for the weight, (1,), as it is; keeps the graph."""
+        return values
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The coordinates of each weight."""
+        return [x]
 
 
 ONE_TENSOR = OneTensor()
 
 
 class FlatLayout:
-    """Several weights, one behind the other, as one vector (N,), each in its own order in memory (filter by filter)."""
+    """Several weights, one behind the other, as one vector (N,), each in its own order in memory, and filter by filter.
 
-    def __init__(self, weights: Iterable[Tensor]):
+    filters: for each weight where its output channels are, None for a linear map; not given: by its dimensions.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], filters: Sequence[Filters | None] | None = None):
         weights = list(weights)
+        self.filters = [usual_filters(W) for W in weights] if filters is None else list(filters)
         self.sizes = [W.numel() for W in weights]
         self.shapes = [W.shape for W in weights]
         self.channels_last = [
@@ -45,29 +76,48 @@ class FlatLayout:
         ]
         device = weights[0].device
         sizes = torch.tensor(self.sizes, device=device)
-        filters = [len(W) if W.dim() == 4 else 1 for W in weights]
+        counts = [_channels(shape, where) for shape, where in zip(self.shapes, self.filters, strict=True)]
         self._filter_sizes = torch.tensor(
-            [size // count for size, count in zip(self.sizes, filters, strict=True) for _ in range(count)], device=device
+            [size // count for size, count in zip(self.sizes, counts, strict=True) for _ in range(count)], device=device
         )
         self._weight_of = torch.repeat_interleave(sizes, output_size=sum(self.sizes))
         self._filter_of = torch.repeat_interleave(self._filter_sizes, output_size=sum(self.sizes))
         self._sizes = sizes
-        is_convolution = torch.tensor([W.dim() == 4 for W in weights], device=device)
+        is_convolution = torch.tensor([where is not None for where in self.filters], device=device)
         self._in_convolution = is_convolution.index_select(0, self._weight_of)
+
+    @property
+    def count(self) -> int:
+        """The number of weights."""
+        return len(self.sizes)
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors of the weights' shapes as one vector (N,); keeps the graph."""
         pieces = [
-            (tensor.permute(0, 2, 3, 1) if last else tensor).reshape(-1)
-            for tensor, last in zip(tensors, self.channels_last, strict=True)
+            self._in_order(tensor, last, where).reshape(-1)
+            for tensor, last, where in zip(tensors, self.channels_last, self.filters, strict=True)
         ]
         return torch.cat(pieces)
 
+    @staticmethod
+    def _in_order(tensor: Tensor, channels_last: bool, where: Filters | None) -> Tensor:
+        """A view of a weight with its filters one behind the other."""
+        if where and where.transposed:
+            return tensor.unflatten(0, (where.groups, -1)).transpose(1, 2)
+        return tensor.permute(0, 2, 3, 1) if channels_last else tensor
+
     def split(self, flat: Tensor) -> list[Tensor]:
-        """The views of a vector (N,) that have the weights' shapes and order in memory; keeps the graph."""
+        """A vector (N,) as tensors of the weights' shapes; keeps the graph.
+
+        They are views in the weights' order in memory, but copies for transposed convolutions of several groups.
+        """
         pieces = []
-        for piece, shape, last in zip(flat.split(self.sizes), self.shapes, self.channels_last, strict=True):
-            if last:
+        for piece, shape, last, where in zip(flat.split(self.sizes), self.shapes, self.channels_last, self.filters, strict=True):
+            if where and where.transposed:
+                inputs, outputs, *kernel = shape
+                by_filter = piece.view(where.groups, outputs, inputs // where.groups, *kernel)
+                pieces.append(by_filter.transpose(1, 2).reshape(shape))
+            elif last:
                 out, channels, height, width = shape
                 pieces.append(piece.view(out, height, width, channels).permute(0, 3, 1, 2))
             else:
@@ -75,7 +125,7 @@ class FlatLayout:
         return pieces
 
     def _norms(self, x: Tensor, order: float) -> Tensor:
-        return torch.stack(torch._foreach_norm(x.split(self.sizes), order))
+        return torch.stack(torch._foreach_norm(self.parts(x), order))
 
     def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x| of each weight, at each of its coordinates (N,)."""
@@ -92,6 +142,28 @@ class FlatLayout:
     def convolutions_from(self, x: Tensor, others: Tensor) -> Tensor:
         """The coordinates of convolutions from x, those of all other weights from `others` (N,)."""
         return torch.where(self._in_convolution, x, others)
+
+    def deviation(self, x: Tensor) -> Tensor:
+        """The standard deviation of x (divided by n) in each weight, at each of its coordinates (N,)."""
+        means = torch.stack([part.mean() for part in self.parts(x)])
+        centred = x - means.index_select(0, self._weight_of)
+        return (self._norms(centred, 2) / self._sizes.sqrt()).index_select(0, self._weight_of)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """A number for each weight, (count,), at each of its coordinates (N,); keeps the graph."""
+        pieces = zip(values.unbind(), self.sizes, strict=True)
+        return torch.cat([value.expand(size) for value, size in pieces])  # the gradient is a sum for each weight
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The coordinates of each weight: views of x (N,)."""
+        return list(x.split(self.sizes))
+
+
+def _channels(shape: Sequence[int], where: Filters | None) -> int:
+    """The number of filters of a weight; 1 for a linear map."""
+    if where is None:
+        return 1
+    return where.groups * shape[1] if where.transposed else shape[0]
 
 
 Layout = OneTensor | FlatLayout

@@ -1,12 +1,13 @@
 """Quantizers as small frozen values, and the evaluation of a quantized net.
 
-A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by the
-straight-through estimator, the gradient times 1(|W_tilde| <= 1); the constants around it multiply.
+A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by a gradient
+estimator, the straight-through one where no other is given; the constants around it multiply.
 Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import signature
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -29,25 +30,104 @@ class Quantizer(Protocol):
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """A: W -> W_tilde; keeps the graph to W."""
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """Q: W_tilde -> W_hat; backward: an STE (the built-in ones clip). W: the stored weight, for a scale taken from it."""
+    def quantize(
+        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: "Discretize" = ...
+    ) -> Tensor:
+        """Q: W_tilde -> W_hat. W: the stored weight, for a scale taken from it. discretize: makes the step from x to q."""
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """c of g_W = c g_W_tilde, Eq. (4): dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
 
 
-class _StraightThrough(torch.autograd.Function):
-    """STE, section 1 of the paper. Value: W_hat. Gradient for W_tilde: the incoming one times 1(|W_tilde| <= 1)."""
+class Estimator(Protocol):
+    """How a gradient passes the step from x, which is what is rounded or signed, centred, to its discrete value q.
+
+    standardized: it takes x divided by the standard deviation of its weight. scheduled: it depends on the progress of training.
+    """
+
+    standardized: bool
+    scheduled: bool
+
+    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
+        """g_x from g_q, elementwise; progress: the part of training that is done, 0-dim, in [0, 1], on the device."""
+
+    def forward_value(self, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
+        """What a training forward computes with in the place of q."""
+
+
+class StraightThrough:
+    """STE, section 1 of the paper: g_x = g_q 1(|x| <= 1)."""
+
+    standardized = scheduled = False
+
+    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
+        return g_q * (x.abs() <= 1)
+
+    def forward_value(self, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
+        return q
+
+
+class _Step(torch.autograd.Function):
+    """Value: `value`. Gradient for x: the estimator's of the incoming one, at x / deviation."""
 
     @staticmethod
-    def forward(ctx, W_tilde: Tensor, W_hat: Tensor) -> Tensor:
-        ctx.save_for_backward(W_tilde)
-        return W_hat.view_as(W_hat)
+    def forward(ctx, x: Tensor, value: Tensor, q: Tensor, deviation: Tensor | None, progress: Tensor | None, estimator: Estimator):
+        ctx.save_for_backward(x, q, deviation, progress)
+        ctx.estimator = estimator
+        return value.view_as(value)
 
     @staticmethod
-    def backward(ctx, g_W_hat: Tensor) -> tuple[Tensor, None]:
-        (W_tilde,) = ctx.saved_tensors
-        return g_W_hat * (W_tilde.abs() <= 1), None
+    def backward(ctx, g_q: Tensor) -> tuple[Tensor | None, ...]:
+        x, q, deviation, progress = ctx.saved_tensors
+        return ctx.estimator(g_q, x if deviation is None else x / deviation, q, progress), *[None] * 5
+
+
+@dataclass(frozen=True)
+class Discretize:
+    """The step from x to its discrete value q, whose gradient an estimator gives. progress: as Estimator takes it."""
+
+    estimator: Estimator = StraightThrough()
+    progress: Tensor | None = None
+
+    def __call__(self, x: Tensor, q: Tensor, layout: Layout = ONE_TENSOR, unit: Tensor | None = None) -> Tensor:
+        """Value: q, or what the estimator's training forward has in its place, with its gradient for x; shapes equal.
+
+        q: without a graph. unit: what 1 in q is in x, where that is not 1 (BWN: the scale); no graph.
+        """
+        at = x.detach()
+        value = self.estimator.forward_value(at if unit is None else at / _nonzero(unit), q, self.progress)
+        deviation = None
+        if self.estimator.standardized:
+            deviation = _nonzero(layout.deviation(at))
+        return _Step.apply(x, value, q, deviation, self.progress, self.estimator)
+
+
+BY_STE = Discretize()
+
+
+@dataclass(frozen=True)
+class EstimatedQuantizer:
+    """A quantizer whose step has the gradient of `discretize`: what a training forward with a fixed estimator computes with."""
+
+    quantizer: Quantizer
+    discretize: Discretize
+
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """The quantizer's A."""
+        return self.quantizer.preprocess(W, layout)
+
+    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
+        """The quantizer's Q."""
+        return self.quantizer.quantize(W_tilde, W, layout, self.discretize)
+
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """The quantizer's c."""
+        return self.quantizer.calibration(W, layout)
+
+
+def _nonzero(scale: Tensor) -> Tensor:
+    """A scale to divide by: 1 where it is zero to working precision."""
+    return scale.masked_fill(scale < torch.finfo(scale.dtype).tiny, 1.0)
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -83,18 +163,20 @@ class DoReFa:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
         largest = layout.abs_max(tanh.detach())
-        return tanh, largest.masked_fill(largest < torch.finfo(W.dtype).tiny, 1.0)
+        return tanh, _nonzero(largest)
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
         tanh, largest = self._tanh_and_max(W, layout)
         return tanh / (2 * largest) + 0.5
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1; the gradient passes as 2 * STE."""
+    def quantize(
+        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
+    ) -> Tensor:
+        """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1, the step from x = 2 W_tilde - 1."""
         levels = 2**self.bits - 1
-        rounded = _round_half_up(levels * W_tilde.detach()) / levels
-        return 2 * _StraightThrough.apply(W_tilde, rounded) - 1
+        q = 2 * (_round_half_up(levels * W_tilde.detach()) / levels) - 1
+        return discretize(2 * W_tilde - 1, q, layout)
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q."""
@@ -125,11 +207,13 @@ class BWN:
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
         return layout.abs_mean(W_tilde)
 
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_hat = scale * sign(W_tilde); the gradient passes as scale * STE, the scale a constant for autograd."""
+    def quantize(
+        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
+    ) -> Tensor:
+        """W_hat = scale * sign(W_tilde), the step from x = W_tilde; the scale is a constant for autograd and multiplies."""
         values = W_tilde.detach()
         scale = self._scale(values, values if W is None else W.detach(), layout)
-        return scale * _StraightThrough.apply(W_tilde, _sign(values))
+        return scale * discretize(W_tilde, _sign(values), layout, unit=scale)
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """1."""
@@ -152,6 +236,15 @@ class BWNF(BWN):
 
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
         return layout.abs_mean_per_filter(layout.convolutions_from(W, others=W_tilde))
+
+
+def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:
+    """The quantizer with an estimator's gradient. Raises ValueError where it lets none in, or there is no quantizer."""
+    if quantizer is None:
+        raise ValueError("an estimator takes a quantizer")
+    if "discretize" not in signature(quantizer.quantize).parameters:
+        raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: its backward is its own, and STE alone")
+    return EstimatedQuantizer(quantizer, Discretize(estimator, progress))
 
 
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quantizer | None:

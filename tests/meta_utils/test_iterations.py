@@ -12,7 +12,8 @@ from meta_utils.adam import Adam
 from meta_utils.capture import CudaGraphs
 from meta_utils.iterations import Iterations
 from meta_utils.training import TrainingLoop
-from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
+from meta_utils.metaquantize import metaquantize
+from models_CIFAR.resnet import ResNet
 from utils.batches import ImageSet, ResidentLoader
 from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.environment import random_states
@@ -31,7 +32,7 @@ BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
-    net = QuantizedMetaResNet(20 if device == "cuda" else 8).to(device, dtype, memory_format=torch.channels_last)
+    net = metaquantize(ResNet(20 if device == "cuda" else 8)).to(device, dtype, memory_format=torch.channels_last)
     optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
     meta_net = meta_optimizer = None
     if method != "STE":

@@ -166,7 +166,7 @@ def test_one_evaluation_for_all_layers_equals_layer_by_layer(method, tiny_net, b
     meta_grad_dict, hidden = meta_gradient_generation(meta_net, tiny_net, method, {})
     assert len(calls) == 1
     assert list(meta_grad_dict) == [name for name, _ in tiny_net.layer_name_list]
-    for (name, path), layer in zip(tiny_net.layer_name_list, tiny_net.meta_layers(), strict=True):
+    for (name, path), layer in zip(tiny_net.layer_name_list, tiny_net.meta.layers, strict=True):
         alone, _ = meta_net(layer.quantized_grads.flatten(), layer.pre_quantized_weight.flatten(), {})
         got_path, g_W_tilde, bias_grad = meta_grad_dict[name]
         assert got_path == path
@@ -203,7 +203,7 @@ def test_comparison_with_ste(tiny_net, batches):
     assert opposite.cosine == pytest.approx(-1)
     tanh = MetaFC(use_nonlinear="tanh").double()
     got = compare_with_ste(tanh, tiny_net, get_quantizer("BWN"), {})
-    layers = tiny_net.meta_layers()
+    layers = tiny_net.meta.layers
     g_W_hat = torch.cat([layer.quantized_grads.flatten() for layer in layers])
     g_W = tanh(g_W_hat, g_W_hat)[0]
     ste = torch.cat([ste_gradient(get_quantizer("BWN"), layer.weight, layer.quantized_grads).flatten() for layer in layers])

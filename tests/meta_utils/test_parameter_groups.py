@@ -50,7 +50,7 @@ def test_groups_have_their_own_learning_rates(method, optimizee, order, tiny_net
     """Of the value of W', of a layer's bias, of the update, and of what phi's gradient is made of."""
     groups, alphas = groups_of(tiny_net)
     loop = make_loop(tiny_net, method, optimizee=optimizee(groups, lr=0.05), order=order)
-    spy = loop.quantizer = Spy(loop.quantizer)
+    spy = loop.training_quantizer = Spy(loop.training_quantizer)
     meta, biases, start = tiny_net.meta, [], {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
     alpha = meta.layout.flatten(torch.full_like(p, alphas[f"{p_name}.weight"]) for p_name, p in _weights(tiny_net))
     tiny_net.fc.register_forward_hook(lambda layer, x, output: biases.append(output - x[0] @ layer.quantized_weight.t()))
@@ -76,7 +76,7 @@ def test_groups_have_their_own_learning_rates(method, optimizee, order, tiny_net
                 torch.testing.assert_close(p.detach(), old[name] - alphas[name] * p.grad, rtol=1e-14, atol=1e-15)
             torch.testing.assert_close(biases[-1], (old["fc.bias"] - 0.25 * r["fc.bias"]).expand_as(biases[-1]))
         else:
-            for layer, W_used in zip(tiny_net.meta_layers(), spy.seen, strict=True):
+            for layer, W_used in zip(tiny_net.meta.layers, spy.seen, strict=True):
                 assert torch.equal(W_used, layer.weight), layer.name
             torch.testing.assert_close(biases[-1], tiny_net.fc.bias.expand_as(biases[-1]))
         for found, expected in zip(stepped[0], torch.autograd.grad(u, phi, -alpha * spy.W.grad), strict=True):
@@ -86,7 +86,7 @@ def test_groups_have_their_own_learning_rates(method, optimizee, order, tiny_net
 
 
 def _weights(net):
-    return [(layer.name, layer.weight) for layer in net.meta_layers()]
+    return [(layer.name, layer.weight) for layer in net.meta.layers]
 
 
 @pytest.mark.parametrize("order", ["notebook", "paper"])

@@ -13,7 +13,7 @@ from meta_utils.adam import Adam
 from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
-from meta_utils.meta_quantized_module import MetaConv2d, MetaLayers, MetaLinear
+from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.choices import META_NETWORKS, OPTIMIZEES
@@ -62,15 +62,15 @@ def test_order_changes_nothing_for_ste(tiny_net, batches):
 @pytest.mark.parametrize("optimizee", [SGD, Adam])
 def test_order_paper_computes_with_the_weights_after_the_update(method, optimizee, tiny_net, batches):
     loop = make_loop(tiny_net, method, optimizee=optimizee(tiny_net.parameters(), lr=0.05), order="paper")
-    spy = loop.quantizer = Spy(loop.quantizer)
+    spy = loop.training_quantizer = Spy(loop.training_quantizer)
     biases = []
     tiny_net.fc.register_forward_hook(
         lambda layer, inputs, output: biases.append(output.detach() - inputs[0] @ layer.quantized_weight.t())
     )
     for t, batch in enumerate(batches(4)):
-        before = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
+        before = [layer.weight.detach().clone() for layer in tiny_net.meta.layers]
         loop.step(*batch)
-        for W_used, layer, W in zip(spy.seen, tiny_net.meta_layers(), before, strict=True):
+        for W_used, layer, W in zip(spy.seen, tiny_net.meta.layers, before, strict=True):
             assert torch.equal(W_used, layer.weight), layer.name
             assert torch.equal(W, W_used) == (t == 0), layer.name
         torch.testing.assert_close(biases[-1], tiny_net.fc.bias.expand_as(biases[-1]))
@@ -80,12 +80,12 @@ def test_order_paper_computes_with_the_weights_after_the_update(method, optimize
 @pytest.mark.parametrize("method", META_NETWORKS)
 def test_order_notebook_computes_with_the_previous_refined_gradient(method, quantizer, tiny_net, batches):
     loop = make_loop(tiny_net, method, quantizer)
-    spy = loop.quantizer = Spy(loop.quantizer)
+    spy = loop.training_quantizer = Spy(loop.training_quantizer)
     for t, batch in enumerate(batches(3)):
-        W = [layer.weight.detach().clone() for layer in tiny_net.meta_layers()]
-        r = [layer.weight.grad for layer in tiny_net.meta_layers()]
+        W = [layer.weight.detach().clone() for layer in tiny_net.meta.layers]
+        r = [layer.weight.grad for layer in tiny_net.meta.layers]
         loop.step(*batch)
-        for W_used, layer, W_old, r_old in zip(spy.seen, tiny_net.meta_layers(), W, r, strict=True):
+        for W_used, layer, W_old, r_old in zip(spy.seen, tiny_net.meta.layers, W, r, strict=True):
             assert torch.equal(W_used, W_old if t == 0 else W_old.sub(r_old, alpha=0.05))
             g_W = layer.calibration * layer.pre_quantized_grads if t else layer.weight.grad
             torch.testing.assert_close(layer.weight.grad, g_W)
@@ -93,30 +93,25 @@ def test_order_notebook_computes_with_the_previous_refined_gradient(method, quan
 
 
 class ConvAndLinear(torch.nn.Module):
-    """A convolution with two filters of two weights and a linear layer of 3 x 2, as a net of meta layers."""
+    """A convolution with two filters of two weights and a linear layer of 3 x 2."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.fc = MetaConv2d(2, 2, 1, bias=False), MetaLinear(2, 3)
-        self.meta = MetaLayers({"conv": self.conv, "fc": self.fc})
+        self.conv, self.fc = torch.nn.Conv2d(2, 2, 1, bias=False), torch.nn.Linear(2, 3)
 
-    def meta_layers(self):
-        return self.meta.layers
-
-    def forward(self, inputs, quantized_type=None, meta_grad_dict=NO_META_GRADIENTS, lr=1e-3):
-        self.meta.prepare(quantized_type, meta_grad_dict, lr, training=True)
+    def forward(self, inputs):
         return self.fc(self.conv(inputs).mean(dim=(2, 3)))
 
 
 def test_bwnf_scales_convolutions_by_the_stored_weight_and_linear_layers_by_the_forwards():
     """By hand: in the forward W' = W - alpha r with alpha = 1/2."""
-    net = ConvAndLinear().double()
+    net = metaquantize(ConvAndLinear()).double()
     with torch.no_grad():
         net.conv.weight.copy_(torch.tensor([[1.0, -3.0], [2.0, 6.0]]).view(2, 2, 1, 1))
         net.fc.weight.copy_(torch.tensor([[1.0, -3.0], [2.0, 6.0], [5.0, 7.0]]))
     net.conv.weight.grad = torch.tensor([[-2.0, 2.0], [8.0, 4.0]]).double().view(2, 2, 1, 1)
     net.fc.weight.grad = torch.tensor([[-2.0, 2.0], [8.0, 4.0], [-4.0, -2.0]]).double()
-    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in net.meta_layers()}
+    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in net.meta.layers}
     net(torch.ones(1, 2, 1, 1).double(), get_quantizer("BWN-F"), gradients, lr=0.5)
     assert net.conv.pre_quantized_weight.flatten().tolist() == [2, -4, -2, 4]
     assert net.conv.quantized_weight.flatten().tolist() == [2, -2, -4, 4]  # mean|W| of each filter
@@ -126,11 +121,11 @@ def test_bwnf_scales_convolutions_by_the_stored_weight_and_linear_layers_by_the_
 
 def test_bwnf_in_the_notebooks_order(batches):
     torch.manual_seed(3)
-    net = ConvAndLinear().double()
+    net = metaquantize(ConvAndLinear()).double()
     loop = make_loop(net, "FC-Grad", "BWN-F", optimizee=SGD(net.parameters(), lr=0.5))
     for t, (images, targets) in enumerate(batches(4)):
-        stored = [layer.weight.detach().clone() for layer in net.meta_layers()]
-        used = [W if t == 0 else W - 0.5 * layer.weight.grad for W, layer in zip(stored, net.meta_layers(), strict=True)]
+        stored = [layer.weight.detach().clone() for layer in net.meta.layers]
+        used = [W if t == 0 else W - 0.5 * layer.weight.grad for W, layer in zip(stored, net.meta.layers, strict=True)]
         loop.step(images[:, :2], targets % 3)
         scale = stored[0].abs().mean(dim=(1, 2, 3), keepdim=True)
         torch.testing.assert_close(net.conv.quantized_weight, scale * used[0].sign(), rtol=1e-12, atol=0)
@@ -152,7 +147,7 @@ def test_ste_shows_the_gradient_at_w_tilde_as_autograd_made_it(quantizer, tiny_n
     loop = make_loop(tiny_net, quantizer=quantizer, optimizee=SGD(tiny_net.parameters(), lr=0.05, weight_decay=0.5))
     loop.step(*batch)
     slope = 0.5 if quantizer == "dorefa" else 1.0  # dW_tilde/dW over the calibration, which absorbs the 2 of Q
-    for layer, other in zip(reference.meta_layers(), tiny_net.meta_layers(), strict=True):
+    for layer, other in zip(reference.meta.layers, tiny_net.meta.layers, strict=True):
         expected = layer.weight.grad / (slope * get_quantizer(quantizer).calibration(layer.weight))
         torch.testing.assert_close(other.pre_quantized_grads, expected)
 
@@ -179,7 +174,7 @@ def test_refining_in_place_leaves_the_gradient_at_w_hat_alone(method, tiny_net, 
     loop = make_loop(tiny_net, method, optimizee=Adam(tiny_net.parameters()))
     loop.quantizer = Through()
     loop.step(*batch)
-    for layer, other in zip(reference.meta_layers(), tiny_net.meta_layers(), strict=True):
+    for layer, other in zip(reference.meta.layers, tiny_net.meta.layers, strict=True):
         torch.testing.assert_close(other.quantized_grads, layer.weight.grad)
         assert not torch.equal(other.weight.grad, layer.weight.grad)
 
@@ -207,7 +202,7 @@ def test_identity_start_fc_grad_gives_unclipped_ste_at_t1(order, tiny_net, batch
     loop = make_loop(tiny_net, "FC-Grad", meta_net=MetaFC(init="identity").double(), order=order)
     loop.step(*first)
     loop.step(*second)
-    for layer, other in zip(tiny_net.meta_layers(), reference.meta_layers(), strict=True):
+    for layer, other in zip(tiny_net.meta.layers, reference.meta.layers, strict=True):
         torch.testing.assert_close(layer.calibration * layer.pre_quantized_grads, other.weight.grad, rtol=1e-6, atol=1e-12)
 
 
@@ -236,7 +231,7 @@ def test_an_indicator_as_m_equals_clipped_ste(quantizer, tiny_net, batches, monk
     loop.step(*first)
     loop.step(*second)
     clipped_some = False
-    for layer, other in zip(tiny_net.meta_layers(), reference.meta_layers(), strict=True):
+    for layer, other in zip(tiny_net.meta.layers, reference.meta.layers, strict=True):
         scale = 1.0 if quantizer == "dorefa" else other.quantized_weight.abs()
         torch.testing.assert_close(scale * layer.calibration * layer.pre_quantized_grads, other.weight.grad)
         clipped_some |= bool((other.pre_quantized_weight.abs() > 1).any())
@@ -297,7 +292,7 @@ def test_phis_gradient_agrees_with_finite_differences_of_the_loss(method, tiny_n
         """W' = W - alpha (u(phi) + r - u(phi_0)), then the surrogate."""
         u = c * meta_net(g_W_hat, W_tilde, hidden)[0]
         frozen.load_state_dict(state)
-        for layer, W_prime in zip(frozen.meta_layers(), layout.split(W_0 - 0.3 * (u - u_0)), strict=True):
+        for layer, W_prime in zip(frozen.meta.layers, layout.split(W_0 - 0.3 * (u - u_0)), strict=True):
             layer.weight.copy_(W_prime)
         frozen.fc.bias.copy_(bias)
         return F.cross_entropy(frozen(images, surrogate), targets).item()
@@ -332,7 +327,7 @@ def test_wrong_loops_are_refused(tiny_net):
         tiny_net(images, None, gradients)
     with pytest.raises(ValueError, match=r"no meta gradient for layer1\.0\.conv1, .*, fc"):
         tiny_net(images, "dorefa", gradients)
-    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta_layers()}
+    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta.layers}
     with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
         tiny_net(images, "dorefa", gradients)
 

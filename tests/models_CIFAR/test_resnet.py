@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_utils.meta_quantized_module import MetaConv2d
 from models_CIFAR import quantized_meta_resnet, resnet
-from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
 from utils.choices import MODELS
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
@@ -22,12 +20,11 @@ def test_layer_name_list_names_exactly_the_meta_layers(depth):
     assert [name for name, _ in net.layer_name_list] == list(named)
     for name, path in net.layer_name_list:
         assert get_layer(net, path) is named[name]
-        assert get_layer(net, path).name == name
 
 
 def test_resnet20_has_22_meta_layers():
     net = quantized_meta_resnet.resnet20_cifar(bitW=1)
-    shapes = [tuple(layer.weight.shape) for layer in net.meta_layers()]
+    shapes = [tuple(layer.weight.shape) for layer in net.meta.layers]
     assert len(shapes) == 22
     assert shapes[0] == (16, 3, 3, 3)
     assert shapes[-1] == (10, 64)
@@ -35,17 +32,8 @@ def test_resnet20_has_22_meta_layers():
     assert sum(len(shape) == 4 and shape[2] == 3 for shape in shapes[1:]) == 18
 
 
-@pytest.mark.parametrize("options", [{}, {"padding_mode": "reflect"}, {"groups": 2}, {"dilation": 2}, {"stride": 2}])
-def test_a_meta_convolution_takes_every_option_of_a_convolution(options):
-    torch.manual_seed(0)
-    meta, plain = (kind(4, 6, 3, padding=1, **options) for kind in (MetaConv2d, torch.nn.Conv2d))
-    meta.load_state_dict(plain.state_dict())
-    images = torch.randn(2, 4, 8, 8)
-    assert torch.equal(meta(images), plain(images))
-
-
 @pytest.mark.parametrize("num_classes", [10, 100])
-def test_a_quantized_net_is_the_plain_net_with_meta_layers(num_classes):
+def test_a_quantized_net_is_the_plain_net(num_classes):
     torch.manual_seed(0)
     plain = resnet.ResNet(20, num_classes)
     quantized = quantized_meta_resnet.resnet20_cifar(num_classes=num_classes)
@@ -60,7 +48,7 @@ def test_a_quantized_net_is_the_plain_net_with_meta_layers(num_classes):
 @pytest.mark.parametrize(("depth", "classes"), [(21, 10), (2, 10), (20, 1)])
 def test_impossible_nets_are_refused(depth, classes):
     with pytest.raises(ValueError, match=str(depth if depth != 20 else classes)):
-        QuantizedMetaResNet(depth, num_classes=classes)
+        resnet.ResNet(depth, num_classes=classes)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """What a run's settings stand for: its loaders, its net and its training loop."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from meta_utils.adam import Adam
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
-from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, STE
+from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, STE
 from utils.dataset import get_dataloader
 from utils.errors import BadInput
 from utils.quantize import get_quantizer
@@ -43,16 +46,30 @@ def build_loop(settings: TrainSettings, loader: Loader, device: torch.device) ->
     net = build_net(s.model, loader, device, s.bits)
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
     optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), **options)
-    meta_net, meta_optimizer = _build_meta_network(s, device)
     quantizer = get_quantizer(s.quantizer, s.bits)
-    return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order or "notebook")
+    how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
+    if s.backward in META_NETWORKS:
+        meta_net, meta_optimizer = _build_meta_network(s, device)
+        return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
+    if s.backward in PROXIMAL:
+        prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])
+        return TrainingLoop(net, optimizee, quantizer, after_step=[prox], quantized_forward=False, **how)
+    estimator = None if s.backward == STE else ESTIMATORS.load(s.backward)  # STE is the quantizers' own
+    try:
+        return TrainingLoop(net, optimizee, quantizer, estimator=estimator, **how)
+    except ValueError as error:
+        raise BadInput(f"--backward {s.backward}: {error}") from None
 
 
-def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module | None, Adam | None]:
-    """M and its optimizer (torch's Adam, gamma); None and None for STE."""
+def criterion_of(settings: TrainSettings) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of the settings: cross-entropy, with label smoothing where it is on."""
+    smoothing = settings.label_smoothing
+    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
+
+
+def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module, Adam]:
+    """M and its optimizer (torch's Adam, gamma)."""
     s = settings
-    if s.backward == STE:
-        return None, None
     try:
         meta_net = META_NETWORKS.load(s.backward)(**s.meta_network_options()).to(device)
     except ValueError as error:

@@ -106,9 +106,8 @@ def describe_evaluation(result: Evaluation, net: nn.Module, quantizer: Quantizer
     if fault := fault_of_result(result._asdict()):
         raise BadInput(f"{fault}: the net cannot compute with these weights")
     lines = [f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}"]
-    for layer in net.meta_layers() if quantizer else ():
-        W = layer.weight.detach()
-        values = quantizer.quantize(quantizer.preprocess(W), W).unique()
+    for layer, W_hat in zip(net.meta.layers, net.meta.quantized(quantizer), strict=True) if quantizer else ():
+        values = W_hat.unique()
         shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN].tolist()) + (", ..." if len(values) > SHOWN else "")
-        lines.append(f"{layer.name:24} {W.numel():>8} weights, {len(values)} values: {shown}")
+        lines.append(f"{layer.name:24} {W_hat.numel():>8} weights, {len(values)} values: {shown}")
     return "\n".join(lines)

@@ -83,11 +83,15 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A number of at least 0, or above `above`, that float32 holds too."""
+    """A number of at least 0, or above `above`, and at most `most`, that float32 holds too."""
 
     above: float | None = None
-    limits = "at most 1e38"
+    most: float = 1e38
     stored = (int, float)
+
+    @property
+    def limits(self) -> str:
+        return f"at most {self.most:g}".replace("e+", "e")
 
     @property
     def accepts(self) -> str:
@@ -98,7 +102,7 @@ class Real(Kind):
         return float(text)
 
     def _checked(self, value: Any) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= 1e38 or 0 < value < 1e-38:
+        if type(value) not in (int, float) or not 0 <= value <= self.most or 0 < value < 1e-38:
             raise ValueError
         if self.above is not None and value <= self.above:
             raise ValueError

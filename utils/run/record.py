@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from utils.choices import STE
+from utils.choices import META_NETWORKS, STE
 from utils.errors import BadInput, Finished
 from utils.files.look import look_at
 from utils.files.untrusted import MIB, read_limited, reason
@@ -27,8 +27,8 @@ def run_name(settings: TrainSettings) -> str:
     """The folder name of a training run."""
     s = settings
     quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{s.lr_adjust}"
-    if s.backward == STE:
-        name = "Baseline-" + quantized.format("optimizer-")
+    if s.backward not in META_NETWORKS:
+        name = "Baseline-" + ("" if s.backward == STE else f"{s.backward}-") + quantized.format("optimizer-")
     else:
         sizes = (("hidden-size", s.hidden_size), ("nfc", s.num_fc), ("nlstm", s.num_lstm))
         size = "".join(f"-{tag}-{value}" for tag, value in sizes if value is not None)

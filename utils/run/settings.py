@@ -22,7 +22,6 @@ from utils.choices import (
     OPTIMIZEES,
     QUANTIZERS,
     STARTS,
-    STE,
     UPDATE_ORDERS,
     Place,
     methods,
@@ -142,10 +141,10 @@ class TrainSettings(Settings):
     weight_decay: float | None = setting(
         None,
         "weight decay of W (default, as published: SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, "
-        "0 with STE)",
+        "0 without)",
         kind=Real(),
     )
-    backward: str = setting("MultiFC", "how the gradient passes the quantizer: STE, or a meta network", "-meta", kind=BACKWARD)
+    backward: str = setting("MultiFC", "how the gradient passes the quantizer: a fixed estimator, a meta network, or ProxQuant", "-meta", kind=BACKWARD)
     hidden_size: int | None = setting(
         None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1, 10_000), option="hidden_size"
     )
@@ -179,6 +178,10 @@ class TrainSettings(Settings):
         kind=OneOf(UPDATE_ORDERS),
         learned="notebook",
     )
+    label_smoothing: float | None = setting(
+        None, "share of the target's probability that the loss gives to all classes alike (default: 0)", kind=Real(most=1)
+    )
+    clip: float | None = setting(None, "largest 2-norm of the net's gradients, all together (default: none)", kind=Real(above=0))
     exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
     trial: int = setting(1, "trial number; with --seed it determines everything random", kind=TRIAL)
     pretrained: str | None = setting(
@@ -189,7 +192,8 @@ class TrainSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         self._check_bits()
-        defaults, choice, learned = method_defaults(self.backward), OPTIMIZEES[self.optimizer], self.backward != STE
+        defaults, choice = method_defaults(self.backward), OPTIMIZEES[self.optimizer]
+        learned = self.backward in META_NETWORKS
         for name in (*META_OPTIONS, *LEARNED_DEFAULTS):
             if name not in defaults:
                 self._set(name, None)
@@ -199,6 +203,7 @@ class TrainSettings(Settings):
             self._set("weight_decay", choice.decay_learned if learned else choice.decay_ste)
         path = base_model_path(self.results_root, self.model, self.dataset) if self.pretrained is None else Path(self.pretrained)
         self._set("pretrained", str(path))
+        self._set("label_smoothing", self.label_smoothing or None)
         if self.optimizer_options is None:
             self._set("optimizer_options", {} if learned else dict(choice.options_ste))
 
@@ -242,11 +247,11 @@ LEARNED_DEFAULTS = noted(TrainSettings, "learned")  # setting -> its default wit
 
 
 def method_defaults(backward: str) -> dict[str, Any]:
-    """The settings that only some methods have, of a method, with their defaults: {} for STE.
+    """The settings that only some methods have, of a method, with their defaults: {} for all but the meta networks.
 
     Raises BadInput for a meta network whose constructor gives one of them no default.
     """
-    if backward == STE:
+    if backward not in META_NETWORKS:
         return {}
     taken = META_NETWORKS.options(backward)
     defaults = {name: taken[option] for name, option in META_OPTIONS.items() if option in taken}

@@ -8,7 +8,8 @@ from tape import CannotCapture, Tape
 
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
-from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
+from meta_utils.metaquantize import metaquantize
+from models_CIFAR.resnet import ResNet
 from utils.batches import ImageSet, ResidentLoader
 from utils.quantize import get_quantizer
 from utils.recorder import Recorder
@@ -22,7 +23,7 @@ from utils.run.settings import PretrainSettings
 )
 def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_path, capsys):
     torch.manual_seed(0)
-    net = QuantizedMetaResNet(8).to(memory_format=torch.channels_last)
+    net = metaquantize(ResNet(8)).to(memory_format=torch.channels_last)
     loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"))
     images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
     loader = ResidentLoader(ImageSet(images, torch.arange(20) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)

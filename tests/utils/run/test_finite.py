@@ -13,7 +13,8 @@ from torch import Tensor
 from meta_utils.adam import Adam
 from meta_utils.meta_network import MetaLSTMFC
 from meta_utils.training import TrainingLoop
-from models_CIFAR.quantized_meta_resnet import QuantizedMetaResNet
+from meta_utils.metaquantize import metaquantize
+from models_CIFAR.resnet import ResNet
 from utils.errors import BadInput, RunFailed
 from utils.files import strict_json
 from utils.quantize import get_quantizer
@@ -44,7 +45,7 @@ def spoilt(value, position, odd):
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return QuantizedMetaResNet(8)
+    return metaquantize(ResNet(8))
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""The quantized weights of a net: where they are, what they show after a training forward, and what a forward computes with.
+
+Before each forward `MetaLayers.prepare` quantizes all weights as one flat vector and names what the net computes with in their
+place; the net itself stays what it is (metaquantize.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from meta_utils.meta_gradients import MetaGradients
+from meta_utils.optimizee import Rates, rate_of
+from utils.layout import Filters, FlatLayout
+from utils.quantize import Quantizer
+
+SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.shown`
+    "pre_quantized_weight": "W_tilde",
+    "quantized_weight": "W_hat",
+    "quantized_grads": "g_W_hat",
+    "pre_quantized_grads": "g_W_tilde",
+    "calibration": "calibration",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MetaLayer:
+    """A quantized weight of a net.
+
+    name: of its layer, dotted, as in `layer_name_list` (of nn.MultiheadAttention's own weights: the parameter's name).
+    module: the layer; parameter, bias_parameter: its names in the layer (None: no bias).
+    uses: every parameter name in the net under which the weight is used, several where layers share it; bias_uses: likewise.
+    filters: the output channels of a convolution; None for a linear map.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+    bias_parameter: str | None
+    uses: tuple[str, ...]
+    bias_uses: tuple[str, ...]
+    filters: Filters | None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The path for get_layer."""
+        dotted = self.name if self.parameter == "weight" else self.name.removesuffix(self.parameter).rstrip(".")
+        return tuple(dotted.split(".")) if dotted else ()
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W, of any shape."""
+        return getattr(self.module, self.parameter)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The layer's bias."""
+        return getattr(self.module, self.bias_parameter) if self.bias_parameter else None
+
+
+class MetaLayers:
+    """The quantized weights of a net and what they show between iterations, in `shown`: symbol -> flat vector (N,) over all.
+
+    After a training forward and backward `shown` holds
+    - W_tilde and W_hat of that forward;
+    - g_W_hat, by a hook; g_W_tilde: M's output that the forward used, or what autograd made of g_W_hat where it used none;
+    - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
+    An evaluation (eval mode or no_grad) changes none of them.
+    """
+
+    def __init__(self, layers: Sequence[MetaLayer]):
+        self.layers = list(layers)
+        self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
+        self.shown: dict[str, Tensor] = {}
+        self._layout: FlatLayout | None = None
+        self._made_for: tuple | None = None
+
+
+    @property
+    def layout(self) -> FlatLayout:
+        """Where each layer's coordinates lie in the flat vector; made anew when the weights' device or memory format changes."""
+        first = self.layers[0].weight
+        strides = [layer.weight.stride() for layer in self.layers]
+        if self._layout is None or self._made_for != (first.device, strides):
+            weights, filters = zip(*((layer.weight, layer.filters) for layer in self.layers), strict=True)
+            self._layout, self._made_for = FlatLayout(weights, filters), (first.device, strides)
+        return self._layout
+
+    def weights(self) -> Tensor:
+        """W of all layers, flat (N,); keeps the graph to the parameters."""
+        return self.layout.flatten(layer.weight for layer in self.layers)
+
+    def refined(self) -> Tensor:
+        """r of all layers, flat (N,): the refined gradients in weight.grad. Raises RuntimeError where a layer has none."""
+        for layer in self.layers:
+            if layer.weight.grad is None:
+                raise RuntimeError(f"{layer.name}: a meta gradient needs the refined gradient in weight.grad, and there is none")
+        return self.layout.flatten(layer.weight.grad for layer in self.layers)
+
+    @torch.no_grad()
+    def quantized(self, quantizer: Quantizer) -> list[Tensor]:
+        """W_hat = Q(A(W)) of each layer, in its weight's shape: what an evaluation computes with."""
+        W = self.weights()
+        return self.layout.split(quantizer.quantize(quantizer.preprocess(W, self.layout), W, self.layout))
+
+    def get(self, symbol: str, index: int = 0) -> Tensor:
+        """A flat vector of `shown`. Raises RuntimeError with the name of layer `index` where it does not exist yet."""
+        if symbol not in self.shown:
+            kind = "with a learned gradient" if symbol == "calibration" else "and its backward"
+            raise RuntimeError(f"{self.layers[index].name}: no {symbol} yet, it needs a quantized training forward {kind} first")
+        return self.shown[symbol]
+
+    def shown_by(self, index: int, symbol: str) -> Tensor:
+        """A layer's part of a flat vector of `shown`, in the weight's shape. Raises RuntimeError as `get` does."""
+        return self.layout.split(self.get(symbol, index))[index]
+
+    def prepare(
+        self, quantizer: Quantizer | None, meta_grad_dict: Mapping[str, tuple], lr: Rates, training: bool
+    ) -> dict[str, Tensor]:
+        """What the coming forward computes with, by parameter name: each weight's W_hat = Q(A(W')), and biases; step 3, Eq. (6).
+
+        With meta gradients W' = W - alpha (u + stopgrad(r - u)), whose value is W - alpha r exactly and whose derivative with
+        respect to phi is that of -alpha u; a bias is b - alpha r_b. Without them W' = W. Empty without a quantizer.
+        lr: alpha, or each parameter's own.
+        training: show W_tilde, W_hat and, from the backward on, g_W_hat; with meta gradients g_W_tilde and calibration.
+        Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
+        """
+        if quantizer is None:
+            if meta_grad_dict:
+                raise ValueError("meta gradients need a quantizer (quantized_type is None)")
+            return {}
+        W = stored = self.weights()
+        operands, meta_grads = {}, None
+        if meta_grad_dict:
+            meta_grads = MetaGradients.of(meta_grad_dict, self.paths, self.layout)
+            u = meta_grads.calibrate(quantizer, stored)
+            W = self._minus(self._minus(stored, self.refined(), lr), u - u.detach(), lr)
+            for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
+                if r is not None:
+                    operands |= dict.fromkeys(layer.bias_uses, layer.bias.sub(r, alpha=rate_of(lr, layer.bias)))
+        W_tilde = quantizer.preprocess(W, self.layout)
+        W_hat = quantizer.quantize(W_tilde, stored, self.layout)
+        if training:
+            self._show(W_tilde, W_hat, meta_grads)
+        for layer, weight in zip(self.layers, self.layout.split(W_hat), strict=True):
+            operands |= dict.fromkeys(layer.uses, weight)
+        return operands
+
+    def _minus(self, x: Tensor, y: Tensor, lr: Rates) -> Tensor:
+        """x - alpha y, flat (N,), with each layer's alpha; keeps the graph."""
+        if not isinstance(lr, Mapping):
+            return x.sub(y, alpha=lr)
+        pieces = zip(x.split(self.layout.sizes), y.split(self.layout.sizes), self.layers, strict=True)
+        return torch.cat([x_part.sub(y_part, alpha=rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
+
+    def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
+        self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
+        if meta_grads:
+            self.shown |= {"calibration": meta_grads.calibration, "g_W_tilde": meta_grads.g_W_tilde.detach()}
+            W_hat.register_hook(partial(self.shown.__setitem__, "g_W_hat"))
+        else:  # autograd may make such a gradient a weight's .grad, which is refined in place: a copy is shown
+            W_hat.register_hook(partial(self._show_copy, "g_W_hat"))
+            W_tilde.register_hook(partial(self._show_copy, "g_W_tilde"))
+
+    def _show_copy(self, symbol: str, g: Tensor) -> None:
+        self.shown[symbol] = g.clone()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next iteration needs: g_W_hat and W_tilde, flat; empty before the first backward."""
+        return {symbol: self.shown[symbol] for symbol in ("g_W_hat", "W_tilde") if "g_W_hat" in self.shown}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        device = self.layers[0].weight.device
+        self.shown = {symbol: value.to(device) for symbol, value in state.items()}

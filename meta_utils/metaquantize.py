@@ -1,0 +1,212 @@
+"""Quantizes the weights of any net, in place: `metaquantize(net)`.
+
+The weights are found by their parameters' names. A forward with a quantizer is the net's own forward, called by
+torch.func.functional_call with W_hat under the names of W, so that layer types, names and shapes in the state dict stay what they
+were, a module that is called twice is quantized in both calls, and a weight that two modules share is quantized once.
+"""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+from torch.profiler import record_function
+
+from meta_utils.meta_gradients import NO_META_GRADIENTS
+from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
+from meta_utils.optimizee import Rates
+from utils.errors import shortened
+from utils.layout import Filters
+from utils.quantize import Quantizer, get_quantizer
+
+OWN = ("layer_name_list", "meta")  # the attributes that a net gets
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the first, or the other three
+
+
+def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int = 1) -> nn.Module:
+    """Makes the weights of every Conv1d/2d/3d, ConvTranspose, Linear and nn.MultiheadAttention of a net quantizable, in place.
+
+    keep: patterns (as of fnmatch, such as "conv1" or "*.downsample.*") of the dotted names of layers that stay in full precision.
+    bitW: bits per weight where `quantized_type` below is a name.
+
+    Returns the same net. It is called as `net(inputs, quantized_type=None, meta_grad_dict={}, lr=1e-3)`:
+    quantized_type: a quantizer or its registered name; None computes with the full-precision weights.
+    meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None) for all quantized layers or none, from
+        meta_gradient_generation; the layers compute with their updated weights W' (step 3 of the loop), with a graph to phi.
+    lr: alpha, the step from W to W'; or parameter -> its own alpha.
+    New attributes: `layer_name_list`, a pair (dotted name, path for get_layer) for each quantized layer; `meta`, the MetaLayers;
+    each quantized layer shows what the notebook reads off it (the keys of SYMBOLS), and raises RuntimeError before it exists.
+    State dict, parameters and types of the layers are those of the plain net. torch.utils.checkpoint, which calls layers again
+    in the backward, would meet the full-precision weights there: a net must not use it.
+
+    Raises ValueError, naming it, for a pattern that matches no layer, a net without a layer to quantize, a lazily built layer, a
+    layer whose weight is not a parameter of its own (weight_norm), a shared weight of which one layer is to be kept and
+    another not, a net that is metaquantized already or has an attribute of one of these names.
+    """
+    if isinstance(keep, str):
+        raise ValueError(f"keep takes a list of patterns, not the text {keep!r}")
+    keep = tuple(keep)
+    for name, module in net.named_modules():
+        if isinstance(module.__dict__.get("forward"), QuantizedForward):
+            raise ValueError(f"{name or 'the net'} is metaquantized already")
+    if taken := [name for name in OWN if hasattr(net, name)]:
+        raise ValueError(f"the net has an attribute {taken[0]} of its own")
+    layers = _quantized_layers(net, keep)
+    net.meta = MetaLayers(layers)
+    net.layer_name_list = [(layer.name, layer.path) for layer in layers]
+    for index, layer in enumerate(layers):
+        if layer.parameter == "weight":
+            layer.module.__class__ = _showing(type(layer.module))
+            layer.module._shown_by = (net.meta, index)
+    net.forward = QuantizedForward(net, bitW)
+    return net
+
+
+class QuantizedForward:
+    """The forward of a metaquantized net, which calls the net's own."""
+
+    def __init__(self, net: nn.Module, bitW: int):
+        self._plain, self._bitW = _PlainForward(net), bitW
+
+    @record_function("forward")
+    def __call__(
+        self,
+        inputs: Tensor,
+        quantized_type: str | Quantizer | None = None,
+        meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS,
+        lr: Rates = 1e-3,
+    ) -> Any:
+        net = self._plain.net
+        quantizer = get_quantizer(quantized_type, self._bitW)
+        training = net.training and torch.is_grad_enabled()
+        operands = net.meta.prepare(quantizer, meta_grad_dict, lr, training)
+        if not operands:
+            return self._plain(inputs)
+        named = {f"net.{name}": value for name, value in operands.items()}
+        return functional_call(self._plain, named, (inputs,), tie_weights=False)
+
+
+class _PlainForward(nn.Module):
+    """A net by its own forward, as a module of its own, so that the net's hooks run once."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self._forward = net, net.forward
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._forward(inputs)
+
+
+class _Showing:
+    """Mixed into the class of a quantized layer: it shows W_tilde, W_hat and gradients by the notebook's names."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SYMBOLS:
+            layers, index = self._shown_by
+            return layers.shown_by(index, SYMBOLS[name])
+        return super().__getattr__(name)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return _new_showing, (type(self).__mro__[2],), self.__dict__
+
+
+@cache
+def _showing(layer_type: type) -> type:
+    """A layer's class that shows, by the same name."""
+    return type(layer_type.__name__, (_Showing, layer_type), {"__module__": layer_type.__module__, "__doc__": layer_type.__doc__})
+
+
+def _new_showing(layer_type: type) -> nn.Module:
+    shows = _showing(layer_type)
+    return shows.__new__(shows)
+
+
+class _Candidate(NamedTuple):
+    """A weight that can be quantized: its layer's name, the layer, the weight's name in it, and that of its bias."""
+
+    name: str
+    module: nn.Module
+    parameter: str
+    bias: str | None
+
+    @property
+    def shown_name(self) -> str:
+        """The name in `layer_name_list`."""
+        return self.name if self.parameter == "weight" else _joined(self.name, self.parameter)
+
+    @property
+    def filters(self) -> Filters | None:
+        if isinstance(self.module, _ConvTransposeNd):
+            return Filters(transposed=True, groups=self.module.groups)
+        return Filters() if isinstance(self.module, _ConvNd) else None
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a pattern of `keep` means it."""
+        return fnmatchcase(self.name, pattern) or fnmatchcase(self.shown_name, pattern)
+
+
+def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
+    """The weights of a net that are quantized, each once, in the order of its modules."""
+    found = _candidates(net)
+    if not found:
+        raise ValueError(f"{type(net).__name__} has no convolution and no linear layer to quantize")
+    names = shortened(", ".join(one.shown_name for one in found), 200)
+    for pattern in keep:
+        if not any(one.matches(pattern) for one in found):
+            raise ValueError(f"keep: {pattern!r} matches no layer of {type(net).__name__}, which has {names}")
+    uses: dict[int, list[str]] = {}
+    for name, module in net.named_modules():
+        for own, p in module._parameters.items():
+            if p is not None:
+                uses.setdefault(id(p), []).append(_joined(name, own))
+    layers: dict[int, MetaLayer] = {}
+    kept: dict[int, str] = {}
+    for one in found:
+        W = getattr(one.module, one.parameter)
+        is_kept = any(map(one.matches, keep))
+        other = layers[id(W)].name if is_kept and id(W) in layers else None if is_kept else kept.get(id(W))
+        if other is not None:
+            raise ValueError(f"keep: {one.shown_name} and {other} share their weight, and only one of them is to be kept")
+        if is_kept:
+            kept[id(W)] = one.shown_name
+        elif id(W) not in layers:
+            bias = getattr(one.module, one.bias) if one.bias else None
+            bias_uses = tuple(uses.get(id(bias), ())) if bias is not None else ()
+            bias_name = one.bias if bias_uses else None
+            layers[id(W)] = MetaLayer(
+                one.shown_name, one.module, one.parameter, bias_name, tuple(uses[id(W)]), bias_uses, one.filters
+            )
+    if not layers:
+        raise ValueError(f"keep leaves no layer of {type(net).__name__} to quantize")
+    return list(layers.values())
+
+
+def _candidates(net: nn.Module) -> list[_Candidate]:
+    """All weights of a net that can be quantized. Raises ValueError for one that is not a parameter, or has no values yet."""
+    found = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            own = [parameter for parameter in ATTENTION if module._parameters.get(parameter) is not None]
+            biases = ["in_proj_bias", *[None] * 2]  # one for all three
+            found += [_Candidate(name, module, parameter, bias) for parameter, bias in zip(own, biases, strict=False)]
+        elif isinstance(module, (_ConvNd, nn.Linear)):
+            own = ["weight"]
+            found.append(_Candidate(name, module, "weight", "bias"))
+        else:
+            continue
+        parameters = [module._parameters.get(parameter) for parameter in own]
+        label = f"layer {name or type(module).__name__}"
+        if any(p is not None and is_lazy(p) for p in parameters):
+            raise ValueError(f"{label} is built lazily: run one forward of the net before metaquantize")
+        if not parameters or any(p is None for p in parameters):
+            raise ValueError(f"{label}: its weight is not a parameter of its own; remove its weight_norm or other parametrization")
+    return found
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names))

@@ -1,0 +1,33 @@
+"""ProxQuant (Bai, Wang, Liberty, 2019): training in full precision, with a proximal step towards the quantized weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from meta_utils.optimizee import rate_of
+from meta_utils.training import TrainingLoop
+from utils.quantize import Quantizer
+
+
+@dataclass(frozen=True)
+class ProxQuant:
+    """A call after every update: every quantized layer's W moves towards W_hat = Q(A(W)) by alpha strength t, but not past it.
+
+    That is the proximal step of the distance |W - W_hat|_1, with a strength that grows with the iteration t of `iterations`; from
+    `hard_from` of training on, W is set to W_hat. The training forward computes with W (TrainingLoop's quantized_forward=False).
+    strength: 1e-4 is the paper's for CIFAR-10. hard_from: two thirds, of which the schedule is the paper's, too.
+    """
+
+    quantizer: Quantizer
+    iterations: int
+    strength: float = 1e-4
+    hard_from: float = 2 / 3
+
+    @torch.no_grad()
+    def __call__(self, loop: TrainingLoop) -> None:
+        t = loop.progress * self.iterations
+        rates, is_hard = loop.rates, loop.progress >= self.hard_from
+        for layer, W_hat in zip(loop.net.meta.layers, loop.net.meta.quantized(self.quantizer), strict=True):
+            gap = layer.weight - W_hat
+            step = (rate_of(rates, layer.weight) * self.strength * t).masked_fill(is_hard, float("inf"))
+            layer.weight.copy_(W_hat + gap.sign() * (gap.abs() - step).clamp(min=0))
