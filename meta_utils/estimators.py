@@ -3,7 +3,8 @@
 Each is a small value with one formula, g_x = estimator(g_q, x, q, progress), elementwise. Nothing is learned here; the learned
 estimators are the meta networks in meta_network.py. Only tensor operations that do not depend on values are used, so that an
 iteration can be captured as a CUDA graph in which progress is overwritten between replays.
-Adding an estimator is one subclass of `Estimator` and one entry of `ESTIMATORS`.
+Adding an estimator is one subclass of `Estimator` and one line in utils/choices.py; from a program of one's own,
+`ESTIMATORS["mine"] = Mine()`. ESTIMATORS: dict[str, Estimator], by the names of `--backward`.
 """
 
 import math
@@ -12,46 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.choices import ESTIMATORS
+from utils.discretize import Estimator
+
 
 def _require(condition: bool, name: str, value: float, allowed: str) -> None:
     if not condition:
         raise ValueError(f"{name} must be {allowed}, not {value!r}")
-
-
-class Estimator:
-    """How a gradient passes Q: g_x from g_q, where q = Q(x).
-
-    x is what Q rounds or takes the sign of, centred (dorefa: 2 W_tilde - 1; BWN: W_tilde); q is its discrete value and g_q the
-    gradient at q. All three have the same shape, dtype and device. progress is the part of training that is done, a 0-dim tensor
-    in [0, 1] on that device, float32 or float64. Results have the shape and dtype of x. The arguments are not changed, but a
-    result may be one of them, and must not be changed in place. No graph is meant to pass through: give detached tensors.
-    """
-
-    standardized = False  # whether x comes divided by its layer's standard deviation
-    scheduled = False  # whether the estimator depends on progress
-
-    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        """g_x, the gradient at x."""
-        raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
-
-    def forward_value(self, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        """What the training forward computes with in place of q. Evaluation always uses q."""
-        return q
-
-
-@dataclass(frozen=True)
-class STE(Estimator):
-    """g_x = g_q 1(|x| <= 1), the derivative of x clipped to [-1, 1]: the paper's baseline.
-
-    Hubara, Courbariaux, Soudry, El-Yaniv, Bengio: Binarized Neural Networks, 2016.
-
-    >>> x, progress = torch.tensor([-1.5, 0.5, 1.0]), torch.tensor(0.5)
-    >>> STE()(torch.tensor([1.0, 2.0, 3.0]), x, x.sign(), progress)
-    tensor([0., 2., 3.])
-    """
-
-    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        return g_q * (x.abs() <= 1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +172,7 @@ class BinaryRelax(Estimator):
     lambda_end: float = 100.0
     hard_from: float = 0.8
 
-    scheduled = True
+    scheduled = relaxed = True
 
     def __post_init__(self):
         _require(1 <= self.lambda_end < math.inf, "BinaryRelax's lambda_end", self.lambda_end, "a finite number of at least 1")
@@ -222,12 +190,5 @@ class BinaryRelax(Estimator):
         return torch.where(progress >= self.hard_from, q, torch.lerp(q, x, share_of_x))
 
 
-ESTIMATORS: dict[str, Estimator] = {
-    "STE": STE(),
-    "STE-identity": IdentitySTE(),
-    "ApproxSign": ApproxSign(),
-    "EDE": EDE(),
-    "ReSTE": ReSTE(),
-    "EWGS": EWGS(),
-    "BinaryRelax": BinaryRelax(),
-}
+for _name in ESTIMATORS:
+    ESTIMATORS.load(_name)

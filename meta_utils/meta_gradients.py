@@ -14,8 +14,8 @@ NO_META_GRADIENTS: Mapping[str, tuple] = MappingProxyType({})  # at t = 0, in ev
 class MetaGradients(Mapping[str, tuple]):
     """Layer name -> (path, g_W_tilde with the shape of W, the layer's bias gradient or None): the notebook's meta_grad_dict.
 
-    paths: layer name -> path for get_layer. g_W_tilde: M's output for all layers, flat (N,), with a graph to phi; a layer's part is a view that is made when it is asked
-    for. u: (N,), once `calibrate` has run.
+    paths: layer name -> path for get_layer. g_W_tilde: M's output for all layers, flat (N,), with a graph to phi; a layer's part
+    is a view that is made when it is asked for. u: (N,), once `calibrate` has run.
     """
 
     def __init__(self, paths: Mapping[str, tuple], layout: FlatLayout, g_W_tilde: Tensor, bias_grads: Sequence[Tensor | None]):

@@ -77,7 +77,6 @@ class MetaLayers:
         self._layout: FlatLayout | None = None
         self._made_for: tuple | None = None
 
-
     @property
     def layout(self) -> FlatLayout:
         """Where each layer's coordinates lie in the flat vector; made anew when the weights' device or memory format changes."""

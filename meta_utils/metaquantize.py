@@ -204,7 +204,7 @@ def _candidates(net: nn.Module) -> list[_Candidate]:
         if any(p is not None and is_lazy(p) for p in parameters):
             raise ValueError(f"{label} is built lazily: run one forward of the net before metaquantize")
         if not parameters or any(p is None for p in parameters):
-            raise ValueError(f"{label}: its weight is not a parameter of its own; remove its weight_norm or other parametrization")
+            raise ValueError(f"{label}: its weight is no parameter of its own; remove its weight_norm or other parametrization")
     return found
 
 

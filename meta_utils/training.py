@@ -23,7 +23,8 @@ from meta_utils.helpers import (
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
 from utils.choices import UPDATE_ORDERS
-from utils.quantize import Estimator, Quantizer, with_estimator
+from utils.discretize import Estimator
+from utils.quantize import Quantizer, with_estimator
 
 
 class NotFinite(Exception):
@@ -44,7 +45,7 @@ class TrainingLoop:
     not wait for the device.
     quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
     Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or with
-    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, and for a clip that is not positive.
+    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, for a clip that is not positive.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TrainingLoop:
         if meta_net is not None and estimator is not None:
             raise ValueError("a learned gradient takes no fixed estimator")
         if estimator is not None and estimator.scheduled and iterations is None:
-            raise ValueError(f"{type(estimator).__name__} depends on the progress of training: say how many iterations there will be")
+            raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be above 0, not {clip}")
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
@@ -119,7 +120,7 @@ class TrainingLoop:
             meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
                 self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
             )
-        outputs = self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)  # 3: forward with W', Eqs. (1), (2), (4), (6)
+        outputs = self.forward(inputs, meta_grad_dict)  # 3: forward with W', Eqs. (1), (2), (4), (6)
         loss = self.criterion(outputs, targets)  # 4: loss, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
@@ -136,7 +137,7 @@ class TrainingLoop:
     def paper_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Algorithm 1 of the paper: the forward of t computes with the weights after the update of t."""
         if self.iteration == 0:  # there are no meta gradients, and nothing is updated
-            outputs = self.net(inputs, self.training_quantizer)  # 3: line 4, Q(A(W))
+            outputs = self.forward(inputs)  # 3: line 4, Q(A(W))
             loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
             self._require_finite(loss, inputs, NO_META_GRADIENTS)
             self.optimizee.zero_grad(set_to_none=True)
@@ -152,7 +153,7 @@ class TrainingLoop:
         self.optimizee.get_refine_gradient()  # 7: p.grad <- pi(p.grad)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         refined = [p.grad for p in parameters]
-        outputs = self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
+        outputs = self.forward(inputs, meta_grad_dict)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
         loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
         self.optimizee.zero_grad(set_to_none=True)
@@ -160,6 +161,10 @@ class TrainingLoop:
         apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, p <- p - alpha pi; the backward needs the old values
         self.meta_optimizer.step()  # 5: line 13, phi
         return loss, outputs
+
+    def forward(self, inputs: Tensor, meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS) -> Tensor:
+        """The training forward, step 3: inputs (B, ...) -> logits (B, classes)."""
+        return self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)
 
     def _clip_gradients(self) -> None:
         """Scales the net's gradients down to the 2-norm `clip` where they exceed it, all together."""
@@ -271,7 +276,7 @@ class TrainingLoop:
 
         leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)
+        self.forward(inputs, meta_grad_dict)
         for handle in handles:
             handle.remove()
         return f"first in layer {found[0]}" if found else "with every layer finite"

@@ -20,7 +20,7 @@ sys.path.insert(0, str(PROJECT))
 import small_main  # noqa: E402, F401 (registers ResNet8 before the names of nets are read)
 
 from main import main  # noqa: E402
-from meta_utils.metaquantize import metaquantize
+from meta_utils.metaquantize import metaquantize  # noqa: E402
 from models_CIFAR.resnet import ResNet  # noqa: E402
 from utils import MAIN  # noqa: E402
 

@@ -49,6 +49,16 @@ class Registry(dict[str, Any]):
         return {p.name: p.default for p in taken if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
 
 
+class EstimatorRegistry(Registry):
+    """Name -> an Estimator, or the Place of a built-in one's class, which is made when it is first loaded."""
+
+    def load(self, name: str) -> Any:
+        """The estimator of a name. Raises KeyError for an unknown name."""
+        if isinstance(self[name], Place):
+            self[name] = super().load(name)()
+        return self[name]
+
+
 @dataclass(frozen=True)
 class OptimizeeChoice:
     """An optimizee and its defaults: weight decay with a learned gradient and with a fixed one, and the class's other options.
@@ -96,11 +106,15 @@ OPTIMIZEES: dict[str, OptimizeeChoice] = {
     "AMSGrad": OptimizeeChoice(_ADAM, 5e-4, 0.0, {"amsgrad": True}, _TORCHS_EPS),
 }
 
-ESTIMATORS = Registry(  # instances of Estimator, see meta_utils/estimators.py
+ESTIMATORS = EstimatorRegistry(  # see utils/discretize.py
     {
-        STE: Place("meta_utils.estimators:STE"),
-        "STE-identity": Place("meta_utils.estimators:IDENTITY"),
-        "ApproxSign": Place("meta_utils.estimators:APPROX_SIGN"),
+        STE: Place("utils.discretize:STE"),
+        "STE-identity": Place("meta_utils.estimators:IdentitySTE"),
+        "ApproxSign": Place("meta_utils.estimators:ApproxSign"),
+        "EDE": Place("meta_utils.estimators:EDE"),
+        "ReSTE": Place("meta_utils.estimators:ReSTE"),
+        "EWGS": Place("meta_utils.estimators:EWGS"),
+        "BinaryRelax": Place("meta_utils.estimators:BinaryRelax"),
     }
 )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Filters(NamedTuple):
-    """Where the output channels of a convolution's weight lie: along its first axis; transposed: along its second, group by group."""
+    """The axis of a convolution's output channels in its weight: the first; transposed: the second, group by group."""
 
     transposed: bool = False
     groups: int = 1

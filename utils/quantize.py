@@ -1,7 +1,7 @@
 """Quantizers as small frozen values, and the evaluation of a quantized net.
 
-A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by a gradient
-estimator, the straight-through one where no other is given; the constants around it multiply.
+A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by a
+gradient estimator (discretize.py), STE where no other is given; the constants around it multiply.
 Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py.
 """
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.choices import MAX_BITS, QUANTIZERS
+from utils.discretize import BY_STE, Discretize, Estimator, nonzero
 from utils.layout import ONE_TENSOR, Layout
 from utils.miscellaneous import accuracy
 
@@ -31,78 +32,12 @@ class Quantizer(Protocol):
         """A: W -> W_tilde; keeps the graph to W."""
 
     def quantize(
-        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: "Discretize" = ...
+        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
     ) -> Tensor:
         """Q: W_tilde -> W_hat. W: the stored weight, for a scale taken from it. discretize: makes the step from x to q."""
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """c of g_W = c g_W_tilde, Eq. (4): dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
-
-
-class Estimator(Protocol):
-    """How a gradient passes the step from x, which is what is rounded or signed, centred, to its discrete value q.
-
-    standardized: it takes x divided by the standard deviation of its weight. scheduled: it depends on the progress of training.
-    """
-
-    standardized: bool
-    scheduled: bool
-
-    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        """g_x from g_q, elementwise; progress: the part of training that is done, 0-dim, in [0, 1], on the device."""
-
-    def forward_value(self, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        """What a training forward computes with in the place of q."""
-
-
-class StraightThrough:
-    """STE, section 1 of the paper: g_x = g_q 1(|x| <= 1)."""
-
-    standardized = scheduled = False
-
-    def __call__(self, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        return g_q * (x.abs() <= 1)
-
-    def forward_value(self, x: Tensor, q: Tensor, progress: Tensor) -> Tensor:
-        return q
-
-
-class _Step(torch.autograd.Function):
-    """Value: `value`. Gradient for x: the estimator's of the incoming one, at x / deviation."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, value: Tensor, q: Tensor, deviation: Tensor | None, progress: Tensor | None, estimator: Estimator):
-        ctx.save_for_backward(x, q, deviation, progress)
-        ctx.estimator = estimator
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx, g_q: Tensor) -> tuple[Tensor | None, ...]:
-        x, q, deviation, progress = ctx.saved_tensors
-        return ctx.estimator(g_q, x if deviation is None else x / deviation, q, progress), *[None] * 5
-
-
-@dataclass(frozen=True)
-class Discretize:
-    """The step from x to its discrete value q, whose gradient an estimator gives. progress: as Estimator takes it."""
-
-    estimator: Estimator = StraightThrough()
-    progress: Tensor | None = None
-
-    def __call__(self, x: Tensor, q: Tensor, layout: Layout = ONE_TENSOR, unit: Tensor | None = None) -> Tensor:
-        """Value: q, or what the estimator's training forward has in its place, with its gradient for x; shapes equal.
-
-        q: without a graph. unit: what 1 in q is in x, where that is not 1 (BWN: the scale); no graph.
-        """
-        at = x.detach()
-        value = self.estimator.forward_value(at if unit is None else at / _nonzero(unit), q, self.progress)
-        deviation = None
-        if self.estimator.standardized:
-            deviation = _nonzero(layout.deviation(at))
-        return _Step.apply(x, value, q, deviation, self.progress, self.estimator)
-
-
-BY_STE = Discretize()
 
 
 @dataclass(frozen=True)
@@ -123,11 +58,6 @@ class EstimatedQuantizer:
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """The quantizer's c."""
         return self.quantizer.calibration(W, layout)
-
-
-def _nonzero(scale: Tensor) -> Tensor:
-    """A scale to divide by: 1 where it is zero to working precision."""
-    return scale.masked_fill(scale < torch.finfo(scale.dtype).tiny, 1.0)
 
 
 def _sign(x: Tensor) -> Tensor:
@@ -163,7 +93,7 @@ class DoReFa:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
         largest = layout.abs_max(tanh.detach())
-        return tanh, _nonzero(largest)
+        return tanh, nonzero(largest)
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
@@ -239,11 +169,19 @@ class BWNF(BWN):
 
 
 def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:
-    """The quantizer with an estimator's gradient. Raises ValueError where it lets none in, or there is no quantizer."""
+    """The quantizer with an estimator's gradient.
+
+    Raises ValueError where there is no quantizer, or it lets no estimator in, or the estimator returns another shape than x's.
+    """
     if quantizer is None:
         raise ValueError("an estimator takes a quantizer")
+    x = progress.new_tensor([-0.5, 0.5])
+    if (got := getattr(estimator(torch.ones_like(x), x, x.sign(), progress), "shape", None)) != x.shape:
+        raise ValueError(
+            f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not of {got and tuple(got)}"
+        )
     if "discretize" not in signature(quantizer.quantize).parameters:
-        raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: its backward is its own, and STE alone")
+        raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: it takes no estimator but its own")
     return EstimatedQuantizer(quantizer, Discretize(estimator, progress))
 
 

@@ -11,8 +11,8 @@ from tape import CannotCapture, Tape
 from meta_utils.adam import Adam
 from meta_utils.capture import CudaGraphs
 from meta_utils.iterations import Iterations
-from meta_utils.training import TrainingLoop
 from meta_utils.metaquantize import metaquantize
+from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
 from utils.batches import ImageSet, ResidentLoader
 from utils.choices import META_NETWORKS, OPTIMIZEES

@@ -11,7 +11,6 @@ from training_loops import Spy, make_loop
 
 from meta_utils.adam import Adam
 from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
-from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD

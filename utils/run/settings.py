@@ -144,7 +144,12 @@ class TrainSettings(Settings):
         "0 without)",
         kind=Real(),
     )
-    backward: str = setting("MultiFC", "how the gradient passes the quantizer: a fixed estimator, a meta network, or ProxQuant", "-meta", kind=BACKWARD)
+    backward: str = setting(
+        "MultiFC",
+        "how the gradient passes the quantizer: a fixed estimator, a meta network, or ProxQuant",
+        "-meta",
+        kind=BACKWARD,
+    )
     hidden_size: int | None = setting(
         None, "M's hidden size (default: 100)", "-hidden", kind=Whole(1, 10_000), option="hidden_size"
     )

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tape import CannotCapture, Tape
 
+from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
-from meta_utils.metaquantize import metaquantize
 from models_CIFAR.resnet import ResNet
 from utils.batches import ImageSet, ResidentLoader
 from utils.quantize import get_quantizer

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from meta_utils.adam import Adam
 from meta_utils.meta_network import MetaLSTMFC
-from meta_utils.training import TrainingLoop
 from meta_utils.metaquantize import metaquantize
+from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
 from utils.errors import BadInput, RunFailed
 from utils.files import strict_json
