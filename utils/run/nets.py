@@ -28,7 +28,7 @@ def plain_net(model: str, num_classes: int, one_image: bool = False) -> nn.Modul
     nor the state of the random generators. Raises BadInput, naming the net, for a net that cannot be made or take them.
     """
     check_net_name(model)
-    with _failures(f"-m {model}: this net cannot be made for {num_classes} classes"):
+    with _failures(f"-m {model}: this net cannot be made for {SIZE}x{SIZE} images and {num_classes} classes"):
         net = MODELS.load(model)(num_classes=num_classes)
     with _failures(f"-m {model}: this net cannot take {SIZE}x{SIZE} images"):
         logits = _outputs(net, 2, training=False)
