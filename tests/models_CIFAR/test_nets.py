@@ -1,10 +1,14 @@
 """The plain nets by name: their layers, sizes and initialisation, and torchvision's classifiers for 32x32 images."""
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
+from meta_utils.metaquantize import metaquantize
 from models_CIFAR.labnet import LABNet
 from models_CIFAR.torchvision_nets import torchvision_net
 from models_CIFAR.vgg import VGGSmall
@@ -17,16 +21,16 @@ def weight_shapes(net):
     return [tuple(layer.weight.shape) for layer in net.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
 
 
-@pytest.fixture(scope="module", params=[10, 100])
-def nets(request):
+@pytest.fixture(scope="module")
+def nets():
     torch.manual_seed(0)
-    return request.param, VGGSmall(request.param), LABNet(request.param)
+    return VGGSmall(), LABNet()
 
 
 def test_their_layers_are_the_papers(nets):
-    classes, vgg, labnet = nets
-    assert weight_shapes(vgg) == [*CONVOLUTIONS, (classes, 512 * 4 * 4)]
-    assert weight_shapes(labnet) == [*CONVOLUTIONS, (1024, 512 * 4 * 4), (1024, 1024), (classes, 1024)]
+    vgg, labnet = nets
+    assert weight_shapes(vgg) == [*CONVOLUTIONS, (10, 512 * 4 * 4)]
+    assert weight_shapes(labnet) == [*CONVOLUTIONS, (1024, 512 * 4 * 4), (1024, 1024), (10, 1024)]
     kinds = [type(layer).__name__ for layer in vgg]
     pair = ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["MaxPool2d"]
     assert kinds == pair * 3 + ["Flatten", "Linear"]
@@ -35,19 +39,18 @@ def test_their_layers_are_the_papers(nets):
     ]
 
 
-def test_their_sizes(nets):
-    classes, vgg, labnet = nets
+@pytest.mark.parametrize(("classes", "sizes"), [(10, [4_660_106, 14_029_706]), (100, [5_397_476, 14_121_956])])
+def test_their_sizes(classes, sizes):
+    with torch.device("meta"):
+        nets = VGGSmall(classes), LABNet(classes)
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == sizes
     convolutions, norms = 4_574_592, 2 * 1792  # weights without bias; scale and shift of 2 * (128 + 256 + 512) channels
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (vgg, labnet)]
     assert sizes[0] == convolutions + norms + (8192 + 1) * classes
     assert sizes[1] == convolutions + norms + 8192 * 1024 + 1024 * 1024 + 2 * 2048 + (1024 + 1) * classes
-    if classes == 10:
-        assert sizes == [4_660_106, 14_029_706]
 
 
 def test_they_begin_as_he_et_al_say_and_their_logits_are_finite(nets):
-    classes, *both = nets
-    for net in both:
+    for net in nets:
         *hidden, classifier = [layer for layer in net if isinstance(layer, (nn.Conv2d, nn.Linear))]
         for layer in hidden:
             fan_out = layer.weight[:, 0].numel()
@@ -55,8 +58,18 @@ def test_they_begin_as_he_et_al_say_and_their_logits_are_finite(nets):
             assert layer.bias is None
         assert classifier.weight.abs().max() <= classifier.in_features**-0.5  # torch's own
         logits = net(torch.randn(2, 3, 32, 32))
-        assert logits.shape == (2, classes)
+        assert logits.shape == (2, 10)
         assert torch.isfinite(logits).all()
+
+
+def test_every_layer_of_theirs_is_quantized_and_learns(nets):
+    for plain, layers in zip(nets, (7, 9), strict=True):
+        net = metaquantize(copy.deepcopy(plain))
+        assert len(net.layer_name_list) == layers
+        F.cross_entropy(net(torch.randn(2, 3, 32, 32), "dorefa"), torch.tensor([0, 1])).backward()
+        for layer in net.meta.layers:
+            assert layer.weight.grad.abs().sum() > 0, layer.name
+        assert all(layer.quantized_weight.unique().tolist() == [-1, 1] for layer in (net.conv1, net[-1]))
 
 
 @pytest.mark.parametrize("name", ["VGG-small", "LABNet"])

@@ -14,7 +14,7 @@ from meta_utils.training import TrainingLoop
 from utils.batches import Loader
 from utils.choices import ESTIMATORS, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
 from utils.dataset import get_dataloader
-from utils.errors import BadInput
+from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
 from utils.run.identity import DATA, data_digest, program_contents
 from utils.run.nets import plain_net
@@ -46,8 +46,8 @@ def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1, k
     try:
         net = metaquantize(net, keep, bits)
     except ValueError as error:
-        flags = " ".join([f"-m {model}", *(["--keep", *keep] if keep else [])])
-        raise BadInput(f"{flags}: {error}") from None
+        patterns = f" --keep {shortened(' '.join(keep), 100)}" if keep else ""
+        raise BadInput(f"-m {model}{patterns}: {error}") from None
     return net.to(device, memory_format=torch.channels_last)
 
 
