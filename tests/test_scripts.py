@@ -207,11 +207,11 @@ def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
     assert state["meta_net"]["a"] != 0
 
     manifest = tmp_path / "mine.toml"
-    cell = '{ model = "ResNet20", quantizer = "ternary", backward = "Gain", optimizer = "SGD" }'
+    cell = '{ model = "Tiny", quantizer = "ternary", backward = "Gain", optimizer = "SGD" }'
     settings = "[settings]\nepochs = 1\nbatch-size = 4\n"
     manifest.write_text(f'{settings}[tables.mine]\ndataset = "{tiny_set}"\ncells = [{cell}]\n')
     where = ["--pretrained-root", "none", "--results-root", tmp_path / "T"]
-    assert "done: ResNet20 NPZ" in own("tables", "run", "mine", "--manifest", manifest, *where)
+    assert "done: Tiny NPZ" in own("tables", "run", "mine", "--manifest", manifest, *where)
     wrong = subprocess.run(
         [sys.executable, tmp_path / "own.py", "tables", "run", "nine"], capture_output=True, text=True, env=environment
     )

@@ -66,6 +66,11 @@ class Loader:
     def __len__(self) -> int:
         return len(self._sizes)
 
+    @property
+    def smallest_batch(self) -> int:
+        """The number of images in an epoch's last batch, which may be smaller than the others."""
+        return self._sizes[-1]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for size in self.begin(next(self._passes)):
             yield self.take(size)

@@ -128,7 +128,7 @@ def _overwrite(parser: Parser) -> None:
 
 def _evaluate(parser: Parser) -> None:
     parser.add_argument("path", type=argument(PATH), help="a run's folder, or a base-model file (then with -m and -d)")
-    parser.add_argument("-m", "--model", choices=MODEL.names, help="network of a base-model file")
+    parser.add_argument("-m", "--model", type=argument(MODEL), help=f"network of a base-model file; {MODEL.limits}")
     parser.add_argument(
         "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of a run: where its NPZ file is now"
     )

@@ -64,7 +64,7 @@ class Report:
             groups = [group for cell in self.shown(number) for group in self.published.get(cell, ())]
             found.append(paper_table(number, self.shown(number), self.published))
             found.append(details(f"table{number}_details", f"Table {number}, ours in detail", groups))
-        found += [runs_table(self.trials, self.left_out)]
+        found += [runs_table(self.trials, self.left_out, self.groups)]
         if any(len(group.trials) > 1 for group in self.others):
             found.append(details("other_cells", "Other cells, over their trials", self.others))
         found += [claims_table(self.groups), fairness_table(self.groups)]

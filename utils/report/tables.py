@@ -104,9 +104,10 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
-    """A row per run that belongs to no published cell or is in no mean."""
+def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Sequence[Group]) -> Table:
+    """A row per run that belongs to no published cell or is in no mean; in brackets: its group's label."""
     why = {id(left.trial): left.reason for left in left_out}
+    labels = {id(trial): group.label for group in groups for trial in group.trials}
     records = []
     for trial in trials:
         if trial.cell in printed() and id(trial) not in why:
@@ -115,7 +116,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         with np.errstate(invalid="ignore", over="ignore"):
             numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
         seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
-        run = {"trial": trial.number, "epochs": trial.epochs, "state": trial.state, "source": str(trial.source)}
+        run = {"settings": labels.get(id(trial), ""), "trial": trial.number, "epochs": trial.epochs, "state": trial.state}
+        run["source"] = str(trial.source)
         records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
     return Table(
         "other_runs",
@@ -123,7 +125,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         records,
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
-            "run": lambda r: method(_cell_of(r)),
+            "run": _method_and_settings,
             "trial": lambda r: str(r["trial"]),
             "epochs": lambda r: str(r["epochs"]),
             "test accuracy": lambda r: _measured(r, "final"),

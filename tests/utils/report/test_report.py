@@ -59,6 +59,27 @@ def test_the_table_of_runs_pools_the_last_ten_epochs_with_the_population_varianc
     assert "Errata" not in markdown
 
 
+def test_the_table_of_runs_names_nets_and_layers_in_full_precision(tmp_path):
+    """torchvision's ResNet18 is none of the published nets; a published cell with kept layers says so."""
+    net = CELL._replace(model="torchvision:resnet18")
+    make_run(tmp_path / "1", net)
+    make_run(tmp_path / "2", net, settings=settings_of(net, epochs=12, keep=["conv1", "fc"]))
+    make_run(tmp_path / "3", epochs=100, shift=-51, settings=settings_of(CELL, epochs=100, keep=["fc"]))
+    report, _ = make_report([tmp_path])
+    rows = rows_of(report.markdown(), "Other runs")
+    assert [(row["net"], row["run"]) for row in rows] == [
+        ("torchvision:resnet18 CIFAR10", "dorefa SGD STE (keep off)"),
+        ("torchvision:resnet18 CIFAR10", "dorefa SGD STE (keep conv1 fc)"),
+    ]
+    (ours,) = [row for row in rows_of(report.markdown(), "Table 1") if row["ours"]]
+    assert ours["method"].startswith("dorefa SGD STE (")
+    assert "keep fc" in ours["method"]
+    report.write(tmp_path / "out")
+    again, problems = make_report([tmp_path / "out" / "runs.csv.xz"])
+    assert problems == []
+    assert [(group.cell, group.label) for group in again.groups] == [(group.cell, group.label) for group in report.groups]
+
+
 def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
     cell = CELL._replace(model="ResNet56", dataset="CIFAR100")
     for trial in (1, 2, 3):
