@@ -29,6 +29,7 @@ SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
 LONGEST = 150  # characters of a label
+MOST_LABELS = 60  # of a legend
 LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
@@ -188,11 +189,14 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend for all panels, below them."""
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    width = 0.5 + 0.075 * max(map(len, handles), default=0)  # inches
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / width)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+    """One legend for all panels, below them; the figure grows with its lines."""
+    found = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = list(found)[:MOST_LABELS]
+    width = 0.5 + 0.075 * max(map(len, labels), default=0)  # inches
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / width)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(labels) // columns) - 1))
+    title = f"the first {len(labels)} of {len(found)}" if len(found) > len(labels) else None
+    figure.legend([found[x] for x in labels], labels, loc="outside lower center", ncols=columns, fontsize="small", title=title)
 
 
 def save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
