@@ -95,6 +95,8 @@ def test_quickstart_in_a_shortened_form(venv_of_few_digits, tmp_path):
     assert runs == ["full precision", "dorefa SGD STE", "dorefa SGD MultiFC", "dorefa SGD FC-Grad"]
     assert "There are none" in process.stdout.split("## Fairness")[1]
     assert (tmp_path / "R" / "report" / "curves.png").stat().st_size > 10_000
+    page = process.stdout.splitlines()[-1].rpartition(": ")[2]
+    assert Path(page).read_text().count("<svg") == 1
 
 
 @pytest.mark.parametrize("name", ["method_overview", "method_forward"])

@@ -139,7 +139,9 @@ def _evaluate(parser: Parser) -> None:
 def _report(parser: Parser) -> None:
     parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
     parser.add_argument(
-        "--out", metavar="DIR", help="write report.md, the tables (CSV, LaTeX), runs.csv.xz and pictures into DIR"
+        "--out",
+        metavar="DIR",
+        help="write report.html, report.md, the pictures, the tables (CSV, LaTeX) and runs.csv.xz into DIR",
     )
 
 

@@ -14,6 +14,7 @@ from utils.choices import ADAPTIVE
 from utils.errors import RunFailed
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
+from utils.run.description import description
 from utils.run.finite import first_not_finite
 from utils.run.folder import Run
 from utils.run.record import fault_of_result
@@ -24,8 +25,8 @@ COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with S
 def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
     """Trains for the run's epochs, from its checkpoint on; after each epoch tests and adjusts the learning rate."""
     settings = run.settings
-    print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
+    with Recorder(run.path, settings.dataset, state=run.resume(loop), epochs=settings.epochs) as recorder:
+        print(description(run, loop.net, train_loader, test_loader, recorder.pace()), flush=True)
         recorder.stop &= settings.lr_adjust == ADAPTIVE  # a checkpoint of an earlier version may have it after another schedule
         iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
@@ -37,7 +38,8 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
             recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=follows)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
-                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
+                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %), "
+                f"{recorder.pace()}",
                 flush=True,
             )
             run.after_epoch(loop, recorder, evaluation)
