@@ -160,7 +160,7 @@ def test_every_source_gives_the_same_settings():
         ({"weight_decay": -1}, ["--weight-decay", "of at least 0", "-1"]),
         ({"drop_last": "yes"}, ["--drop-last", "true or false", "'yes'"]),
         ({"lr_adjust": 0}, ["-ad/--lr-adjust", "'adaptive'", "not 0"]),
-        ({"backward": "RNN"}, ["-meta/--backward", "STE, FC-Grad, MultiFC, LSTMFC", "'RNN'"]),
+        ({"backward": "RNN"}, ["-meta/--backward", "FC-Grad, MultiFC, LSTMFC, ProxQuant", "'RNN'"]),
         ({"meta_nonlinear": "gelu"}, ["-nonlinear/--meta-nonlinear", "none, relu, tanh", "'gelu'"]),
         ({"bits": 9}, ["-bw/--bits", "from 1 to 8", "not 9"]),
         ({"bits": 2, "quantizer": "BWN"}, ["-bw/--bits 2", "1 bit"]),
