@@ -9,7 +9,7 @@ from parsed import parsed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meta_utils.meta_network import MetaNetwork
-from utils.choices import META_NETWORKS
+from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL
 from utils.cli.parser import flags_without_effect
 
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
@@ -23,6 +23,13 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["-meta", "STE"], ["-meta", "FC-Grad"], "backward", "STE", "loss"),
     (["-meta", "FC-Grad"], [], "backward", "FC-Grad", "net"),
     (["-meta", "LSTMFC", "-hidden", "4"], ["-hidden", "4"], "backward", "LSTMFC", "net"),
+    *(
+        [["-meta", name], ["-meta", "STE", "-q", "BWN"], "backward", name, "net"]
+        for name in (*ESTIMATORS, *PROXIMAL)
+        if name != "STE"
+    ),
+    (["--label-smoothing", "0.1"], [], "label_smoothing", 0.1, "loss"),
+    (["--clip", "0.01"], [], "clip", 0.01, "net"),
     (["-hidden", "7"], [], "hidden_size", 7, "meta_net"),
     (["-nfc", "2"], [], "num_fc", 2, "meta_net"),
     (["-nlstm", "2"], ["-meta", "LSTMFC", "-hidden", "4"], "num_lstm", 2, "meta_net"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from utils.report.document import Picture
 from utils.report.published import Printed, printed
 from utils.report.statistics import LAST
-from utils.report.tables import LEFT_OUT, block_of, curves_name, method
+from utils.report.tables import LEFT_OUT, curves_name, method
 from utils.report.trials import Group, LeftOut
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
@@ -46,7 +46,7 @@ def curves(published: Published, others: Sequence[Group], left_out: Sequence[Lef
     if any(cell[:3] == FIGURE_3 for cell in published):
         caption = f"As Figure 3 of the paper: training loss of {' '.join(FIGURE_3)}, with SGD and with Adam."
         found.append(Picture("figure3", caption, partial(_figure_3, published)))
-    for block, cell in {block_of(cell): cell for cell in published}.items():
+    for block, cell in {cell.block: cell for cell in published}.items():
         caption = f"{' '.join(block)}: training loss and test accuracy."
         found.append(Picture(curves_name(cell), caption, partial(_curves, " ".join(block), *_of_block(published, *block))))
     if others:
@@ -88,7 +88,7 @@ def _figure_3(published: Published) -> "Figure":
 
 def _of_block(published: Published, *block: str) -> tuple[list[Group], list[Cell]]:
     """Our groups and the published cells of a net, data set, quantizer and optimizer."""
-    cells = [cell for cell in printed() if block_of(cell) == block]
+    cells = [cell for cell in printed() if cell.block == block]
     return [group for cell in cells for group in published.get(cell, ())], cells
 
 

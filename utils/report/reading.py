@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.choices import META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS
+from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE
 from utils.errors import BadInput, shortened
 from utils.files.text import printable
 from utils.files.untrusted import why_no_folder
@@ -28,7 +28,7 @@ def _any_of(names: Iterable[str]) -> str:
 
 QUANTIZER, OPTIMIZER = _any_of(QUANTIZERS), _any_of(OPTIMIZEES)
 METHOD = re.compile(
-    rf"(?:Baseline-(?P<ste_quantizer>{QUANTIZER})-optimizer-|"
+    rf"(?:Baseline-(?:(?P<fixed>{_any_of([*ESTIMATORS, *PROXIMAL])})-)?(?P<fixed_quantizer>{QUANTIZER})-optimizer-|"
     rf"Meta-(?P<backward>{_any_of([*META_NETWORKS, 'MLPFC'])})-.*?-(?P<quantizer>{QUANTIZER})-)"
     rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
@@ -149,8 +149,8 @@ def read_logs(path: Path) -> Trial:
     if method is None or net is None:
         missing = "name of a run" if method is None else "<Model>-<Dataset> above it"
         raise BadInput(f"{path}: its cell is unknown, because it has no run.json and no {missing}")
-    backward = {None: "STE", "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
-    quantizer = method["quantizer"] or method["ste_quantizer"]
+    backward = method["fixed"] or {None: STE, "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
+    quantizer = method["quantizer"] or method["fixed_quantizer"]
     cell = Cell(model_of(net[1]), printable(net[2]), quantizer, backward, method["optimizer"])
     test_acc = read_log(path / "test-acc.txt", EPOCH, percent=True, counted=False)
     loss, train_acc = read_log(path / "loss.txt", ITERATION), read_log(path / "train-acc.txt", ITERATION, percent=True)

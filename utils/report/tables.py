@@ -49,14 +49,9 @@ def method(cell: Cell) -> str:
     return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
 
 
-def block_of(cell: Cell) -> tuple[str, str, str, str]:
-    """Net, data set, quantizer and optimizer: the methods of a block are compared with one another."""
-    return (*cell[:3], cell.optimizer)
-
-
 def curves_name(cell: Cell) -> str:
     """The name of the picture with a cell's curves: a published cell's block has its own, all other cells share one."""
-    return f"curves_{'_'.join(block_of(cell))}" if cell in printed() else "curves"
+    return f"curves_{'_'.join(cell.block)}" if cell in printed() else "curves"
 
 
 def settings_anchor(cell: Cell) -> str:
@@ -162,29 +157,31 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
 
 
 def claims_table(groups: Sequence[Group]) -> Table:
-    """Each learned gradient against STE with the same net, quantizer and optimizer: in our runs, and in the logs."""
+    """Each method against its baselines with the same net, quantizer and optimizer: in our runs, and in the logs."""
     records = []
-    for group, ste in pairs(groups):
+    for group, other in pairs(groups):
         record = {
             **_cell(group.cell),
             "settings": group.label,
-            "ste_settings": ste.label,
+            "baseline": other.cell.backward,
+            "baseline_settings": other.label,
             "n": len(group.trials),
-            "ste_n": len(ste.trials),
+            "baseline_n": len(other.trials),
         }
-        record |= {f"ours_{name}": value for name, value in welch(group.trials, ste.trials)._asdict().items()}
-        if group.cell in logged() and ste.cell in logged():
-            record |= {f"logs_{name}": value for name, value in welch(logged()[group.cell], logged()[ste.cell])._asdict().items()}
+        record |= {f"ours_{name}": value for name, value in welch(group.trials, other.trials)._asdict().items()}
+        if group.cell in logged() and other.cell in logged():
+            found = welch(logged()[group.cell], logged()[other.cell])
+            record |= {f"logs_{name}": value for name, value in found._asdict().items()}
         records.append(record)
     return Table(
         "claims",
-        "Learned gradient minus STE",
+        "Method minus baseline",
         records,
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
             "method": _method_and_settings,
-            "STE's settings": lambda r: r["ste_settings"],
-            "n": lambda r: f"{r['n']}, {r['ste_n']}",
+            "baseline": lambda r: r["baseline"] + (f" ({r['baseline_settings']})" if r["baseline_settings"] else ""),
+            "n": lambda r: f"{r['n']}, {r['baseline_n']}",
             "ours": lambda r: Field(_test(r, "ours"), verdict=r["ours_verdict"]),
             "logs": lambda r: Field(_test(r, "logs"), verdict=r.get("logs_verdict", "")),
         },
@@ -196,9 +193,9 @@ def fairness_table(groups: Sequence[Group]) -> Table:
     """A row per setting in which a method and its baseline differ."""
     names = ("method", "baseline", "setting", "its value", "the baseline's")
     records = [
-        dict(zip(names, (str(group), str(ste), *difference), strict=True))
-        for group, ste in pairs(groups)
-        for difference in differing_settings(group, ste)
+        dict(zip(names, (str(group), str(other), *difference), strict=True))
+        for group, other in pairs(groups)
+        for difference in differing_settings(group, other)
     ]
     return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
 

@@ -1,4 +1,4 @@
-"""Verdicts: our trials against the logged ones, learned gradients against STE, and the settings in which those two differ."""
+"""Verdicts: our trials against the logged ones, methods against their baselines, and the settings in which those differ."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.choices import ESTIMATORS, PROXIMAL, STE
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import FULL_PRECISION, Group, Trial
 from utils.run.identity import CONTENTS, PROGRAM, in_words
@@ -85,10 +86,18 @@ def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
 
 
 def pairs(groups: Iterable[Group]) -> list[tuple[Group, Group]]:
-    """Every group with a learned gradient, with every STE group of the same net, data set, quantizer and optimizer."""
-    groups = list(groups)
-    learned = [group for group in groups if group.cell.backward not in ("STE", FULL_PRECISION)]
-    return [(group, ste) for group in learned for ste in groups if ste.cell == group.cell._replace(backward="STE")]
+    """Groups with their baselines of the same net, data set, quantizer and optimizer.
+
+    The baselines of a learned gradient are all groups without one, those of another method are STE's.
+    """
+    groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
+    fixed = {*ESTIMATORS, *PROXIMAL}
+
+    def is_baseline(other: Group, group: Group) -> bool:
+        baselines = {STE} - {group.cell.backward} if group.cell.backward in fixed else fixed
+        return other.cell.backward in baselines and other.cell.block == group.cell.block
+
+    return [(group, other) for group in groups for other in groups if is_baseline(other, group)]
 
 
 class SettingDifference(NamedTuple):

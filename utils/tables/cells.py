@@ -12,5 +12,10 @@ class Cell(NamedTuple):
     backward: str
     optimizer: str
 
+    @property
+    def block(self) -> tuple[str, str, str, str]:
+        """Net, data set, quantizer and optimizer: the methods of a block are compared with one another."""
+        return (*self[:3], self.optimizer)
+
     def __str__(self) -> str:
         return " ".join(self)

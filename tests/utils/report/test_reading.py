@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_logs
 
+from utils.choices import methods
 from utils.errors import BadInput
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.reading import find_trials, iterations_per_epoch, read_folder
 from utils.run.paths import experiment_folder
+from utils.run.record import run_name
+from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 
 OLD = "ResNet20-CIFAR10/runs-Quant-Multiple/dorefa/Baseline-dorefa-optimizer-SGD-1bits-trial-2"
@@ -280,3 +283,12 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(case, tmp_path):
     assert str(tmp_path / "bad") in problems[0]
     assert "absent" in problems[1]
     assert not any("\n" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("backward", methods())
+def test_a_folders_name_says_its_cell_without_a_record(tmp_path, backward):
+    """The name that `train` gives the run of a method, read where only the text files were taken away."""
+    settings = TrainSettings(model="ResNet20", dataset="CIFAR10", quantizer="BWN-F", optimizer="Nesterov", backward=backward)
+    folder = tmp_path / "ResNet20-CIFAR10" / run_name(settings)
+    write_logs(folder, [50, 51], [2, 1], [40, 41])
+    assert read_folder(folder).cell == Cell("ResNet20", "CIFAR10", "BWN-F", backward, "Nesterov")

@@ -114,7 +114,7 @@ def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally)
     odd, fine = rows["dorefa SGD MultiFC"], rows["dorefa SGD STE"]
     assert (odd["ours"], odd["ours - logs"], odd["verdict"]) == ("not finite, n = 3", "", "not finite")
     assert fine["verdict"] in ("within", "above", "below")
-    assert [row["ours"] for row in rows_of(markdown, "Learned gradient minus STE")] == ["not finite"] * 2
+    assert [row["ours"] for row in rows_of(markdown, "Method minus baseline")] == ["not finite"] * 2
     for title in ("Table 1, ours in detail", "Other cells, over their trials"):
         details = {row["method"].split(" (")[0]: row for row in rows_of(markdown, title)}
         assert details["dorefa SGD MultiFC"]["last 10 mean (variance)"] == "not finite"
@@ -129,7 +129,7 @@ def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally)
 
 def test_claims_and_fairness(whole_report):
     report, _ = whole_report
-    (claim,) = rows_of(report.markdown(), "Learned gradient minus STE")
+    (claim,) = rows_of(report.markdown(), "Method minus baseline")
     assert claim["n"] == "2, 2"
     assert re.fullmatch(r"\+10\.000, p = 0\.005: higher", claim["ours"])  # 1 - t / sqrt(2 + t^2) with t = 10 / sqrt(1 / 2)
     (difference,) = rows_of(report.markdown(), "Fairness")
@@ -160,7 +160,7 @@ def test_the_written_runs_give_the_same_report(whole_report):
     report, folder = whole_report
     again, problems = make_report([folder / "runs.csv.xz"])
     assert problems == []
-    for title in ("Table 1", "Other cells", "Learned gradient", "Fairness"):
+    for title in ("Table 1", "Other cells", "Method minus baseline", "Fairness"):
         assert rows_of(again.markdown(), title) == rows_of(report.markdown(), title)
 
 

@@ -100,6 +100,14 @@ def test_pairs_are_of_one_net_quantizer_and_optimizer():
     assert [(one.cell, ste.label) for one, ste in pairs([*groups, slow])] == [(LEARNED, ""), (LEARNED, "lr_adjust 60")]
 
 
+def test_a_learned_gradient_has_every_fixed_one_as_a_baseline_and_a_fixed_one_ste():
+    names = ["STE", "EDE", "ProxQuant", "MultiFC", "FC-Grad"]
+    groups = [Group(CELL._replace(backward=name), "", trials(80)) for name in names]
+    found = {(group.cell.backward, other.cell.backward) for group, other in pairs(groups)}
+    learned = {(method, baseline) for method in ("MultiFC", "FC-Grad") for baseline in ("STE", "EDE", "ProxQuant")}
+    assert found == learned | {("EDE", "STE"), ("ProxQuant", "STE")}
+
+
 def test_every_differing_setting_is_listed_and_only_those():
     ste = Group(CELL, "", trials(80, 81))
     assert differing_settings(Group(LEARNED, "", trials(80, 81, 82, cell=LEARNED, exp_spec="mine", data_root="/d")), ste) == []
