@@ -4,7 +4,7 @@ Before each forward `MetaLayers.prepare` quantizes all weights as one flat vecto
 place; the net itself stays what it is (metaquantize.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,9 +25,9 @@ SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MetaLayer:
-    """A quantized weight of a net.
+    """A quantized weight of a net. It shows the keys of SYMBOLS, in the weight's shape; RuntimeError before they exist.
 
     name: of its layer, dotted, as in `layer_name_list` (of nn.MultiheadAttention's own weights: the parameter's name).
     module: the layer; parameter, bias_parameter: its names in the layer (None: no bias).
@@ -42,6 +42,13 @@ class MetaLayer:
     uses: tuple[str, ...]
     bias_uses: tuple[str, ...]
     filters: Filters | None
+    shown_in: tuple["MetaLayers", int] | None = None  # the layers that this is one of, and its place among them
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in SYMBOLS:
+            raise AttributeError(f"MetaLayer has no attribute {name!r}")
+        layers, index = self.shown_in
+        return layers.shown_by(index, SYMBOLS[name])
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -60,6 +67,19 @@ class MetaLayer:
         return getattr(self.module, self.bias_parameter) if self.bias_parameter else None
 
 
+class _Lookahead(torch.autograd.Function):
+    """W' = W - alpha (u + stopgrad(r - u)), Eq. (6), from its value W - alpha r; its derivative with respect to u is -alpha."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, u: Tensor, times_alpha: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.times_alpha = times_alpha
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.times_alpha(g).neg_(), None
+
+
 class MetaLayers:
     """The quantized weights of a net and what they show between iterations, in `shown`: symbol -> flat vector (N,) over all.
 
@@ -73,6 +93,8 @@ class MetaLayers:
     def __init__(self, layers: Sequence[MetaLayer]):
         self.layers = list(layers)
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
+        for index, layer in enumerate(self.layers):
+            layer.shown_in = (self, index)
         self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
         self._made_for: tuple | None = None
@@ -133,9 +155,11 @@ class MetaLayers:
         W = stored = self.weights()
         operands, meta_grads = {}, None
         if meta_grad_dict:
+            stored = stored.detach()  # step 6 makes the weights' gradients
             meta_grads = MetaGradients.of(meta_grad_dict, self.paths, self.layout)
             u = meta_grads.calibrate(quantizer, stored)
-            W = self._minus(self._minus(stored, self.refined(), lr), u - u.detach(), lr)
+            W = self._minus(stored, self.refined(), lr)
+            W = _Lookahead.apply(W, u, partial(self._times, lr)) if u.requires_grad else W.requires_grad_()
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
                     operands |= dict.fromkeys(layer.bias_uses, layer.bias.sub(r, alpha=rate_of(lr, layer.bias)))
@@ -148,11 +172,18 @@ class MetaLayers:
         return operands
 
     def _minus(self, x: Tensor, y: Tensor, lr: Rates) -> Tensor:
-        """x - alpha y, flat (N,), with each layer's alpha; keeps the graph."""
+        """x - alpha y, flat (N,), with each layer's alpha."""
         if not isinstance(lr, Mapping):
             return x.sub(y, alpha=lr)
-        pieces = zip(x.split(self.layout.sizes), y.split(self.layout.sizes), self.layers, strict=True)
+        pieces = zip(self.layout.parts(x), self.layout.parts(y), self.layers, strict=True)
         return torch.cat([x_part.sub(y_part, alpha=rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
+
+    def _times(self, lr: Rates, x: Tensor) -> Tensor:
+        """alpha x, flat (N,), with each layer's alpha."""
+        if not isinstance(lr, Mapping):
+            return x * lr
+        pieces = zip(self.layout.parts(x), self.layers, strict=True)
+        return torch.cat([part * rate_of(lr, layer.weight) for part, layer in pieces])
 
     def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
         self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}

@@ -59,10 +59,10 @@ def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int = 1) -> nn.
     layers = _quantized_layers(net, keep)
     net.meta = MetaLayers(layers)
     net.layer_name_list = [(layer.name, layer.path) for layer in layers]
-    for index, layer in enumerate(layers):
+    for layer in layers:
         if layer.parameter == "weight":
             layer.module.__class__ = _showing(type(layer.module))
-            layer.module._shown_by = (net.meta, index)
+            layer.module._shown_by = layer
     net.forward = QuantizedForward(net, bitW)
     return net
 
@@ -107,8 +107,7 @@ class _Showing:
 
     def __getattr__(self, name: str) -> Any:
         if name in SYMBOLS:
-            layers, index = self._shown_by
-            return layers.shown_by(index, SYMBOLS[name])
+            return getattr(self._shown_by, name)
         return super().__getattr__(name)
 
     def __reduce_ex__(self, protocol: int) -> tuple:

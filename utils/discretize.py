@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.layout import ONE_TENSOR, Layout
+from utils.layout import ONE_TENSOR, Layout, nonzero
 
 
 class Estimator:
@@ -48,11 +48,6 @@ class STE(Estimator):
         return g_q * (x.abs() <= 1)
 
 
-def nonzero(scale: Tensor) -> Tensor:
-    """A scale to divide by: 1 where it is zero to working precision."""
-    return scale.masked_fill(scale < torch.finfo(scale.dtype).tiny, 1.0)
-
-
 class _Step(torch.autograd.Function):
     """Value: `value`. Gradient for x: the estimator's of the incoming one, at x / deviation."""
 
@@ -84,7 +79,7 @@ class Discretize:
         if self.estimator.relaxed:
             value = self.estimator.forward_value(at if unit is None else at / nonzero(unit), q, self.progress)
         if self.estimator.standardized:
-            deviation = nonzero(layout.deviation(at))
+            deviation = layout.deviation(at)
         return _Step.apply(x, value, q, deviation, self.progress, self.estimator)
 
 

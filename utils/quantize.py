@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.choices import MAX_BITS, QUANTIZERS
-from utils.discretize import BY_STE, Discretize, Estimator, nonzero
+from utils.discretize import BY_STE, Discretize, Estimator
 from utils.layout import ONE_TENSOR, Layout
 from utils.miscellaneous import accuracy
 
@@ -68,7 +68,7 @@ def _sign(x: Tensor) -> Tensor:
 def _round_half_up(x: Tensor) -> Tensor:
     """The nearest integer, halves upwards (torch.round takes halves to even, which would make sign(0) = -1 at 1 bit)."""
     nearest = torch.round(x)
-    return nearest + (x - nearest == 0.5)
+    return nearest.add_(x - nearest == 0.5)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ class DoReFa:
     def _tanh_and_max(W: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
         tanh = torch.tanh(W)
-        largest = layout.abs_max(tanh.detach())
-        return tanh, nonzero(largest)
+        return tanh, layout.abs_max(tanh.detach())
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
@@ -105,13 +104,13 @@ class DoReFa:
     ) -> Tensor:
         """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1, the step from x = 2 W_tilde - 1."""
         levels = 2**self.bits - 1
-        q = 2 * (_round_half_up(levels * W_tilde.detach()) / levels) - 1
+        q = _round_half_up(levels * W_tilde.detach()).div_(levels).mul_(2).sub_(1)
         return discretize(2 * W_tilde - 1, q, layout)
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q."""
         tanh, largest = self._tanh_and_max(W.detach(), layout)
-        return (1 - tanh.square()) / largest
+        return tanh.square_().neg_().add_(1).div_(largest)
 
 
 @dataclass(frozen=True)
