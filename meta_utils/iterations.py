@@ -25,11 +25,12 @@ LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 
 
 class Measured(NamedTuple):
-    """An iteration's loss, top-1 training accuracy in percent, and number of images."""
+    """An iteration's loss, top-1 training accuracy in percent, number of images, and alpha."""
 
     loss: float
     top1: float
     size: int
+    lr: float
 
 
 class Iterations:
@@ -38,16 +39,25 @@ class Iterations:
     graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait. Each size
     of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the state then
     lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it; on_eager is told why.
+    set_rates: called with the number of each iteration before it begins; sets alpha and gamma where the schedule does.
     """
 
-    def __init__(self, loop: TrainingLoop, loader: Loader, graphs: Graphs | None = None, on_eager: Callable[[str], None] = print):
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        loader: Loader,
+        graphs: Graphs | None = None,
+        on_eager: Callable[[str], None] = print,
+        set_rates: Callable[[int], None] = lambda iteration: None,
+    ):
         self.loop, self.loader, self._graphs, self._on_eager = loop, loader, graphs, on_eager
+        self._set_rates = set_rates
         loop.checks_loss &= graphs is None
         device = next(loop.net.parameters()).device
         self._lags = device.type == "cuda"
         self._measured = torch.zeros(len(loader), 2, dtype=torch.float64, device=device)
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
-        self._unread: list[int] = []
+        self._unread: list[tuple[int, float]] = []  # number of images, alpha
         self._read_at = time.monotonic()
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
@@ -73,7 +83,8 @@ class Iterations:
 
     def run(self, size: int) -> None:
         """One iteration, on the next `size` images."""
-        self._unread.append(size)
+        self._set_rates(self.loop.iteration)
+        self._unread.append((size, self.loop.lr))
         body = partial(self._iterate, size)
         if self._graphs is None:
             body()
@@ -87,7 +98,7 @@ class Iterations:
     def read(self) -> list[Measured]:
         """The iterations since the last read or `begin`; waits for the device."""
         rows = self._measured[: len(self._unread)].tolist()
-        measured = [Measured(*row, size) for row, size in zip(rows, self._unread, strict=True)]
+        measured = [Measured(*row, *known) for row, known in zip(rows, self._unread, strict=True)]
         self._row.zero_()
         self._unread, self._read_at = [], time.monotonic()
         return measured
@@ -101,7 +112,7 @@ class Iterations:
             return
 
         def losses(graphs: Graphs | None) -> list[float]:
-            work, measured = Iterations(self.loop, self.loader, graphs, self._fail), []
+            work, measured = Iterations(self.loop, self.loader, graphs, self._fail, self._set_rates), []
             sizes = chain.from_iterable(map(work.begin, repeat(epoch)))  # a short epoch over again
             for size in islice(sizes, CHECKED):
                 work.run(size)

@@ -13,10 +13,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from utils import LOGS
-from utils.choices import ADAPTIVE
 from utils.errors import BadInput, InUse
 from utils.files.regular import hold, is_in_place, open_regular
 from utils.miscellaneous import AverageMeter, progress_bar
+from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
 
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
@@ -210,12 +210,10 @@ class Recorder:
         """
         if adjust_type == ADAPTIVE:
             self._watch_loss(self.loss.avg)
+            factor = DROP**self._drops
         else:
-            self._drops = (epoch + 1) // int(adjust_type)
-        for each in (optimizer, meta_optimizer):
-            for group in each.param_groups if each is not None else ():
-                group.setdefault("initial_lr", group["lr"])
-                group["lr"] = group["initial_lr"] * 0.1**self._drops
+            factor = Schedule(int(adjust_type)).factor(epoch + 1, per_epoch=1)
+        scale_rates((optimizer, meta_optimizer), factor)
         self.stop = adjust_type == ADAPTIVE and max(group["lr"] for group in optimizer.param_groups) < LOWEST_LR
 
     def _watch_loss(self, loss: float) -> None:

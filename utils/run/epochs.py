@@ -5,18 +5,22 @@ The iteration count of the training loop is the one clock: epoch and batch follo
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from torch.optim import Optimizer
 
 from meta_utils.capture import CudaGraphs, Graphs
 from meta_utils.iterations import Iterations, Measured
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
-from utils.choices import ADAPTIVE
 from utils.errors import RunFailed
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
 from utils.run.finite import first_not_finite
 from utils.run.folder import Run
 from utils.run.record import fault_of_result
+from utils.run.settings import Settings
+from utils.schedules import ADAPTIVE, scale_rates
 
 COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's
 
@@ -26,15 +30,14 @@ def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run)
     settings = run.settings
     print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
     with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
-        recorder.stop &= settings.lr_adjust == ADAPTIVE  # a checkpoint of an earlier version may have it after another schedule
+        recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
         iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
             evaluation = test(loop, interruptible(test_loader, run, loop, recorder), run)
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            follows = loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
-            recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=follows)
+            end_epoch(loop, settings, len(train_loader), recorder)
             print(
                 f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
                 f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
@@ -58,9 +61,29 @@ def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None
     how many iterations an epoch has, and what the optimizers were built with.
     """
     run.write(iterations_per_epoch=len(loader), optimizers=loop.hyperparameters(), captured=graphs is not None)
-    iterations = Iterations(loop, loader, graphs, run.note_eager)
+    iterations = Iterations(loop, loader, graphs, run.note_eager, partial(set_rates, loop, run.settings, len(loader)))
     iterations.check_capture(epoch)
     return iterations
+
+
+def set_rates(loop: TrainingLoop, settings: Settings, per_epoch: int, iteration: int) -> None:
+    """Sets the rates of an iteration (from 0) by the run's schedule; one that follows the training loss leaves them."""
+    if not settings.schedule.follows_loss:
+        scale_rates(scheduled(loop, settings), settings.schedule.factor(iteration, per_epoch, settings.epochs))
+
+
+def end_epoch(loop: TrainingLoop, settings: Settings, per_epoch: int, recorder: Recorder) -> None:
+    """Sets the rates that the next iteration begins with; by the epoch's loss where the schedule follows it."""
+    optimizee, follows = scheduled(loop, settings)
+    if settings.schedule.follows_loss:
+        recorder.adjust_lr(optimizee, ADAPTIVE, recorder.epoch - 1, meta_optimizer=follows)
+    else:
+        set_rates(loop, settings, per_epoch, loop.iteration)
+
+
+def scheduled(loop: TrainingLoop, settings: Settings) -> tuple[Optimizer, Optimizer | None]:
+    """The optimizers whose rates the schedule sets: alpha's, and with --meta-lr-adjust gamma's."""
+    return loop.optimizee, loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
 
 
 def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
@@ -94,11 +117,11 @@ def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
 def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Recorder, run: Run) -> None:
     """Records iterations that have been read. Raises RunFailed where a loss is not finite."""
     first = recorder.iteration
-    for loss, top1, size in measured:
+    for loss, top1, size, lr in measured:
         if not math.isfinite(loss):
             advice = "rerun the same command with --device cpu to resume there and to name the layer if it happens again"
             raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
-        recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=loop.lr)
+        recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=lr)
     if measured and loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
         recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
 

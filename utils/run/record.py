@@ -26,7 +26,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 def run_name(settings: TrainSettings) -> str:
     """The folder name of a training run."""
     s = settings
-    quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{s.lr_adjust}"
+    warmup = f"-warmup-{s.warmup}" if s.warmup else ""
+    quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{str(s.lr_adjust).replace(',', '-')}{warmup}"
     if s.backward not in META_NETWORKS:
         name = "Baseline-" + ("" if s.backward == STE else f"{s.backward}-") + quantized.format("optimizer-")
     else:

@@ -32,7 +32,6 @@ from utils.run.kinds import (
     DEVICE,
     FOLDER_PART,
     INTERVAL,
-    MOST_EPOCHS,
     PATH,
     DataSet,
     LearningRateSchedule,
@@ -44,6 +43,7 @@ from utils.run.kinds import (
 )
 from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
+from utils.schedules import MOST_EPOCHS, Schedule
 
 MODEL = OneOf(lambda: MODELS)
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
@@ -62,11 +62,17 @@ class Settings(Options):
     epochs: int = setting(100, "number of epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
-        "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss until it is below 1e-6: "
-        "there the run ends",
+        "N: alpha x 0.1 after every N-th epoch; N,N,...: after each of these epochs; cosine: half a cosine from alpha to 0; "
+        "adaptive: x 0.1 after 3 epochs without a new lowest training loss until it is below 1e-6, where the run ends",
         "-ad",
         kind=LearningRateSchedule(),
-        metavar="N|adaptive",
+        metavar="N|N,N,...|cosine|adaptive",
+    )
+    warmup: int | None = setting(
+        None,
+        "epochs over which alpha first grows linearly from 0, iteration by iteration; cosine takes the others; 0: none",
+        kind=Whole(0, MOST_EPOCHS),
+        metavar="N",
     )
     batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
     drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
@@ -104,6 +110,16 @@ class Settings(Options):
         super().__post_init__()
         if path := npz_path(self.dataset):
             self._set("dataset", f"NPZ:{path.absolute()}")
+        self._set("warmup", self.warmup or None)
+        try:
+            self.schedule.check(self.epochs)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate changes."""
+        return Schedule(self.lr_adjust, self.warmup or 0)
 
     @classmethod
     def from_record(cls, settings: Mapping[str, Any]) -> Self:
@@ -175,7 +191,7 @@ class TrainSettings(Settings):
         option="lstm_state",
     )
     meta_lr: float | None = setting(None, "gamma, the learning rate of M (default: 1e-3)", kind=Real(above=0), learned=1e-3)
-    meta_lr_adjust: bool | None = setting(None, "gamma drops together with alpha", kind=Switch(), learned=False)
+    meta_lr_adjust: bool | None = setting(None, "gamma is multiplied by the same factor as alpha", kind=Switch(), learned=False)
     meta_weight_decay: float | None = setting(None, "weight decay of M (default: 0)", "-decay", kind=Real(), learned=0.0)
     update_order: str | None = setting(
         None,
