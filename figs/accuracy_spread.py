@@ -36,7 +36,7 @@ def accuracies(folder: Path) -> list[float]:
     settings = TrainSettings.from_record(recorded | {"data_root": default_data_root()})
     device = torch.device("cpu")
     data_seed = seed_everything(settings.seed, settings.trial)
-    train_loader, test_loader = load_data(settings, data_seed, device)
+    train_loader, test_loader, _ = load_data(settings, data_seed, device)
     loop = build_loop(settings, train_loader, device)
     loop.load_state_dict(state["loop"])
     found = [evaluate(loop.net, loop.quantizer, test_loader).top1]

@@ -46,6 +46,7 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["--update-order", "paper"], [], "update_order", "paper", "loss"),
     (["--trial", "2"], [], "trial", 2, "loss"),
     (["--seed", "1"], [], "seed", 1, "loss"),
+    (["--validation", "2"], [], "validation", 2, "loss"),
     (["--pretrained", "none"], [], "pretrained", "none", "loss"),
     (["--loader", "torchvision"], [], "loader", "torchvision", "loss"),
 ]

@@ -33,6 +33,9 @@ from utils.tabular import markdown_text
 FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # the paper's Figure 3 has a panel for SGD and one for Adam
 
 
+LOOKED = "test accuracy was evaluated after every epoch, so that their best epochs were chosen on the test set."
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """Trials and their groups. left_out: the trials that are in no group, with the reason."""
@@ -82,10 +85,12 @@ class Report:
     def _head(self) -> str:
         counted = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
+        unvalidated = sum(not trial.validated for trial in self.trials)
         lines = [f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out. Made by:\n"]
-        return "\n".join(
-            [*lines, *(f"- {count} run{'s' * (count > 1)}: {markdown_text(maker)}" for maker, count in makers.most_common())]
-        )
+        lines += [f"- {count} run{'s' * (count > 1)}: {markdown_text(maker)}" for maker, count in makers.most_common()]
+        if unvalidated:
+            lines.append(f"\n{unvalidated} of {len(self.trials)} runs have no validation images: {LOOKED}")
+        return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
         """Writes report.md, each table as CSV and LaTeX, errata.csv, the epochs of the counted trials (runs.csv.xz) and pictures.

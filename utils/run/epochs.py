@@ -16,6 +16,7 @@ from utils.batches import Loader
 from utils.errors import RunFailed
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
+from utils.run.build import Loaders
 from utils.run.finite import first_not_finite
 from utils.run.folder import Run
 from utils.run.record import fault_of_result
@@ -25,27 +26,36 @@ from utils.schedules import ADAPTIVE, scale_rates
 COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's
 
 
-def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
-    """Trains for the run's epochs, from its checkpoint on; after each epoch tests and adjusts the learning rate."""
-    settings = run.settings
-    print(f"{run.path}: {settings.epochs} epochs of {len(train_loader)} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings.dataset, state=run.resume(loop)) as recorder:
+def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
+    """Trains for the run's epochs, from its checkpoint on; after each epoch evaluates and adjusts the learning rate."""
+    settings, per_epoch = run.settings, len(loaders.train)
+    print(f"{run.path}: {settings.epochs} epochs of {per_epoch} iterations on {run.record['device']}", flush=True)
+    with Recorder(run.path, settings.dataset, run.resume(loop), validation=loaders.validation is not None) as recorder:
         recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
-        iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
+        iterations = checked_iterations(loop, loaders.train, graphs_of(run, loaders.train), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
-            evaluation = test(loop, interruptible(test_loader, run, loop, recorder), run)
-            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            end_epoch(loop, settings, len(train_loader), recorder)
-            print(
-                f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
-                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %)",
-                flush=True,
-            )
+            val_acc = None
+            if loaders.validation is not None:
+                val_acc = test(loop, interruptible(loaders.validation, run, loop, recorder), run, "validation").top1
+            evaluation = test(loop, interruptible(loaders.test, run, loop, recorder), run, "test")
+            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False, val_acc=val_acc)
+            end_epoch(loop, settings, per_epoch, recorder)
+            print(describe_epoch(recorder), flush=True)
             run.after_epoch(loop, recorder, evaluation)
         if recorder.epoch < settings.epochs:
             run.end_early(recorder, f"alpha fell below {LOWEST_LR:.0e} (--lr-adjust {ADAPTIVE})")
+
+
+def describe_epoch(recorder: Recorder) -> str:
+    """The last epoch in a line."""
+    found = recorder.validation_result()
+    validation = f"validation accuracy {found['val_top1']:.2f} % (best {found['best_val_top1']:.2f} %), " if found else ""
+    return (
+        f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, {validation}"
+        f"test accuracy {recorder.test_acc[-1]:.2f} % (best {recorder.get_best_test_acc():.2f} %)"
+    )
 
 
 def graphs_of(run: Run, loader: Loader) -> Graphs | None:
@@ -104,10 +114,10 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
         raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}") from None
 
 
-def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
-    """The test after an epoch. Raises RunFailed where its loss is not finite."""
+def test(loop: TrainingLoop, batches: Iterable, run: Run, what: str) -> Evaluation:
+    """An evaluation after an epoch, its name being `what`. Raises RunFailed where its loss is not finite."""
     evaluation = evaluate(loop.net, loop.quantizer, batches)
-    if fault := fault_of_result(evaluation._asdict()):
+    if fault := fault_of_result(evaluation._asdict(), what):
         name = first_not_finite(loop.net.state_dict())
         where = f"{name} is not finite" if name else "with every parameter finite"
         raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint(bad=loop.iteration)}")

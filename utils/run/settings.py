@@ -49,6 +49,7 @@ MODEL = OneOf(lambda: MODELS)
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
 OPTIMIZER = OneOf(lambda: sorted(OPTIMIZEES))
 BACKWARD = OneOf(methods)
+MOST_IMAGES = 10**9
 BATCH_SIZE, TRIAL, LAYERS = Whole(1, 1_000_000), Whole(1, 1_000_000), Whole(1, 100)
 
 
@@ -77,6 +78,12 @@ class Settings(Options):
     batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
     drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
     seed: int = setting(0, "with --trial, determines everything random", kind=Whole(0, 2**63 - 1))
+    validation: int | None = setting(
+        None,
+        "training images to hold out, the same for every trial of a --seed, and to evaluate after every epoch; 0: none",
+        kind=Whole(0, MOST_IMAGES),
+        metavar="N",
+    )
     data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", kind=PATH, may_differ=True)
     results_root: str = setting("Results", "folder of base models and runs", kind=PATH, may_differ=True)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
@@ -110,7 +117,8 @@ class Settings(Options):
         super().__post_init__()
         if path := npz_path(self.dataset):
             self._set("dataset", f"NPZ:{path.absolute()}")
-        self._set("warmup", self.warmup or None)
+        for name in ("warmup", "validation"):
+            self._set(name, getattr(self, name) or None)
         try:
             self.schedule.check(self.epochs)
         except ValueError as error:

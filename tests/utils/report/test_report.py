@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import PROJECT
-from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_logs
+from run_folders import CELL, DIGITS, make_run, make_trial, rows_of, settings_of, write_logs
 
 from utils.errors import BadInput
 from utils.report.csv_files import write_csv
@@ -19,14 +19,6 @@ from utils.report.tables import errata_markdown
 from utils.report.trials import group_trials
 
 LEARNED = DIGITS._replace(backward="MultiFC")
-
-
-def rows_of(markdown, title):
-    """The rows of a section's table, as a dict by heading."""
-    section = re.search(rf"^## {title}.*?(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL)[0]
-    lines = re.findall(r"^\| .* \|$", section, flags=re.MULTILINE)
-    head, *rows = ([part.strip() for part in line[1:-1].split(" | ")] for line in lines)
-    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 def published_run(path, cell, trial, shift=0.0, old=False):
