@@ -15,6 +15,7 @@ from utils.report.formatting import Table
 from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, printed, published_settings
 from utils.report.reading import find_trials
+from utils.report.sweeps import sweeps_table
 from utils.report.tables import (
     FAIRNESS_NOTE,
     claims_table,
@@ -70,7 +71,7 @@ class Report:
         found += [runs_table(self.trials, self.left_out)]
         if any(len(group.trials) > 1 for group in self.others):
             found.append(details("other_cells", "Other cells, over their trials", self.others))
-        found += [claims_table(self.groups), fairness_table(self.groups)]
+        found += [sweeps_table(self.groups), claims_table(self.groups), fairness_table(self.groups)]
         return [table for table in found if table.records]
 
     def markdown(self) -> str:

@@ -28,7 +28,8 @@ def setting(
     """A field of a subclass of Options.
 
     default: its value; a function that gives it; or REQUIRED. text: meaning and unit, for the help. short: short flags beside
-    the long one, which is the field's name. kind: of the value (None: any text). several: the value is a tuple of such values.
+    the long one, which is the field's name. kind: of the value (None: any text). several: the value is a tuple of such values
+    (with the note `repeatable`: the flag may be given several times).
     positional: the command line has no flag for it. group: the heading of the help that it stands under. notes: what else the
     owner of the field wants to know of it, in the field's metadata.
     """
