@@ -68,10 +68,12 @@ def train(args: Namespace) -> None:
     from utils.run.epochs import fit
     from utils.run.folder import Run
     from utils.run.identity import DATA
+    from utils.run.nets import check_net_name
     from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
 
     s = TrainSettings.of(args)
+    check_net_name(s.model)
     path = run_path(s)
     if not args.overwrite:
         check_record(path, s)
@@ -98,7 +100,7 @@ def evaluate_files(args: Namespace) -> None:
     trained.compare_program(args.program)
     keep_freed_memory()
     test_loader = trained.load_test_data(args.data_root)
-    net = build_net(trained.model, test_loader, choose_device(args.device))
+    net = build_net(trained.model, test_loader, choose_device(args.device), keep=trained.keep)
     trained.load_into(net)
     print(describe_evaluation(evaluate(net, trained.quantizer, test_loader), net, trained.quantizer))
 

@@ -5,6 +5,8 @@ a linear classifier. Where a stage changes the shape, the shortcut is a 1x1 conv
 quantized_meta_resnet.py quantizes its weights.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,3 +63,6 @@ class ResNet(nn.Module):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+
+
+resnet20, resnet32, resnet44, resnet56, resnet110 = (partial(ResNet, depth) for depth in (20, 32, 44, 56, 110))

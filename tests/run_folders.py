@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.report.published import logged
 from utils.report.trials import Trial
 from utils.tables.cells import Cell
 
@@ -50,6 +51,17 @@ def make_run(path: Path, cell=CELL, trial=1, epochs=12, shift=0.0, per_epoch=3, 
     }
     (path / "run.json").write_text(json.dumps(full | record))
     return path
+
+
+def published_run(path, cell, trial, shift=0.0, old=False):
+    """A run with the curves of a logged trial, its test accuracy shifted; old: without run.json."""
+    log = logged()[cell][trial - 1]
+    name = f"Baseline-{cell.quantizer}-optimizer-{cell.optimizer}-1bits-trial-{trial}"
+    folder = path / f"{cell.model}-{cell.dataset}" / ("runs-Quant-Multiple" if old else "runs-Quant") / name
+    write_logs(folder, log.test_acc + shift, log.train_loss, log.train_acc)
+    if not old:
+        record = {"epochs_done": 100, "iterations_per_epoch": 3, "state": "done", "settings": settings_of(cell, trial, 100)}
+        (folder / "run.json").write_text(json.dumps(record))
 
 
 def make_trial(test_acc, cell=CELL, number=1, source="here", **more):

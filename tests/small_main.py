@@ -4,23 +4,16 @@ Importing it registers the net; as a program, it is what `main.py tables` starts
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from meta_utils.metaquantize import metaquantize
 from models_CIFAR.resnet import ResNet
 from utils.choices import MODELS
 
 SMALL_MAIN = Path(__file__).resolve()
-
-
-def resnet8(bitW=1, num_classes=10):
-    """A CIFAR ResNet of depth 8, quantized."""
-    return metaquantize(ResNet(8, num_classes), bitW=bitW)
-
-
-MODELS["ResNet8"] = resnet8
+MODELS["ResNet8"] = partial(ResNet, 8)
 
 if __name__ == "__main__":
     from main import main  # after the net is registered: the registry's names are the flags' choices

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from parsed import parsed, train_settings
 
 from utils.dataset import SPLITS, load_images
@@ -95,6 +96,8 @@ def test_quickstart_in_a_shortened_form(venv_of_few_digits, tmp_path):
     assert runs == ["full precision", "dorefa SGD STE", "dorefa SGD MultiFC", "dorefa SGD FC-Grad"]
     assert "There are none" in process.stdout.split("## Fairness")[1]
     assert (tmp_path / "R" / "report" / "curves.png").stat().st_size > 10_000
+    page = process.stdout.splitlines()[-1].rpartition(": ")[2]
+    assert Path(page).read_text().count("<svg") == 1
 
 
 @pytest.mark.parametrize("name", ["method_overview", "method_forward"])
@@ -184,11 +187,43 @@ def test_a_script_typed_wrongly_is_one_clear_line(script, arguments, variables, 
     assert word in line
 
 
-def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
+def examples():
+    """The Python examples of meta_utils/README.md: the parts of own.py, then the loop without main.py in two parts."""
     page = (PROJECT / "meta_utils" / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    (tmp_path / "own.py").write_text(example)
-    flags = ["-q", "ternary", "-meta", "Gain", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none"]
+    *own, loop, opened = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    return own, loop, opened
+
+
+def test_an_example_has_at_most_fifteen_lines_of_code():
+    own, loop, opened = examples()
+    assert len(own) == 5
+    sizes = [sum(line.strip() != "" for line in example.splitlines()) for example in (*own, loop, opened)]
+    assert max(sizes) <= 15
+    assert sizes[-1] <= 7  # six, and a call of the loop
+
+
+def test_the_readmes_loop_trains_without_main(batches):
+    _, loop, opened = examples()
+    data = [(images.float().repeat(1, 1, 4, 4), targets) for images, targets in batches(2)]
+    shown = []
+    names = {"batches": data, "print": shown.append}
+    exec(compile(loop, "meta_utils/README.md", "exec"), names)
+    assert names["loop"].iteration == 2
+    assert len(names["net"].layer_name_list) == 19  # of 21 layers
+    assert len(shown) == 1
+    assert 0 <= shown[0].top1 <= 100
+    bias = names["net"].fc.bias.detach().clone()
+    exec(compile(opened, "meta_utils/README.md", "exec"), names)
+    assert names["loop"].clip == 1.0
+    assert not torch.equal(names["net"].fc.bias, bias)
+    moved = torch.cat([(p.grad).flatten() for p in names["net"].parameters()]).norm()
+    assert moved <= 1.0001
+
+
+def test_the_readmes_own_parts_train(tmp_path, tiny_set):
+    own_parts, _, _ = examples()
+    (tmp_path / "own.py").write_text("".join(own_parts))
+    flags = ["-q", "sign", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none", "--results-root", tmp_path / "R"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
 
     def own(*arguments):
@@ -197,21 +232,24 @@ def test_the_readmes_own_quantizer_and_estimator_train(tmp_path, tiny_set):
         assert process.returncode == 0, process.stderr
         return process.stdout
 
-    own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "--results-root", tmp_path / "R")
-    (record,) = (tmp_path / "R").rglob("run.json")
+    assert own("count") == "11034\n"
+    own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-meta", "Triangle")
+    assert [*(tmp_path / "R").rglob("Baseline-Triangle-sign-optimizer-SGD-1bits-lr-30-trial-1/run.json")]
+    own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "-meta", "Gain")
+    (record,) = (tmp_path / "R").rglob("Meta-Gain-*/run.json")
     layers = own("evaluate", record.parent).splitlines()[1:]
     assert len(layers) == 22
-    assert all(" weights, 3 values: " in layer for layer in layers)
-    assert record.parent.name == "Meta-Gain-Nonlinear-None-ternary-SGD-1bits-lr-30-trial-1"
+    assert all(" weights, 2 values: -1, 1" in layer for layer in layers)
+    assert record.parent.name == "Meta-Gain-Nonlinear-None-sign-SGD-1bits-lr-30-trial-1"
     state = load_tensors(record.parent / "checkpoint.pth", "test")["loop"]
     assert state["meta_net"]["a"] != 0
 
     manifest = tmp_path / "mine.toml"
-    cell = '{ model = "ResNet20", quantizer = "ternary", backward = "Gain", optimizer = "SGD" }'
+    cell = '{ model = "Tiny", quantizer = "sign", backward = "Gain", optimizer = "SGD" }'
     settings = "[settings]\nepochs = 1\nbatch-size = 4\n"
     manifest.write_text(f'{settings}[tables.mine]\ndataset = "{tiny_set}"\ncells = [{cell}]\n')
     where = ["--pretrained-root", "none", "--results-root", tmp_path / "T"]
-    assert "done: ResNet20 NPZ" in own("tables", "run", "mine", "--manifest", manifest, *where)
+    assert "done: Tiny NPZ" in own("tables", "run", "mine", "--manifest", manifest, *where)
     wrong = subprocess.run(
         [sys.executable, tmp_path / "own.py", "tables", "run", "nine"], capture_output=True, text=True, env=environment
     )

@@ -4,6 +4,7 @@ A built-in class is named by its place, so that the command line and the report 
 of one's own registers its classes themselves: `QUANTIZERS["ternary"] = Ternary`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,6 +18,7 @@ LSTM_STATES = ("carry", "reset")  # LSTMFC's (h, c) from iteration to iteration
 UPDATE_ORDERS = ("notebook", "paper")  # of the training loop
 MAX_BITS = 8  # per weight
 STE = "STE"
+TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision.models
 
 
 class Place:
@@ -56,6 +58,16 @@ class EstimatorRegistry(Registry):
         if isinstance(self[name], Place):
             self[name] = super().load(name)()
         return self[name]
+
+
+class Nets(Registry):
+    """As Registry, and torchvision:NAME without an entry of its own."""
+
+    def load(self, name: str) -> Any:
+        """The function of a name. Raises KeyError for an unknown name, ValueError where torchvision has no such classifier."""
+        if classifier := torchvision_name(name):
+            return Place("models_CIFAR.torchvision_nets:torchvision_net").load()(classifier)
+        return super().load(name)
 
 
 @dataclass(frozen=True)
@@ -121,10 +133,11 @@ PROXIMAL = Registry(  # (quantizer, iterations) -> a call after every update tha
     {"ProxQuant": Place("meta_utils.prox_quant:ProxQuant")}
 )
 
-MODELS = Registry(  # (bitW, num_classes) -> a quantized net
-    {
-        f"ResNet{depth}": Place(f"models_CIFAR.quantized_meta_resnet:resnet{depth}_cifar", bitW=1, num_classes=10)
-        for depth in (20, 32, 44, 56, 110)
+MODELS = Nets(  # (num_classes) -> a plain net, images (B, 3, 32, 32) -> logits (B, num_classes); see utils/run/nets.py
+    {f"ResNet{depth}": Place(f"models_CIFAR.resnet:resnet{depth}", num_classes=10) for depth in (20, 32, 44, 56, 110)}
+    | {
+        "VGG-small": Place("models_CIFAR.vgg:VGGSmall", num_classes=10),
+        "LABNet": Place("models_CIFAR.labnet:LABNet", num_classes=10),
     }
 )
 
@@ -144,6 +157,17 @@ LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/
 def methods() -> tuple[str, ...]:
     """How weights behind a quantizer can be trained: with a fixed estimator, a meta network, or a proximal step."""
     return (*ESTIMATORS, *META_NETWORKS, *PROXIMAL)
+
+
+def torchvision_name(model: str) -> str | None:
+    """The classifier of the net torchvision:NAME; None for another name. Whether torchvision has it, `MODELS.load` says."""
+    found = re.fullmatch(f"{TORCHVISION}([A-Za-z_][A-Za-z0-9_]{{0,79}})", model)
+    return found[1] if found else None
+
+
+def is_net(name: Any) -> bool:
+    """Whether something is the name of a registered net, or torchvision:NAME."""
+    return isinstance(name, str) and (name in MODELS or torchvision_name(name) is not None)
 
 
 def npz_path(dataset_name: str) -> Path | None:

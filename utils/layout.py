@@ -147,7 +147,7 @@ class FlatLayout:
         """The standard deviation of x (divided by n) in each weight, at each of its coordinates (N,)."""
         means = torch.stack([part.mean() for part in self.parts(x)])
         centred = x - means.index_select(0, self._weight_of)
-        return (self._norms(centred, 2) / self._sizes.sqrt()).index_select(0, self._weight_of)
+        return (self._norms(centred, 2).square() / self._sizes).sqrt().index_select(0, self._weight_of)
 
     def spread(self, values: Tensor) -> Tensor:
         """A number for each weight, (count,), at each of its coordinates (N,); keeps the graph."""

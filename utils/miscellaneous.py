@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.progress import is_terminal, line_width
+
 
 class AverageMeter:
     """The last value of a series and its running mean, weighted by n."""
@@ -43,16 +45,32 @@ def get_layer(net: nn.Module, path: Sequence[str]) -> nn.Module:
     return net.get_submodule(".".join(path))
 
 
-def progress_bar(current: int, total: int, message: str = "", elapsed: float = 0.0, file: TextIO | None = None) -> None:
+def progress_bar(
+    current: int, total: int, message: str = "", elapsed: float = 0.0, file: TextIO | None = None, end: str = "\n"
+) -> None:
     """Shows that step `current` (from 0) of `total` is done, after `elapsed` seconds: a bar redrawn in place on a terminal,
-    a plain line elsewhere. file: standard error where None.
+    a plain line elsewhere. file: standard error where None; end: follows the last step's bar.
     """
     file = sys.stderr if file is None else file
     done = current + 1
-    if file.isatty():
-        line = tqdm.format_meter(done, total, elapsed, ncols=100, bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} ")
-        file.write(f"\r{line} {message}" + ("\n" if done == total else ""))
-        file.flush()
+    if is_terminal(file):
+        bar = tqdm.format_meter(
+            done,
+            total,
+            elapsed,
+            ncols=line_width(file),
+            ascii=not (file.encoding or "").lower().startswith("utf"),
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} " + message.replace("{", "{{").replace("}", "}}"),
+        )
+        file.write(f"\r{bar}" + (end if done == total else ""))
     else:
         file.write(f"{done}/{total} {message}\n")
+    file.flush()
+
+
+def erase_bar(file: TextIO | None = None) -> None:
+    """Empties a terminal's line, for what is printed next."""
+    file = sys.stderr if file is None else file
+    if is_terminal(file):
+        file.write(f"\r{' ' * line_width(file)}\r")
         file.flush()

@@ -176,10 +176,10 @@ def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: 
     if quantizer is None:
         raise ValueError("an estimator takes a quantizer")
     x = progress.new_tensor([-0.5, 0.5])
-    if (got := getattr(estimator(torch.ones_like(x), x, x.sign(), progress), "shape", None)) != x.shape:
-        raise ValueError(
-            f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not of {got and tuple(got)}"
-        )
+    g_x = estimator(torch.ones_like(x), x, x.sign(), progress)
+    if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
+        got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
+        raise ValueError(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
     if "discretize" not in signature(quantizer.quantize).parameters:
         raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: it takes no estimator but its own")
     return EstimatedQuantizer(quantizer, Discretize(estimator, progress))

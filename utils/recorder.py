@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from utils import LOGS, VALIDATION_LOG
 from utils.errors import BadInput, InUse
 from utils.files.regular import hold, is_in_place, open_regular
-from utils.miscellaneous import AverageMeter, progress_bar
+from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
+from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
 
 PATIENCE = 3
@@ -35,7 +36,7 @@ class Recorder:
     `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
     state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
     are added to. Raises BadInput, and changes no file, where what would be left of one is not what it was; InUse where another
-    process writes it.
+    process writes it. epochs: how many there will be, for the time left.
     """
 
     _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
@@ -46,13 +47,14 @@ class Recorder:
         SummaryPath: str | Path,
         dataset_name: str = "CIFAR10",
         state: dict[str, Any] | None = None,
+        epochs: int | None = None,
         validation: bool = False,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = Path(SummaryPath)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.dataset_name = dataset_name
+        self.dataset_name, self.epochs = dataset_name, epochs
         self.stop = False
         self.iteration = 0  # the number of the next row
         self.test_acc: list[float] = []
@@ -63,6 +65,7 @@ class Recorder:
         self._drops = self._epochs_without_progress = 0
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
+        self._has_bar = False
         logs = (*LOGS, VALIDATION_LOG) if validation else LOGS
         self._logs = {name: open(self.path / f"{name}.txt", "a+", opener=open_regular) for name in logs}
         self._lock_logs()
@@ -198,9 +201,12 @@ class Recorder:
         self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
     def _end_epoch(self, test_acc: float, val_acc: float | None) -> None:
+        self._erase_bar()
         self.test_acc.append(test_acc)
         self.epoch_losses.append(self.loss.avg)
-        self.seconds_per_epoch.append(time.perf_counter() - self._started)
+        now = time.perf_counter()
+        self.seconds_per_epoch.append(now - self._started)
+        self._started = now
         self._write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
         if VALIDATION_LOG in self._logs:
             self.val_acc.append(val_acc)
@@ -221,15 +227,34 @@ class Recorder:
                 self._writer.add_scalar(name, value, max(0, self.iteration - 1))
 
     def print_training_result(self, batch_idx: int, n_batch: int) -> None:
-        """Shows how far the epoch is (batch_idx from 0): a bar ten times a second on a terminal, a line every ten elsewhere."""
-        now, terminal = time.perf_counter(), sys.stderr.isatty()
+        """Shows how far the epoch is (batch_idx from 0), and the time left: a bar ten times a second on a terminal, a line every
+        ten seconds elsewhere. The bar of a run whose number of epochs is known goes when the epoch's test ends.
+        """
+        now, terminal = time.perf_counter(), is_terminal(sys.stderr)
         last = terminal and batch_idx + 1 == n_batch
         if now - self._drawn < (REDRAW_SECONDS if terminal else PLAIN_LINE_SECONDS) and not last:
             return
-        self._drawn = now
-        known = f": loss {self.loss.avg:.4f}, train accuracy {self.top1.avg:.2f} %" if self.loss.count else ""
-        message = f"epoch {self.epoch + 1}{known}"
-        progress_bar(batch_idx, n_batch, message, now - self._started)
+        self._drawn, elapsed = now, now - self._started
+        left = time_left(batch_idx + 1, n_batch, elapsed, self.seconds_per_epoch, self.epochs)
+        of_all, of_run = (f"/{self.epochs}", f", run {duration(left.run)}") if self.epochs else ("", "")
+        known = f": loss {self.loss.avg:.4f}, train {self.top1.avg:.2f} %" if self.loss.count else ""
+        message = f"epoch {self.epoch + 1}{of_all} ({duration(left.epoch)} left{of_run}){known}"
+        progress_bar(batch_idx, n_batch, message, elapsed, end="" if self.epochs else "\n")
+        self._has_bar = terminal and (bool(self.epochs) or not last)
+
+    def _erase_bar(self) -> None:
+        if self._has_bar:
+            erase_bar()
+        self._has_bar = False
+
+    def pace(self) -> str:
+        """How long an epoch takes, and the time left where it is known how many there will be; "" before the first one's end."""
+        usual = seconds_per_epoch(self.seconds_per_epoch)
+        if usual is None:
+            return ""
+        spent = min(usual, time.perf_counter() - self._started)  # of the next epoch: more than none where it is resumed
+        left = usual * ((self.epochs or 0) - self.epoch) - spent
+        return f"{usual:.1f} s per epoch" + (f", {duration(left)} left" if left > 0 else "")
 
     def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):
         """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.
@@ -269,6 +294,7 @@ class Recorder:
 
     def close(self) -> None:
         """Closes the files. TensorBoard opens its own by name: what it still holds is dropped where the folder is another one."""
+        self._erase_bar()
         is_own = all(is_in_place(path, descriptor) for path, descriptor in self.files)
         for log in self._logs.values():
             log.close()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import PROJECT
-from run_folders import make_run
+from run_folders import CELL, make_run
 
 HEAVY = ("torch", "torchvision", "scipy", "matplotlib", "pandas", "ray")
 SECONDS = 1.5  # of processor time
@@ -56,9 +56,17 @@ def test_a_command_without_tensors_starts_without_torch(arguments, tmp_path):
     assert seconds < SECONDS
 
 
+def test_a_table_of_torchvisions_nets_starts_without_torch(tmp_path):
+    cell = '{ model = "torchvision:resnet18", quantizer = "dorefa", backward = "STE", optimizer = "SGD" }'
+    (tmp_path / "mine.toml").write_text(f'[tables.mine]\ndataset = "CIFAR10"\ncells = [{cell}]\n')
+    code, imported, _ = run(["tables", "status", "mine", "--manifest", "mine.toml"], tmp_path, HEAVY)
+    assert (code, imported) == (0, [])
+
+
 def test_a_report_needs_no_torch(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", trial=2)
+    make_run(tmp_path / "c", CELL._replace(model="torchvision:resnet18"))
     code, imported, seconds = run(["report", "."], tmp_path, ("torch", "torchvision"))
     assert (code, imported) == (0, [])
     assert seconds < SECONDS

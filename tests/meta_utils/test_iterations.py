@@ -15,7 +15,7 @@ from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
 from utils.batches import ImageSet, ResidentLoader
-from utils.choices import META_NETWORKS, OPTIMIZEES
+from utils.choices import ESTIMATORS, META_NETWORKS, OPTIMIZEES, PROXIMAL, methods
 from utils.environment import random_states
 from utils.quantize import get_quantizer
 
@@ -25,8 +25,18 @@ CASES = [
     ("MultiFC", "dorefa", "Adam", "notebook", {}),
     ("MultiFC", "BWN-F", "SGD", "paper", {"use_nonlinear": "tanh", "hidden_size": 3}),
     ("LSTMFC", "dorefa", "SGD", "notebook", {"hidden_size": 2}),
+    ("STE-identity", "BWN", "SGD", "notebook", {}),
+    ("ApproxSign", "BWN-F", "Adam", "notebook", {}),
+    ("EDE", "dorefa", "SGD-M", "notebook", {}),
+    ("EDE", "BWN-F", "SGD", "notebook", {}),
+    ("ReSTE", "BWN", "SGD", "notebook", {}),
+    ("EWGS", "dorefa", "SGD", "notebook", {}),
+    ("BinaryRelax", "BWN", "SGD", "notebook", {}),
+    ("ProxQuant", "dorefa", "SGD-M", "notebook", {}),
+    ("FC-Grad", "dorefa", "SGD", "paper", {"clip": 0.5}),
 ]
 BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
+TOTAL = 20  # iterations of 5 epochs
 
 
 def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
@@ -34,11 +44,16 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     torch.manual_seed(0)
     net = metaquantize(ResNet(20 if device == "cuda" else 8)).to(device, dtype, memory_format=torch.channels_last)
     optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
-    meta_net = meta_optimizer = None
-    if method != "STE":
+    quantizer, options = get_quantizer(quantizer), dict(options)
+    how = {"update_order": order, "iterations": TOTAL, "clip": options.pop("clip", None)}
+    if method in META_NETWORKS:
         meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
-        meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
-    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
+        how |= {"meta_net": meta_net, "meta_optimizer": Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)}
+    elif method in ESTIMATORS:
+        how["estimator"] = ESTIMATORS.load(method)
+    else:
+        how |= {"after_step": [PROXIMAL.load(method)(quantizer, TOTAL, strength=50.0)], "quantized_forward": False}
+    loop = TrainingLoop(net, optimizee, quantizer, **how)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     loader = ResidentLoader(
         ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", BATCH, device=device
@@ -67,11 +82,13 @@ def numbers(work):
 
 def assert_equal_runs(eager, captured, rtol):
     np.testing.assert_allclose(train(eager), train(captured), rtol=rtol)
-    assert eager.loop.iteration == captured.loop.iteration == 20
+    assert eager.loop.iteration == captured.loop.iteration == TOTAL
     for ours, theirs in zip(numbers(eager), numbers(captured), strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name], rtol=rtol, atol=rtol)
+    assert torch.equal(eager.loop.progress, captured.loop.progress)
+    assert eager.loop.progress == 1
     for symbol in eager.loop.net.meta.shown:
         ours, theirs = (work.loop.net.meta.get(symbol) for work in (eager, captured))
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
@@ -83,7 +100,7 @@ def test_a_captured_iteration_is_the_iteration(case):
     tape = Tape()
     assert_equal_runs(iterations(case), iterations(case, tape), 1e-12)
     assert tape.captures == 4  # two sizes of batches, two learning rates
-    assert tape.replays == 20 - 4  # three of the first size to warm up, one of the second
+    assert tape.replays == TOTAL - 4  # three of the first size to warm up, one of the second
 
 
 @pytest.mark.parametrize("order", ["notebook", "paper"])
@@ -104,7 +121,7 @@ def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
 
 
-@pytest.mark.parametrize("method", ["STE", *META_NETWORKS])
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize(("quantizer", "optimizer"), [("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam")])
 def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimizer):
     """On torch's meta device there are shapes and no numbers, so that whatever asks for one raises."""

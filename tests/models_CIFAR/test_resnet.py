@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from meta_utils.metaquantize import metaquantize
 from models_CIFAR import quantized_meta_resnet, resnet
 from utils.choices import MODELS
 from utils.dataset import get_dataloader
@@ -14,7 +15,7 @@ from utils.run.base_model import load_base_model
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
 def test_layer_name_list_names_exactly_the_meta_layers(depth):
-    net = MODELS.load(f"ResNet{depth}")()
+    net = getattr(quantized_meta_resnet, f"resnet{depth}_cifar")()
     assert len(net.layer_name_list) == depth + 2  # depth - 1 convolutions and a classifier, and 2 shortcuts
     named = {name: module for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     assert [name for name, _ in net.layer_name_list] == list(named)
@@ -62,7 +63,7 @@ def test_impossible_nets_are_refused(depth, classes):
 )
 def test_released_base_models_load_strictly_and_reach_their_accuracy(model, dataset, accuracy, data_root, pretrained_root):
     loader = get_dataloader(dataset, "test", 100, data_root=data_root)
-    net = MODELS.load(model)(num_classes=loader.image_set.num_classes).to(memory_format=torch.channels_last)
+    net = metaquantize(MODELS.load(model)(num_classes=loader.image_set.num_classes)).to(memory_format=torch.channels_last)
     load_base_model(pretrained_root / f"{model}-{dataset}-pretrain.pth", net, model)
     result = evaluate(net, None, loader)
     assert result.top1 == pytest.approx(accuracy, abs=0.011)  # one image in 10,000 is 0.01

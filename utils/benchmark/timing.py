@@ -23,10 +23,11 @@ from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
 from utils.benchmark.options import PLAIN, BenchmarkOptions, Method
-from utils.choices import MODELS, STE
+from utils.choices import STE
 from utils.environment import describe, git_state, peak_memory, versions
 from utils.files import strict_json
 from utils.run.build import build_loop
+from utils.run.nets import plain_net
 from utils.run.settings import TrainSettings
 from utils.tabular import markdown_table
 
@@ -65,7 +66,7 @@ def _loader(batch_size: int, device: torch.device) -> Loader:
 
 
 def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
-    net = MODELS.load(model)().to(device)  # without a quantizer it computes what the plain net does
+    net = plain_net(model, loader.image_set.num_classes).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     endless = chain.from_iterable(repeat(loader))
 

@@ -130,7 +130,7 @@ def _overwrite(parser: Parser) -> None:
 
 def _evaluate(parser: Parser) -> None:
     parser.add_argument("path", type=argument(PATH), help="a run's folder, or a base-model file (then with -m and -d)")
-    parser.add_argument("-m", "--model", choices=MODEL.names, help="network of a base-model file")
+    parser.add_argument("-m", "--model", type=argument(MODEL), help=f"network of a base-model file; {MODEL.limits}")
     parser.add_argument(
         "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of a run: where its NPZ file is now"
     )
@@ -141,7 +141,9 @@ def _evaluate(parser: Parser) -> None:
 def _report(parser: Parser) -> None:
     parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
     parser.add_argument(
-        "--out", metavar="DIR", help="write report.md, the tables (CSV, LaTeX), runs.csv.xz and pictures into DIR"
+        "--out",
+        metavar="DIR",
+        help="write report.html, report.md, the pictures, the tables (CSV, LaTeX) and runs.csv.xz into DIR",
     )
 
 

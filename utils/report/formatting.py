@@ -1,16 +1,15 @@
-"""A table of records as Markdown, LaTeX and CSV, and how its numbers are printed."""
+"""A table of records: its fields, and itself as LaTeX and CSV; how its numbers are printed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from utils.files.text import printable
 from utils.report.statistics import NOT_FINITE
-from utils.tabular import markdown_table
 
 Record = Mapping[str, Any]
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # a spreadsheet's formula begins so; also in full width
@@ -20,39 +19,56 @@ LATEX = str.maketrans(
 )
 
 
+class Field(NamedTuple):
+    """A field of a table: its text, and what the page makes of it.
+
+    verdict: a word of verdicts.py, which gives the field its colour. target: the id of the element of the page that the field
+    links to; where the page has no such element there is no link.
+    """
+
+    text: str
+    verdict: str = ""
+    target: str = ""
+
+
 @dataclass(frozen=True)
 class Table:
     """Records, and the columns in which they are printed. The CSV file holds all values of the records.
 
-    columns: heading -> the function that gives a record's text in that column.
+    columns: heading -> the function that gives a record's field in that column, or the field's text.
     """
 
     name: str
     title: str
     records: Sequence[Record]
-    columns: Mapping[str, Callable[[Record], str]]
+    columns: Mapping[str, Callable[[Record], str | Field]]
     note: str = ""
 
-    def rows(self) -> list[list[str]]:
-        """The headings, then a row per record. A column without any text is omitted."""
-        columns = {head: [text(record) for record in self.records] for head, text in self.columns.items()}
-        filled = {head: texts for head, texts in columns.items() if any(texts)}
-        return [list(filled), *map(list, zip(*filled.values(), strict=True))]
+    def fields(self) -> dict[str, list[Field]]:
+        """Heading -> the fields below it, one per record. A column without any text is omitted."""
+        columns = {head: [_as_field(field(record)) for record in self.records] for head, field in self.columns.items()}
+        return {head: fields for head, fields in columns.items() if any(field.text for field in fields)}
 
-    def markdown(self) -> str:
-        """Title, note and rows."""
-        return "\n\n".join(part for part in (f"## {self.title}", self.note, markdown_table(*self.rows())) if part)
+    def rows(self) -> list[list[str]]:
+        """The texts: the headings, then a row per record."""
+        columns = self.fields()
+        return [list(columns), *([field.text for field in row] for row in zip(*columns.values(), strict=True))]
 
     def latex(self) -> str:
         r"""A tabular environment that needs no LaTeX package; its rules are \hline. (pandas' to_latex needs booktabs.)"""
-        head, *body = [" & ".join(printable(field).translate(LATEX) for field in row) + r" \\" for row in self.rows()]
-        begin = rf"\begin{{tabular}}{{{'l' * len(self.rows()[0])}}}"
+        rows = self.rows()
+        head, *body = [" & ".join(printable(text).translate(LATEX) for text in row) + r" \\" for row in rows]
+        begin = rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}"
         return "\n".join([f"% {self.title}", begin, r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}", ""])
 
     def write(self, folder: Path) -> None:
         """Writes <name>.csv and <name>.tex into the folder."""
         write_records(self.records, folder / f"{self.name}.csv")
         (folder / f"{self.name}.tex").write_text(self.latex(), encoding="utf-8")
+
+
+def _as_field(field: str | Field) -> Field:
+    return field if isinstance(field, Field) else Field(field)
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report's pictures: curves per epoch with bands over trials, and an overview of a table; PNG and SVG."""
+"""Drawing: curves per epoch with bands over trials, and the overview of a table, as figures; a figure as PNG and SVG."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from utils.errors import shortened
 from utils.files.text import printable
@@ -21,11 +21,15 @@ from utils.report.trials import Group, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
-COLOURS = {"STE": "#555555", "FC-Grad": "#1f5fa8", "MultiFC": "#c8641b", "LSTMFC": "#2e8b57", "full precision": "#6a3fa0"}
+# Each colour has a contrast of at least 3 with a white and with a dark page.
+COLOURS = {"STE": "#7f7f7f", "FC-Grad": "#3b82c4", "MultiFC": "#cf6a1c", "LSTMFC": "#2e9460", "full precision": "#9a62cf"}
+ANOTHER = "#d0483a"  # of a method that has none of these
+INK, PAPER, FRAME = "#000000", "#ffffff", "#cccccc"  # matplotlib's; the page puts its own in their place
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
 LONGEST = 150  # characters of a label
+MOST_LABELS = 60  # of a legend
 LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
@@ -68,7 +72,7 @@ def plain(text: str) -> str:
 
 
 def _colour(cell: Cell) -> str:
-    return COLOURS.get(cell.backward, "#b23a2e")
+    return COLOURS.get(cell.backward, ANOTHER)
 
 
 class Panel(NamedTuple):
@@ -91,7 +95,12 @@ def curve_panels(title: str, series: Sequence[Series]) -> tuple[Panel, Panel]:
 
 
 def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Draws rows of equally many panels into <path> with each suffix.
+    """Draws rows of equally many panels, by `curves`, into <path> with each suffix."""
+    save(curves(rows), path, suffixes)
+
+
+def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
+    """Rows of equally many panels.
 
     A line is the mean over trials, and its band reaches from the lowest to the highest trial. The published logs are a paler band
     with a dotted mean. Panels of a row that show the same series share a legend: below a single row, else beside the row.
@@ -105,6 +114,7 @@ def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[
             axes.set(xlabel="epoch", ylabel=panel.label, title=plain(panel.title))
             if panel.curve == LOSS:
                 logarithmic(axes)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             axes.grid(alpha=0.3)
         if any(panel.series != row[0].series for panel in row):
             for axes in row_axes:
@@ -113,7 +123,7 @@ def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[
             row_axes[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
         else:
             _legend(figure)
-    _save(figure, path, suffixes)
+    return figure
 
 
 def logarithmic(axes: Axes) -> None:
@@ -144,8 +154,8 @@ class Row(NamedTuple):
     groups: Sequence[Group]
 
 
-def draw_overview(title: str, rows: Sequence[Row], path: Path) -> None:
-    """Draws each cell's mean test accuracy of the last epochs, a panel per net: printed; logs and ours ± 2 standard errors."""
+def overview(title: str, rows: Sequence[Row]) -> Figure:
+    """Each cell's mean test accuracy of the last epochs, a panel per net: printed; logs and ours ± 2 standard errors."""
     nets = list(dict.fromkeys(row.cell.model for row in rows))
     figure = _figure((4.6 * len(nets), 5.2))
     for axes, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
@@ -159,14 +169,14 @@ def draw_overview(title: str, rows: Sequence[Row], path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(alpha=0.3)
     _legend(figure)
-    _save(figure, path)
+    return figure
 
 
 def _draw_row(axes: Axes, y: int, row: Row) -> None:
     logs = logged_statistics(row.cell)
-    axes.plot(row.printed.mean, y, "x", color="black", label="printed")
-    points = [(logs, -0.17, "o", "#888888", "published logs")] if logs else []
-    points += [(group.statistics, 0.17, "D", "#b23a2e", "ours") for group in row.groups]
+    axes.plot(row.printed.mean, y, "x", color=INK, label="printed")
+    points = [(logs, -0.17, "o", COLOURS["STE"], "published logs")] if logs else []
+    points += [(group.statistics, 0.17, "D", ANOTHER, "ours") for group in row.groups]
     for found, offset, marker, colour, label in points:
         error = STANDARD_ERRORS * found.standard_error if found.n > 1 else 0.0
         axes.errorbar(found.mean, y + offset, xerr=error, fmt=marker, color=colour, markersize=4, capsize=2, label=label)
@@ -179,16 +189,20 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend for all panels, below them."""
-    handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    width = 0.5 + 0.075 * max(map(len, handles), default=0)  # inches
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / width)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+    """One legend for all panels, below them; the figure grows with its lines."""
+    found = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = list(found)[:MOST_LABELS]
+    width = 0.5 + 0.075 * max(map(len, labels), default=0)  # inches
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / width)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(labels) // columns) - 1))
+    title = f"the first {len(labels)} of {len(found)}" if len(found) > len(labels) else None
+    figure.legend([found[x] for x in labels], labels, loc="outside lower center", ncols=columns, fontsize="small", title=title)
 
 
-def _save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+def save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Writes the figure into <path> with each suffix. An SVG file keeps texts as texts; equal figures are equal files."""
     for suffix in suffixes:
-        metadata = {"Date": None} if suffix == ".svg" else {}  # without a date, equal pictures are equal files
-        with rc_context({"svg.hashsalt": "report"}):
+        metadata = {"Date": None} if suffix == ".svg" else {}
+        with rc_context({"svg.hashsalt": "report", "svg.fonttype": "none"}):
             figure.savefig(path.with_name(path.name + suffix), dpi=130, metadata=metadata)
         figure.set_layout_engine("none")  # computing the layout once is enough for all suffixes

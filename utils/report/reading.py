@@ -18,7 +18,7 @@ from utils.report.folders import find_runs
 from utils.report.logs import EPOCH, ITERATION, read_log
 from utils.report.trials import FULL_PRECISION, Trial
 from utils.run.identity import Identity
-from utils.run.paths import dataset_label
+from utils.run.paths import TORCHVISION_LABEL, dataset_label, model_of
 from utils.run.record import LONGEST_ERROR, read_record
 from utils.tables.cells import Cell
 
@@ -33,7 +33,7 @@ METHOD = re.compile(
     rf"Meta-(?P<backward>{_any_of([*META_NETWORKS, 'MLPFC'])})-.*?-(?P<quantizer>{QUANTIZER})-)"
     rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
 )
-NET = re.compile(f"({_any_of(MODELS)})-(.+)")
+NET = re.compile(rf"({_any_of(MODELS)}|{TORCHVISION_LABEL}\w+)-(.+)")
 JUMP = 10.0  # at the start of an epoch the running mean jumps by more than this many of its usual steps
 
 
@@ -152,7 +152,8 @@ def read_logs(path: Path) -> Trial:
         missing = "name of a run" if method is None else "<Model>-<Dataset> above it"
         raise BadInput(f"{path}: its cell is unknown, because it has no run.json and no {missing}")
     backward = {None: "STE", "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
-    cell = Cell(net[1], printable(net[2]), method["quantizer"] or method["ste_quantizer"], backward, method["optimizer"])
+    quantizer = method["quantizer"] or method["ste_quantizer"]
+    cell = Cell(model_of(net[1]), printable(net[2]), quantizer, backward, method["optimizer"])
     test_acc = read_log(path / "test-acc.txt", EPOCH, percent=True, counted=False)
     loss, train_acc = read_log(path / "loss.txt", ITERATION), read_log(path / "train-acc.txt", ITERATION, percent=True)
     epochs = len(test_acc)

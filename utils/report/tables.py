@@ -1,12 +1,14 @@
 """The report's tables: paper, logs and ours; details; runs one by one; claims; fairness; errata."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from utils.report.formatting import Record, Table, mean_variance, measured, number
+from utils.report.document import Section, markdown, picture_anchor
+from utils.report.formatting import Field, Record, Table, mean_variance, measured, number
 from utils.report.published import (
     ERRATA_KINDS,
     SOURCE,
@@ -21,7 +23,6 @@ from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_valida
 from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
 from utils.tables.cells import Cell
-from utils.tabular import markdown_table
 
 TABLE_NOTE = (
     f"Test accuracy in percent: mean (population variance) of the last {LAST} epochs of all trials, pooled. paper: as printed; "
@@ -42,6 +43,7 @@ AT_BEST = "at best validation"  # heading of a column that is there where a run 
 AT_BEST_NOTE = (
     f"{AT_BEST}: test accuracy at the first epoch with the best validation accuracy, mean over the trials; in brackets, of each."
 )
+LEFT_OUT = "left_out"  # the picture of the runs that are in no mean
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
 FAIRNESS_NOTE = "The settings in which a method's runs and its baseline's runs differ, apart from those that define the method."
 
@@ -49,6 +51,21 @@ FAIRNESS_NOTE = "The settings in which a method's runs and its baseline's runs d
 def method(cell: Cell) -> str:
     """A run in few words: quantizer, optimizer and gradient through the quantizer; or "full precision"."""
     return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
+
+
+def block_of(cell: Cell) -> tuple[str, str, str, str]:
+    """Net, data set, quantizer and optimizer: the methods of a block are compared with one another."""
+    return (*cell[:3], cell.optimizer)
+
+
+def curves_name(cell: Cell) -> str:
+    """The name of the picture with a cell's curves: a published cell's block has its own, all other cells share one."""
+    return f"curves_{'_'.join(block_of(cell))}" if cell in printed() else "curves"
+
+
+def settings_anchor(cell: Cell) -> str:
+    """The id of the page's fold with the settings of a cell's runs."""
+    return f"settings-{hashlib.sha256(repr(tuple(cell)).encode()).hexdigest()[:12]}"
 
 
 def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, Sequence[Group]]) -> Table:
@@ -72,9 +89,9 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             "method": _method_and_settings,
             "paper": lambda r: mean_variance(r["paper_mean"], r["paper_variance"]),
             "logs": lambda r: _mean_variance_n(r, "logs"),
-            "ours": lambda r: _mean_variance_n(r, "ours"),
+            "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(_cell_of(r))),
             "ours - logs": _difference,
-            "verdict": lambda r: r["verdict"],
+            "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
             f"ours {AT_BEST}": _at_best,
         },
         _with_note(TABLE_NOTE, records),
@@ -100,7 +117,7 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
             "method": _method_and_settings,
-            "n": lambda r: str(r["n"]),
+            "n": lambda r: Field(str(r["n"]), target=settings_anchor(_cell_of(r))),
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
             "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
@@ -114,10 +131,17 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
-    """A row per run that belongs to no published cell or is in no mean."""
+def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Sequence[Group]) -> Table:
+    """A row per run that belongs to no published cell or is in no mean; in brackets: its group's label."""
     why = {id(left.trial): left.reason for left in left_out}
+    labels = {id(trial): group.label for group in groups for trial in group.trials}
+    repeated = {left.reason for left in left_out if left.repeated}
     records = []
+
+    def curves_of(record: Record) -> str:
+        counted = record["left_out"] in ("", *repeated)
+        return picture_anchor(curves_name(_cell_of(record)) if counted else LEFT_OUT) if record["epochs"] else ""
+
     for trial in trials:
         if trial.cell in printed() and id(trial) not in why:
             continue
@@ -127,7 +151,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         if trial.epochs and len(trial.val_acc):
             numbers["at_best_val"] = at_best_validation(trial)
         seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
-        run = {"trial": trial.number, "epochs": trial.epochs, "state": trial.state, "source": str(trial.source)}
+        run = {"settings": labels.get(id(trial), ""), "trial": trial.number, "epochs": trial.epochs, "state": trial.state}
+        run["source"] = str(trial.source)
         records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
     return Table(
         "other_runs",
@@ -135,8 +160,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Table:
         records,
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
-            "run": lambda r: method(_cell_of(r)),
-            "trial": lambda r: str(r["trial"]),
+            "run": lambda r: _method_and_settings(r)._replace(target=curves_of(r)),
+            "trial": lambda r: Field(str(r["trial"]), target=settings_anchor(_cell_of(r))),
             "epochs": lambda r: str(r["epochs"]),
             "test accuracy": lambda r: _measured(r, "final"),
             "best": lambda r: _measured(r, "best"),
@@ -173,8 +198,8 @@ def claims_table(groups: Sequence[Group]) -> Table:
             "method": _method_and_settings,
             "STE's settings": lambda r: r["ste_settings"],
             "n": lambda r: f"{r['n']}, {r['ste_n']}",
-            "ours": lambda r: _test(r, "ours"),
-            "logs": lambda r: _test(r, "logs"),
+            "ours": lambda r: Field(_test(r, "ours"), verdict=r["ours_verdict"]),
+            "logs": lambda r: Field(_test(r, "logs"), verdict=r.get("logs_verdict", "")),
         },
         CLAIMS_NOTE,
     )
@@ -191,11 +216,17 @@ def fairness_table(groups: Sequence[Group]) -> Table:
     return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
 
 
+def errata_section(errata: Sequence[Erratum]) -> Section:
+    """What the kinds of errata mean, then the errata."""
+    names = ("kind", "where", "finding", "printed", "logs")
+    records = [dict(zip(names, row, strict=True)) for row in errata_rows(errata)]
+    table = Table("errata", "Errata of the published tables", records, {name: lambda r, name=name: r[name] for name in names})
+    return Section(table.name, table.title, items=[f"{kind}: {words}" for kind, words in ERRATA_KINDS.items()], table=table)
+
+
 def errata_markdown(errata: Sequence[Erratum]) -> str:
-    """The errata as a section: what the kinds mean, then the rows."""
-    kinds = "\n".join(f"- {kind}: {words}" for kind, words in ERRATA_KINDS.items())
-    rows = markdown_table(("kind", "where", "finding", "printed", "logs"), *errata_rows(errata))
-    return "\n\n".join(["## Errata of the published tables", kinds, rows])
+    """The same as Markdown."""
+    return markdown([errata_section(errata)])
 
 
 def errata_rows(errata: Sequence[Erratum]) -> list[tuple[str, ...]]:
@@ -261,8 +292,9 @@ def _with_note(note: str, records: Sequence[Record]) -> str:
     return f"{note} {AT_BEST_NOTE}" if any("at_best_val" in record for record in records) else note
 
 
-def _method_and_settings(record: Record) -> str:
-    return method(_cell_of(record)) + (f" ({record['settings']})" if record["settings"] else "")
+def _method_and_settings(record: Record) -> Field:
+    cell, settings = _cell_of(record), f" ({record['settings']})" if record["settings"] else ""
+    return Field(method(cell) + settings, target=picture_anchor(curves_name(cell)))
 
 
 def _mean_variance_n(record: Record, side: str) -> str:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.report.statistics import Statistics, statistics
-from utils.run.identity import CONTENTS, switched_on
+from utils.run.identity import CONTENTS, in_words, switched_on
 from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
+KEEP = "keep"  # layers in full precision: named wherever there are any
 IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deterministic", "loader"}
 
 
@@ -181,7 +182,7 @@ def _labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
     differing = []
     for name in sorted({*switches, *(name for values in recorded for name in values)}):
         found = {json.dumps(values.get(name)) for values in recorded}
-        if name in usual and name not in not_compared:
+        if (name in usual or name == KEEP) and name not in not_compared:
             found.add(json.dumps(expected.get(name)))
         if len(found) > 1:
             differing.append(name)
@@ -189,6 +190,7 @@ def _labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
     def label(values: dict[str, Any]) -> str:
         if "folder" in values:
             return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
-        return ", ".join(f"{name} {'on' if values.get(name) is True else values.get(name, 'off')}" for name in differing)
+        shown = {name: "on" if values.get(name) is True else in_words(values.get(name, "off")) for name in differing}
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
 
     return {key: label(values) for key, values in settings.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import FULL_PRECISION, Group, Trial
-from utils.run.identity import CONTENTS, PROGRAM
+from utils.run.identity import CONTENTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
@@ -127,4 +127,4 @@ def _values(trials: Iterable[Trial], name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return in_words(value) if isinstance(value, (str, list)) else json.dumps(value)

@@ -1,6 +1,6 @@
 """What a run's settings stand for: its loaders, its net and its training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_utils.adam import Adam
+from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
-from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, STE
+from utils.choices import ESTIMATORS, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
 from utils.dataset import get_dataloader, hold_out, load_images, make_loader
-from utils.errors import BadInput
+from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
 from utils.run.identity import DATA, data_digest, program_contents
+from utils.run.nets import plain_net
 from utils.run.settings import Settings, TrainSettings
 
 TEST_BATCH_SIZE = 100
@@ -50,16 +52,25 @@ def contents_of(loaders: Loaders, program: Path) -> dict[str, str]:
     return {DATA: data_digest(loaders.train.image_set, loaders.test.image_set)} | program_contents(program)
 
 
-def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1) -> nn.Module:
-    """A net for the loader's classes, on the device, channels last in memory, which is faster."""
-    net = MODELS.load(model)(bitW=bits, num_classes=loader.image_set.num_classes)
+def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1, keep: Sequence[str] = ()) -> nn.Module:
+    """A net for the loader's images and classes, on the device, channels last in memory, which is faster.
+
+    keep: patterns of the layers that stay in full precision. Raises BadInput for a net that cannot take the images, or whose
+    layers cannot be quantized, and for a pattern that matches none of them.
+    """
+    net = plain_net(model, loader.image_set.num_classes, one_image=loader.training and loader.smallest_batch == 1)
+    try:
+        net = metaquantize(net, keep, bits)
+    except ValueError as error:
+        patterns = f" --keep {shortened(' '.join(keep), 100)}" if keep else ""
+        raise BadInput(f"-m {model}{patterns}: {error}") from None
     return net.to(device, memory_format=torch.channels_last)
 
 
 def build_loop(settings: TrainSettings, loader: Loader, device: torch.device) -> TrainingLoop:
     """The training loop of a run's settings at iteration 0, its net for the loader's classes and at random."""
     s = settings
-    net = build_net(s.model, loader, device, s.bits)
+    net = build_net(s.model, loader, device, s.bits, s.keep)
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
     optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), **options)
     quantizer = get_quantizer(s.quantizer, s.bits)

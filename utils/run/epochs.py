@@ -17,6 +17,7 @@ from utils.errors import RunFailed
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
 from utils.run.build import Loaders
+from utils.run.description import description
 from utils.run.finite import first_not_finite
 from utils.run.folder import Run
 from utils.run.record import fault_of_result
@@ -28,16 +29,16 @@ COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with S
 
 def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
     """Trains for the run's epochs, from its checkpoint on; after each epoch evaluates and adjusts the learning rate."""
-    settings, per_epoch = run.settings, len(loaders.train)
-    print(f"{run.path}: {settings.epochs} epochs of {per_epoch} iterations on {run.record['device']}", flush=True)
-    with Recorder(run.path, settings.dataset, run.resume(loop), validation=loaders.validation is not None) as recorder:
+    settings, per_epoch, validated = run.settings, len(loaders.train), loaders.validation is not None
+    with Recorder(run.path, settings.dataset, run.resume(loop), settings.epochs, validated) as recorder:
+        print(description(run, loop.net, loaders, recorder.pace()), flush=True)
         recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
         iterations = checked_iterations(loop, loaders.train, graphs_of(run, loaders.train), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
             val_acc = None
-            if loaders.validation is not None:
+            if validated:
                 val_acc = test(loop, interruptible(loaders.validation, run, loop, recorder), run, "validation").top1
             evaluation = test(loop, interruptible(loaders.test, run, loop, recorder), run, "test")
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False, val_acc=val_acc)
@@ -54,7 +55,7 @@ def describe_epoch(recorder: Recorder) -> str:
     validation = f"validation accuracy {found['val_top1']:.2f} % (best {found['best_val_top1']:.2f} %), " if found else ""
     return (
         f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, {validation}"
-        f"test accuracy {recorder.test_acc[-1]:.2f} % (best {recorder.get_best_test_acc():.2f} %)"
+        f"test accuracy {recorder.test_acc[-1]:.2f} % (best {recorder.get_best_test_acc():.2f} %), {recorder.pace()}"
     )
 
 

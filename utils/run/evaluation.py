@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from utils.batches import Loader
-from utils.choices import MODELS, npz_path
+from utils.choices import is_net, npz_path
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput
 from utils.files.look import look_at
@@ -26,13 +26,17 @@ SHOWN = 8  # values of a layer; BWN-F has two per filter
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained weights and what they are of. quantizer: None for full precision; made_of: of a run, by its record."""
+    """Trained weights and what they are of. quantizer: None for full precision; made_of: of a run, by its record.
+
+    keep: patterns of the layers in full precision.
+    """
 
     path: Path
     model: str
     dataset: str
     quantizer: Quantizer | None = None
     made_of: Identity | None = None
+    keep: tuple[str, ...] = ()
 
     def load_test_data(self, data_root: str) -> Loader:
         """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
@@ -87,13 +91,14 @@ def _of_run(path: Path, given: str | None) -> Trained:
     record = read_record(path)
     settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
-    if not (model in MODELS and dataset):
+    if not (is_net(model) and dataset):
         raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
     if given not in (None, dataset) and not (npz_path(given) and npz_path(dataset)):
         raise BadInput(f"-d/--dataset {given}: {path} was trained on {dataset}")
     try:
         quantizer = get_quantizer(quantizer, settings.get("bits", 1))
-        return Trained(path, model, given or dataset, quantizer, Identity.of_record(record))
+        keep = tuple(settings.get("keep") or ())
+        return Trained(path, model, given or dataset, quantizer, Identity.of_record(record), keep)
     except ValueError as error:
         raise BadInput(f"{path / 'run.json'}: {error}") from None
 

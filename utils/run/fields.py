@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from utils.files.text import MAX_TEXT, is_number, is_scalar, is_text, shown
-from utils.run.kinds import Kind, OneOf, OneOfOrNone, Whole
+from utils.run.kinds import Kind, NetName, OneOf, OneOfOrNone, Whole
 from utils.run.options import settings_of
 from utils.run.settings import PretrainSettings, TrainSettings
 
@@ -90,9 +90,8 @@ RECORD = SESSION | {
     "result": _each(REAL),
     "sessions": _list_of(_object(SESSION)),
 }
-KINDS: dict[str, Kind] = {
-    name: entry.metadata["kind"] for cls in (PretrainSettings, TrainSettings) for name, entry in settings_of(cls).items()
-}
+SETTINGS = settings_of(PretrainSettings) | settings_of(TrainSettings)
+KINDS: dict[str, Kind] = {name: entry.metadata["kind"] for name, entry in SETTINGS.items()}
 
 
 def check_record_fields(record: Any) -> None:
@@ -129,7 +128,12 @@ def _check_of(setting: str) -> Check:
     kind = KINDS.get(setting)
     if kind is None:
         return VALUE
-    if isinstance(kind, (OneOf, OneOfOrNone)):
+    check = _check_of_kind(kind)
+    return _list_of(check) if SETTINGS[setting].metadata["several"] else check
+
+
+def _check_of_kind(kind: Kind) -> Check:
+    if isinstance(kind, (NetName, OneOf, OneOfOrNone)):
         return NAME
     if isinstance(kind, Whole):
         return Check(kind.accepts, lambda value: _is_whole(value, kind.low) and value <= (kind.high or value))

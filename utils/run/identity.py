@@ -56,8 +56,13 @@ def program_contents(program: str | Path) -> dict[str, str]:
 
 
 def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops settings that are off or None, so that a newly added one does not invalidate older records."""
-    return {name: value for name, value in settings.items() if value is not None and value is not False}
+    """Drops settings that are off, empty or None, so that a newly added one does not invalidate older records."""
+    return {name: value for name, value in settings.items() if value not in (None, (), []) and value is not False}
+
+
+def in_words(value: Any) -> str:
+    """A setting's value as messages and tables show it: the members of a list with spaces between them."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Identity:
         digests_known = BASE_MODEL in self.contents and BASE_MODEL in here.contents
         if paths[0].name == paths[1].name or digests_known:
             names.discard("pretrained")  # another path: the digest is compared where both are known
-        return ", ".join(f"{name} {self.settings.get(name)} there and {here.settings.get(name)} here" for name in sorted(names))
+        values = {name: [in_words(side.settings.get(name)) for side in (self, here)] for name in sorted(names)}
+        return ", ".join(f"{name} {its} there and {own} here" for name, (its, own) in values.items())
 
     def differing_contents(self, here: "Identity") -> str:
         """As differing_settings, of the digests that both know."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from utils.choices import DATASETS
+from utils.choices import DATASETS, MODELS, TORCHVISION, is_net
 from utils.errors import shortened
 from utils.schedules import ADAPTIVE, COSINE, MOST_EPOCHS, Schedule
 
@@ -213,6 +213,23 @@ class PathText(Kind):
 PATH = PathText()
 
 
+class NetName(Kind):
+    """A registered net or torchvision:NAME; whether torchvision has such a classifier is said where the net is made."""
+
+    @property
+    def limits(self) -> str:
+        return f"{', '.join(MODELS)}, or {TORCHVISION}NAME for a classifier of torchvision.models"
+
+    @property
+    def accepts(self) -> str:
+        return f"one of {self.limits}"
+
+    def _checked(self, value: Any) -> str:
+        if not is_net(value):
+            raise ValueError
+        return value
+
+
 class DataSet(Kind):
     """A registered data set or NPZ:path, a path as PathText takes it."""
 
@@ -232,4 +249,5 @@ class DataSet(Kind):
 
 DEVICE = Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")
 INTERVAL = Pattern(r"[1-9][0-9]{0,8}(it)?", "a number of epochs such as 1, or of iterations such as 100it, of at most 9 digits")
+LAYER_PATTERN = Pattern(r"[!-~]{1,200}", "a pattern of layers' dotted names, of at most 200 ASCII characters without spaces")
 FOLDER_PART = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-', not beginning with a sign")

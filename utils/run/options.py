@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Self
 
-from utils.errors import BadInput
+from utils.errors import BadInput, shortened
 from utils.run.kinds import Kind, Switch
 
 REQUIRED = MISSING  # in the place of a default
@@ -28,10 +28,10 @@ def setting(
     """A field of a subclass of Options.
 
     default: its value; a function that gives it; or REQUIRED. text: meaning and unit, for the help. short: short flags beside
-    the long one, which is the field's name. kind: of the value (None: any text). several: the value is a tuple of such values
-    (with the note `repeatable`: the flag may be given several times).
-    positional: the command line has no flag for it. group: the heading of the help that it stands under. notes: what else the
-    owner of the field wants to know of it, in the field's metadata.
+    the long one, which is the field's name. kind: of the value (None: any text). several: the value is a tuple of such values; a
+    text has spaces between them, and with the note `repeatable` the flag may be given several times. positional: the command line
+    has no flag for it. group: the heading of the help that it stands under. notes: what else the owner of the field wants to know
+    of it, in the field's metadata.
     """
     about = {"text": text, "short": short, "kind": kind or Kind(), "metavar": metavar, "several": several}
     return _field(default, about | {"positional": positional, "group": group} | notes)
@@ -123,14 +123,20 @@ class Options:
         return flags
 
     def as_dict(self) -> dict[str, Any]:
-        """Name -> value."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """Name -> value; several values are a list, as in JSON."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _checked(entry: Field, value: Any, from_text: bool = False) -> Any:
     kind = entry.metadata["kind"]
     accept = kind.read if from_text else kind.check
     try:
-        return tuple(map(accept, value)) if entry.metadata["several"] else accept(value)
+        if not entry.metadata["several"]:
+            return accept(value)
+        values = value.split() if from_text else value
+        if not isinstance(values, (list, tuple)):
+            raise ValueError(f"must be a list, not {shortened(repr(value))}")
+        return tuple(map(accept, values))
     except ValueError as error:
         raise BadInput(f"{spelling(entry)}: {error}") from None

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from utils.choices import npz_path
+from utils.choices import MODELS, TORCHVISION, npz_path, torchvision_name
 from utils.errors import BadInput, shortened
 from utils.files.look import is_file
 from utils.run.kinds import LONGEST_NAME
@@ -22,6 +22,21 @@ def checked_name(name: str, advice: str, room: int = 0) -> str:
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
 
 
+TORCHVISION_LABEL = "torchvision-"
+
+
+def model_label(model: str) -> str:
+    """The net's name in folder and file names: torchvision:resnet18 is torchvision-resnet18."""
+    classifier = torchvision_name(model)
+    return f"{TORCHVISION_LABEL}{classifier}" if classifier else model
+
+
+def model_of(label: str) -> str:
+    """The net whose label this is."""
+    of_torchvision = label.startswith(TORCHVISION_LABEL) and label not in MODELS
+    return f"{TORCHVISION}{label.removeprefix(TORCHVISION_LABEL)}" if of_torchvision else label
+
+
 def dataset_label(dataset_name: str) -> str:
     """The data set's name in folder names: NPZ:/a/set.npz is NPZ-set."""
     path = npz_path(dataset_name)
@@ -30,7 +45,7 @@ def dataset_label(dataset_name: str) -> str:
 
 def experiment_folder(results_root: str | Path, model: str, dataset: str) -> Path:
     """<results_root>/<Model>-<Dataset>, which holds the base model and the runs."""
-    return Path(results_root) / checked_name(f"{model}-{dataset_label(dataset)}", "give the NPZ file a shorter name")
+    return Path(results_root) / checked_name(f"{model_label(model)}-{dataset_label(dataset)}", "give the NPZ file a shorter name")
 
 
 def base_model_path(results_root: str | Path, model: str, dataset: str) -> Path:

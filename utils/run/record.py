@@ -1,9 +1,11 @@
 """A run's folder by name, and its record run.json: read, and compared with the settings of a command."""
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +21,7 @@ from utils.run.settings import Settings, TrainSettings
 
 REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB
+LONGEST_KEEP = 60  # characters of --keep's patterns in a run's name
 LONGEST_ERROR = 1000  # characters of a recorded error that are repeated
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -35,7 +38,21 @@ def run_name(settings: TrainSettings) -> str:
         size = "".join(f"-{tag}-{value}" for tag, value in sizes if value is not None)
         name = f"Meta-{s.backward}-Nonlinear-{s.meta_nonlinear or 'None'}{size}-{quantized.format('')}"
     spec = f"-{s.exp_spec}" if s.exp_spec else ""
-    return f"{name}{spec}-trial-{s.trial}"
+    keep = f"-keep-{patterns_label(s.keep)}" if s.keep else ""
+    return f"{name}{spec}{keep}-trial-{s.trial}"
+
+
+def patterns_label(patterns: Sequence[str]) -> str:
+    """Patterns of layers' names for a folder's name, each other one with another text: conv1+fc.
+
+    Where they hold other characters than letters, digits, '.' and '_', or are long, their first characters, with '_' for the
+    others, and a part of their SHA-256: _.downsample._++a9c0e2f1b3d4.
+    """
+    text = "+".join(patterns)
+    if re.fullmatch(r"[A-Za-z0-9._+]*", text) and not any("+" in pattern for pattern in patterns) and len(text) <= LONGEST_KEEP:
+        return text
+    digest = hashlib.sha256(" ".join(patterns).encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9._+]', '_', text)[:LONGEST_KEEP]}++{digest}"
 
 
 def run_path(settings: TrainSettings) -> Path:

@@ -17,7 +17,6 @@ from utils.choices import (
     LSTM_STATES,
     MAX_BITS,
     META_NETWORKS,
-    MODELS,
     NONLINEARITIES,
     OPTIMIZEES,
     QUANTIZERS,
@@ -32,9 +31,11 @@ from utils.run.kinds import (
     DEVICE,
     FOLDER_PART,
     INTERVAL,
+    LAYER_PATTERN,
     PATH,
     DataSet,
     LearningRateSchedule,
+    NetName,
     OneOf,
     OneOfOrNone,
     Real,
@@ -45,7 +46,7 @@ from utils.run.options import REQUIRED, Options, like, noted, setting, settings_
 from utils.run.paths import base_model_path
 from utils.schedules import MOST_EPOCHS, Schedule
 
-MODEL = OneOf(lambda: MODELS)
+MODEL = NetName()
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
 OPTIMIZER = OneOf(lambda: sorted(OPTIMIZEES))
 BACKWARD = OneOf(methods)
@@ -216,11 +217,19 @@ class TrainSettings(Settings):
     pretrained: str | None = setting(
         None, "base model (default: the one that pretrain wrote); none: from scratch", kind=PATH, metavar="PATH|none"
     )
+    keep: tuple[str, ...] = setting(
+        (),
+        "layers that stay in full precision, by patterns of their dotted names, such as conv1 fc '*.downsample.*'",
+        kind=LAYER_PATTERN,
+        several=True,
+        metavar="PATTERN",
+    )
     optimizer_options: Mapping[str, Any] | None = None  # of the optimizee beside those of every run: OptimizeeChoice.options_ste
 
     def __post_init__(self):
         super().__post_init__()
         self._check_bits()
+        self._set("keep", tuple(sorted(set(self.keep))))
         defaults, choice = method_defaults(self.backward), OPTIMIZEES[self.optimizer]
         learned = self.backward in META_NETWORKS
         for name in (*META_OPTIONS, *LEARNED_DEFAULTS):

@@ -144,5 +144,8 @@ def _check_settings(settings: dict[str, Any], where: str) -> None:
             raise BadInput(f"{where}: {shown(name)} is not a setting: the name of one consists of a-z, 0-9 and '-'")
         if name in NOT_SETTINGS:
             raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")
-        if not is_scalar(value) or (isinstance(value, str) and not value.isprintable()):
-            raise BadInput(f"{where}: {name} must be a printable text, a finite number, true or false, not {shown(value)}")
+        values = value if isinstance(value, list) else [value]
+        if not all(is_scalar(one) and (not isinstance(one, str) or one.isprintable()) for one in values):
+            raise BadInput(
+                f"{where}: {name} must be a printable text, a finite number, true or false, or a list of them, not {shown(value)}"
+            )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from utils.errors import Interrupted, InUse
 from utils.files.text import printable
 from utils.files.untrusted import read_tail, reason
+from utils.progress import is_terminal
 from utils.run.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
@@ -124,7 +125,7 @@ class Progress:
     def __init__(self, runs: list[TableRun]):
         self._runs, self._ended = runs, 0
         (self._before, total), self._began = self._epochs(), time.monotonic()
-        self._bar = tqdm(total=total, initial=self._before, unit="epoch", disable=None, dynamic_ncols=True)
+        self._bar = tqdm(total=total, initial=self._before, unit="epoch", disable=not is_terminal(sys.stderr), dynamic_ncols=True)
 
     def _epochs(self) -> tuple[int, int]:
         """Epochs that are done, and epochs in all."""

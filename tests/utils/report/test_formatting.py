@@ -1,20 +1,25 @@
-"""Tables as Markdown, LaTeX and CSV."""
+"""Tables: their fields, LaTeX and CSV."""
 
 import csv
 
-from utils.report.formatting import Table, mean_variance, number, write_records
+from utils.report.formatting import Field, Table, mean_variance, number, write_records
 
 TABLE = Table(
     "one",
     "Title",
     [{"a": 1 / 3, "b": "x|y_z", "c": ""}, {"a": float("nan"), "b": "50 %", "c": ""}],
-    {"A": lambda r: number(r["a"]), "B": lambda r: r["b"], "empty": lambda r: r["c"]},
+    {
+        "A": lambda r: number(r["a"]),
+        "B": lambda r: Field(r["b"], "within", "here") if "x" in r["b"] else r["b"],
+        "empty": lambda r: r["c"],
+    },
     "Note.",
 )
 
 
-def test_markdown():
-    assert TABLE.markdown() == "## Title\n\nNote.\n\n| A | B |\n|---|---|\n| 0.333 | x\\|y_z |\n|  | 50 % |"
+def test_a_column_without_any_text_is_left_out():
+    assert TABLE.rows() == [["A", "B"], ["0.333", "x|y_z"], ["", "50 %"]]
+    assert TABLE.fields()["B"] == [Field("x|y_z", "within", "here"), Field("50 %")]
 
 
 def test_latex_escapes_and_has_the_right_number_of_columns():

@@ -10,11 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hostile import ESCAPES, csv_text, hostile_csv_files, hostile_records, raw_characters, record_text
+from parsed_page import Page
 from run_folders import DIGITS, make_run, make_trial, settings_of
 
 from utils.errors import BadInput
 from utils.report import csv_files
 from utils.report.csv_files import read_csv, write_csv
+from utils.report.page import page
 from utils.report.reading import find_trials
 from utils.report.report import make_report
 from utils.run.evaluation import find_trained
@@ -185,7 +187,14 @@ def test_names_are_shown_and_not_obeyed(call_main, tmp_path, tally):
     outcome = call_main("report", tmp_path / "runs", "--out", out)
     assert (outcome.code, outcome.err) == (0, "")
     text = (out / "report.md").read_text()
-    assert text == outcome.out
+    assert text.startswith(outcome.out)
+    shown = Page((out / "report.html").read_text())
+    tags = [tag for tag, _ in shown.elements]
+    assert (tags.count("script"), tags.count("img"), tags.count("svg")) == (1, 0, 1)
+    assert len(shown.ids()) == len(set(shown.ids()))
+    for name in NAMES:
+        assert any(f"{name} SGD MultiFC" in field for table in shown.tables for row in table for field in row)
+        assert shown.text.count(name) > 3  # in a table, the drawing and the settings
     for row in re.findall(r"^\| .* \|$", text, flags=re.MULTILINE):
         bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", row)  # without what Markdown takes literally
         assert not set(bare) & set("<[`&")
@@ -232,10 +241,14 @@ def test_control_characters_never_reach_the_terminal_or_the_report(call_main, tm
     outcome = call_main("report", *roots)
     assert outcome.code == 0
     assert raw_characters(outcome.out + outcome.err) == set()
-    for table in make_report(roots)[0].tables:
+    report = make_report(roots)[0]
+    for table in report.tables:
         table.write(tmp_path)
         for suffix in ("csv", "tex"):
             assert raw_characters((tmp_path / f"{table.name}.{suffix}").read_text()) == set()
+    made = page([replace(section, pictures=()) for section in report.sections], tmp_path)
+    assert raw_characters(made) == set()
+    assert made.count("before") >= 6 * len(ESCAPES)  # two runs each: the data set, the error, and settings
     assert outcome.out.count("before") >= 2 * len(ESCAPES)
     assert outcome.err.count("before") >= 2 * len(ESCAPES) - 2  # a 0 and a line's end end a CSV file's head otherwise
     assert "bad\\x1b[31m\\n cannot be looked at" in outcome.err

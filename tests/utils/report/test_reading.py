@@ -14,6 +14,7 @@ from run_folders import CELL, DIGITS, make_run, make_trial, settings_of, write_l
 from utils.errors import BadInput
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.reading import find_trials, iterations_per_epoch, read_folder
+from utils.run.paths import experiment_folder
 from utils.tables.cells import Cell
 
 OLD = "ResNet20-CIFAR10/runs-Quant-Multiple/dorefa/Baseline-dorefa-optimizer-SGD-1bits-trial-2"
@@ -71,6 +72,32 @@ def test_published_names(name, tmp_path):
     assert (trial.cell, trial.number) == (Cell("ResNet110", "CIFAR100", quantizer, backward, optimizer), number)
     assert not trial.recorded
     np.testing.assert_array_equal([trial.test_acc, trial.train_loss, trial.train_acc], [[1, 2], [3, 4], [5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("folder", "net", "dataset"),
+    [
+        ("torchvision-resnet18-CIFAR10", "torchvision:resnet18", "CIFAR10"),
+        ("torchvision-vit_b_16-NPZ-my-set", "torchvision:vit_b_16", "NPZ-my-set"),
+        ("VGG-small-Digits", "VGG-small", "Digits"),
+        ("LABNet-CIFAR10", "LABNet", "CIFAR10"),
+    ],
+)
+def test_nets_by_their_folders(folder, net, dataset, tmp_path):
+    name = "Baseline-BWN-optimizer-SGD-1bits-lr-30-mine-keep-_.downsample._+fc++0a1b2c3d4e5f-trial-2"
+    write_logs(tmp_path / folder / "runs-Quant" / name, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    ((trial,), problems) = find_trials([tmp_path])
+    assert problems == []
+    assert (trial.cell, trial.number) == (Cell(net, dataset, "BWN", "STE", "SGD"), 2)
+    assert experiment_folder(tmp_path, net, dataset).name == folder
+
+
+@pytest.mark.parametrize("folder", ["resnet18-CIFAR10", "torchvision-CIFAR10", "torchvision:resnet18-CIFAR10"])
+def test_a_folder_of_no_net_is_said_to_be_unknown(folder, tmp_path):
+    write_logs(tmp_path / folder / "runs-Quant" / "Baseline-BWN-optimizer-SGD-1bits-trial-1", [1.0], [3.0], [5.0])
+    trials, (problem,) = find_trials([tmp_path])
+    assert trials == []
+    assert "no <Model>-<Dataset> above it" in problem
 
 
 def test_test_accuracies_without_a_count(tmp_path):

@@ -120,6 +120,24 @@ def test_a_switch_that_came_later_and_is_off_makes_no_other_group():
     assert group.label == "newer off"
 
 
+def test_layers_in_full_precision_are_named_even_where_all_runs_have_them():
+    def trial(number, *keep, cell=CELL):
+        return make_trial([1, 2, 3], cell, number, settings=settings_of(cell, number, 3) | {"keep": [*keep]})
+
+    old = make_trial([1, 2, 3], number=4, settings=settings_of(CELL, 4, 3))
+    groups, _ = group_trials([trial(1), trial(2, "conv1", "fc"), trial(3, "fc"), old], lambda cell: None)
+    assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
+        "keep off": [1, 4],
+        "keep conv1 fc": [2],
+        "keep fc": [3],
+    }
+    for usual in ({}, {"epochs": 3, "keep": []}):
+        (group,), _ = group_trials([trial(1, "fc")], lambda cell, usual=usual: usual)
+        assert group.label == "keep fc"
+        (group,), _ = group_trials([trial(1), old], lambda cell, usual=usual: usual)
+        assert group.label == ""
+
+
 def test_base_models_tell_trials_apart_where_several_are_known():
     records = [
         settings_of(CELL, k, 3) | ({"base_model": base} if base else {}) for k, base in enumerate(("a", "a", None, "b"), 1)

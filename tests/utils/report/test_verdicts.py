@@ -112,6 +112,13 @@ def test_every_differing_setting_is_listed_and_only_those():
     ]
 
 
+def test_layers_in_full_precision_are_a_difference_between_a_method_and_its_baseline():
+    ste, off = Group(CELL, "", trials(80)), Group(CELL, "", trials(80, keep=[]))
+    kept = Group(LEARNED, "", trials(80, cell=LEARNED, keep=["conv1", "fc"]))
+    assert differing_settings(kept, ste) == differing_settings(kept, off) == [("keep", "conv1 fc", "off")]
+    assert differing_settings(Group(LEARNED, "", trials(80, cell=LEARNED, keep=[])), ste) == []
+
+
 def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
     ste = Group(CELL, "", trials(80))
     assert differing_settings(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]

@@ -9,6 +9,7 @@ from parsed import parsed, train_settings
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput, Finished
 from utils.run.fields import check_record_fields
+from utils.run.identity import switched_on
 from utils.run.kinds import INTERVAL, PATH, LearningRateSchedule, Real, Whole
 from utils.run.options import settings_of
 from utils.run.record import check_record, run_name, run_path
@@ -56,8 +57,14 @@ RECORDED = {
     "trial": 1,
     "pretrained": "elsewhere/ResNet20-CIFAR10-pretrain.pth",
 }
+NEWER = {
+    "label_smoothing",
+    "clip",
+    "keep",
+    "warmup",
+    "validation",
+}  # that those records lack, off unless a command says otherwise
 OWN = {"quantizer": "BWN", "backward": "FC-Grad", "meta_init": "identity", "drop_last": True}
-LATER = ("warmup", "validation")  # settings of later commits, which are off in earlier records
 OF_STE = {**RECORDED, **dict.fromkeys((*META_OPTIONS, *LEARNED_DEFAULTS)), "quantizer": "dorefa", "backward": "STE"}
 
 
@@ -69,13 +76,13 @@ def settings_now(**changes):
 def test_settings_are_those_of_earlier_records_by_name_and_order():
     found = TrainSettings(**CELL, **OWN).as_dict()
     places = {"data_root", "results_root", "pretrained"}
-    assert [name for name in found if name not in LATER] == list(RECORDED)
-    assert [found[name] for name in LATER] == [None] * len(LATER)
-    assert {name: value for name, value in found.items() if name not in (*places, *LATER)} == {
+    assert [name for name in found if name not in NEWER] == list(RECORDED)
+    assert {*found} == {*RECORDED, *NEWER}
+    assert {name: value for name, value in found.items() if name not in places | NEWER} == {
         name: value for name, value in RECORDED.items() if name not in places
     }
     pretraining = [*[*RECORDED][:18], "weight_decay", "trial", "optimizer", "momentum"]
-    assert [name for name in PretrainSettings(**CELL).as_dict() if name not in LATER] == pretraining
+    assert [name for name in PretrainSettings(**CELL).as_dict() if name not in NEWER] == pretraining
     assert json.loads(json.dumps(found)) == found
 
 
@@ -84,7 +91,7 @@ def test_a_record_of_an_earlier_commit_is_the_same_run(recorded, tmp_path):
     run = {"backward": recorded["backward"], "quantizer": recorded["quantizer"]}
     (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "running", "epochs_done": 40}))
     assert check_record(tmp_path, settings_now(**run))["epochs_done"] == 40
-    assert TrainSettings.from_record(recorded).as_dict() == recorded | dict.fromkeys(LATER)
+    assert switched_on(TrainSettings.from_record(recorded).as_dict()) == switched_on(recorded)
     (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "done"}))
     with pytest.raises(Finished, match="is done"):
         check_record(tmp_path, settings_now(**run))
@@ -168,7 +175,7 @@ def test_every_source_gives_the_same_settings():
         ({"warmup": 5, "lr_adjust": "adaptive"}, ["--warmup 5", "adaptive has no warm-up"]),
         ({"warmup": 31}, ["--warmup 31", "--lr-adjust 30", "after epoch 30 already"]),
         ({"warmup": 10, "lr_adjust": "9,20"}, ["--warmup 10", "--lr-adjust 9,20", "after epoch 9 already"]),
-        ({"backward": "RNN"}, ["-meta/--backward", "STE, FC-Grad, MultiFC, LSTMFC", "'RNN'"]),
+        ({"backward": "RNN"}, ["-meta/--backward", "FC-Grad, MultiFC, LSTMFC, ProxQuant", "'RNN'"]),
         ({"meta_nonlinear": "gelu"}, ["-nonlinear/--meta-nonlinear", "none, relu, tanh", "'gelu'"]),
         ({"bits": 9}, ["-bw/--bits", "from 1 to 8", "not 9"]),
         ({"bits": 2, "quantizer": "BWN"}, ["-bw/--bits 2", "1 bit"]),

@@ -122,6 +122,17 @@ def test_a_manifest_can_ask_for_a_schedule_and_for_validation(tmp_path):
     assert (settings.validation, settings.warmup, settings.lr_adjust) == (100, 1, "3,6")
 
 
+def test_layers_in_full_precision_are_a_list_or_a_text(tmp_path):
+    def kept(value):
+        (row, _) = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", f"keep = {value}")), "logs")["one"].rows
+        return TrainSettings.from_values(row.cell._asdict() | row.settings, "here").keep
+
+    assert kept('["fc", "*.downsample.*"]') == kept('"*.downsample.* fc"') == ("*.downsample.*", "fc")
+    assert kept("[]") == kept('""') == ()
+    with pytest.raises(BadInput, match="here: --keep: must be a list"):
+        kept("3")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -139,6 +150,8 @@ def test_a_manifest_can_ask_for_a_schedule_and_for_validation(tmp_path):
         ("lr-adjust = 7", "trial = 7", ["rule 1", "trial is not a setting"]),
         ("epochs = 3", 'model = "ResNet56"', ["settings", "model is not a setting"]),
         ("cells = [", "cells = [ 3,", ["table one, cell 1", "must be a table", "3"]),
+        ("epochs = 3", 'keep = [["fc"]]', ["settings", "keep must be a printable text", "a list of them"]),
+        ("epochs = 3", 'keep = ["f\\u0007"]', ["settings", "keep must be a printable text"]),
     ],
 )
 def test_a_mistake_in_a_manifest_is_named(old, new, words, tmp_path):

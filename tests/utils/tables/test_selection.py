@@ -45,6 +45,29 @@ def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
         assert run.path == run_path(s)
 
 
+def test_nets_of_torchvision_and_layers_in_full_precision_in_a_table(tmp_path, monkeypatch):
+    monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
+    cell = '{ model = "torchvision:resnet18", quantizer = "BWN", backward = "STE", optimizer = "SGD" }'
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(f'[settings]\nkeep = ["fc", "conv1"]\n[tables.mine]\ndataset = "CIFAR10"\ncells = [{cell}]\n')
+    command = ["tables", "run", "mine", "--manifest", str(manifest), "--results-root", "R", "-m", "torchvision:resnet18"]
+    (run,) = runs_of(command)
+    assert run.settings.keep == ("conv1", "fc")
+    assert train_settings(run.command[3:]) == run.settings
+    assert run.settings.pretrained == "R/torchvision-resnet18-CIFAR10/torchvision-resnet18-CIFAR10-pretrain.pth"
+    folder, kind, name = run.path.parts[1:]
+    assert (folder, kind) == ("torchvision-resnet18-CIFAR10", "runs-Quant")
+    assert name == "Baseline-BWN-optimizer-SGD-1bits-lr-30-keep-conv1+fc-trial-1"
+    base = tmp_path / "torchvision-resnet18-CIFAR10-pretrain.pth"
+    base.touch()
+    (run,) = runs_of([*command, "--pretrained-root", str(tmp_path), "--set", "keep=*.downsample.* fc"])
+    assert run.settings.keep == ("*.downsample.*", "fc")
+    assert run.settings.pretrained == str(base)
+    manifest.write_text(manifest.read_text().replace("resnet18", ""))
+    with pytest.raises(BadInput, match=r"-m/--model: must be one of ResNet20.* not 'torchvision:'"):
+        runs_of(command[:-2])
+
+
 def test_a_slurm_task_is_told_what_the_command_was_told():
     told = {"model": ["ResNet20"], "trial": [1, 2], "epochs": 3, "set": [("batch-size", "64")], "protocol": "paper"}
     selection = Selection(tables=["table1", "fig3"], **told)

@@ -1,0 +1,276 @@
+"""Any net with quantized weights: it computes what the plain net computes with W_hat in the place of W."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+from training_loops import make_loop
+
+from meta_utils.metaquantize import metaquantize
+from models_CIFAR.resnet import ResNet
+from utils.quantize import BWN, BWNF, DoReFa
+from utils.quantize import test as accuracy_of
+
+QUANTIZERS = [DoReFa(2), BWN(), BWNF()]
+
+
+class Twice(nn.Module):
+    """Calls its convolution twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(self.conv(x).relu()).mean(dim=(2, 3)))
+
+
+class Attends(nn.Module):
+    """nn.MultiheadAttention over the pixels; kdim: of the keys, which then have a projection of their own."""
+
+    def __init__(self, kdim=None):
+        super().__init__()
+        self.embed, self.fc = nn.Linear(3, 8), nn.Linear(8, 10)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, kdim=kdim)
+
+    def forward(self, x):
+        pixels = x.flatten(2).transpose(1, 2)
+        embedded = self.embed(pixels)
+        keys = embedded if self.attention._qkv_same_embed_dim else pixels
+        return self.fc(self.attention(embedded, keys, embedded, need_weights=False)[0].mean(dim=1))
+
+
+class Shares(nn.Module):
+    """Two linear layers with one weight, and an embedding that has it, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Linear(3, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 10)
+        self.table = nn.Embedding(3, 3)
+        self.second.weight = self.table.weight = self.first.weight
+
+    def forward(self, x):
+        x = self.second(self.first(x.mean(dim=(2, 3))).relu())
+        return self.fc(x + self.table(torch.tensor(1)))
+
+
+class Layers(nn.Module):
+    """A layer of every type, one after the other, on images (B, 3, 8, 8)."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2, self.c3 = nn.Conv1d(3, 4, 3), nn.Conv2d(1, 4, 3, groups=1), nn.Conv3d(1, 4, (2, 3, 1))
+        self.t1, self.t2 = nn.ConvTranspose1d(4, 6, 2, groups=2), nn.ConvTranspose2d(4, 3, 3, bias=False)
+        self.t3, self.fc = nn.ConvTranspose3d(4, 2, 2), nn.Linear(15, 10)
+
+    def forward(self, x):
+        one = self.t1(self.c1(x.flatten(2)))
+        two = self.t2(self.c2(x[:, :1]))
+        three = self.t3(self.c3(x[:, None]))
+        pooled = [y.flatten(2).mean(2) for y in (one, two, three)]
+        return self.fc(torch.cat([*pooled, *(y.flatten(2).amax(2)[:, :2] for y in (one, two))], dim=1))
+
+
+NETS = {
+    "twice": Twice,
+    "attention": Attends,
+    "attention, three projections": lambda: Attends(kdim=3),
+    "shared": Shares,
+    "layers": Layers,
+    "one layer": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
+}
+
+
+def made(name):
+    torch.manual_seed(0)
+    return NETS[name]().double()
+
+
+def scales_of(layer, W):
+    """What BWN-F multiplies the signs by, for each coordinate, filter by filter in plain loops."""
+    scales = torch.empty_like(W)
+    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        inputs = len(W) // layer.groups
+        for group in range(layer.groups):
+            rows = slice(group * inputs, (group + 1) * inputs)
+            for output in range(W.shape[1]):
+                scales[rows, output] = W[rows, output].abs().mean()
+    elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        for output in range(len(W)):
+            scales[output] = W[output].abs().mean()
+    else:
+        scales.fill_(W.abs().mean())
+    return scales
+
+
+def quantized_by_hand(plain, quantizer):
+    """The plain net with W_hat in the place of every weight of a layer that multiplies by one."""
+    net = copy.deepcopy(plain)
+    seen = set()
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.MultiheadAttention):
+                names = ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+            else:
+                names = ["weight"] if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) else []
+            for W in (getattr(layer, name) for name in names):
+                if W is None or id(W) in seen:
+                    continue
+                seen.add(id(W))
+                if isinstance(quantizer, BWNF):
+                    W.copy_(scales_of(layer, W) * torch.where(W >= 0, 1.0, -1.0))
+                else:
+                    W.copy_(quantizer.quantize(quantizer.preprocess(W), W))
+    return net
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_it_is_the_plain_net_with_w_hat(name, quantizer, mode, batches):
+    plain, images = made(name).train(mode), batches(1)[0][0]
+    expected = quantized_by_hand(plain, quantizer)(images)
+    before = {key: value.clone() for key, value in plain.state_dict().items()}
+    types = [type(module).__name__ for module in plain.modules()]
+    net = metaquantize(copy.deepcopy(plain))
+    for _ in range(2):
+        torch.testing.assert_close(net(images, quantizer), expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(net(images), plain(images))
+    assert not torch.allclose(expected, plain(images), rtol=1e-3)
+    assert [type(module).__name__ for module in net.modules()] == types
+    assert all(isinstance(module, type(other)) for module, other in zip(net.modules(), plain.modules(), strict=True))
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("method", ["FC-Grad", "MultiFC"])
+def test_a_learned_gradient_trains_every_quantized_weight_once(name, method, batches):
+    net = metaquantize(made(name))
+    loop = make_loop(net, method, "BWN")
+    for t, batch in enumerate(batches(3)):
+        W = [layer.weight.detach().clone() for layer in net.meta.layers]
+        loop.step(*batch)
+        u = net.meta.get("calibration") * net.meta.get("g_W_tilde") if t else None
+        for i, (layer, old) in enumerate(zip(net.meta.layers, W, strict=True)):
+            expected = old - 0.05 * net.meta.layout.split(u)[i] if t else old  # SGD: pi(g) = g
+            torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-12, atol=1e-14)
+            assert torch.equal(layer.weight.detach(), old) == (t == 0), layer.name
+
+
+def test_a_shared_weight_is_one_layer():
+    net = metaquantize(Shares())
+    assert [name for name, _ in net.layer_name_list] == ["first", "fc"]
+    assert net.meta.layers[0].uses == ("first.weight", "second.weight", "table.weight")
+
+
+def test_the_weights_of_attention_are_named_by_their_parameters():
+    names = [name for name, _ in metaquantize(Attends()).layer_name_list]
+    assert names == ["embed", "fc", "attention.in_proj_weight", "attention.out_proj"]
+    paths = dict(metaquantize(Attends(kdim=3)).layer_name_list)
+    projections = [f"attention.{which}_proj_weight" for which in "qkv"]
+    assert [paths.get(name) for name in projections] == [("attention",)] * 3
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+def test_a_copy_is_a_net_of_its_own(copied, batches):
+    net = metaquantize(made("twice"))
+    images, targets = batches(1)[0]
+    F.cross_entropy(net(images, "dorefa"), targets).backward()
+    other = copied(net)
+    assert torch.equal(other.conv.quantized_grads, net.conv.quantized_grads)
+    assert torch.equal(other(images, "dorefa"), net(images, "dorefa"))
+    with torch.no_grad():
+        other.conv.weight.neg_()
+    assert not torch.equal(other(images, "dorefa"), net(images, "dorefa"))
+    assert torch.equal(other.conv.quantized_weight, -net.conv.quantized_weight)
+
+
+def test_a_hook_on_the_net_runs_once(batches):
+    net, calls = metaquantize(made("twice")), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    net(batches(1)[0][0], "BWN")
+    assert len(calls) == 1
+
+
+@pytest.fixture
+def tiny_resnet():
+    """ResNet8 as a plain net, in float64."""
+    torch.manual_seed(0)
+    return ResNet(8).double()
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (["conv1", "fc"], ["conv1", "fc"]),
+        (
+            ["layer1.*", "*.downsample.*"],
+            ["layer1.0.conv1", "layer1.0.conv2", "layer2.0.downsample.0", "layer3.0.downsample.0"],
+        ),
+    ],
+)
+def test_kept_layers_compute_in_full_precision(keep, kept, tiny_resnet, batches):
+    images = batches(1)[0][0]
+    net = metaquantize(copy.deepcopy(tiny_resnet), keep)
+    by_hand = quantized_by_hand(tiny_resnet, BWN())
+    every = [name for name, _ in metaquantize(copy.deepcopy(tiny_resnet)).layer_name_list]
+    assert [name for name in every if name not in dict(net.layer_name_list)] == kept
+    with torch.no_grad():
+        for name in kept:
+            by_hand.get_submodule(name).weight.copy_(tiny_resnet.get_submodule(name).weight)
+    torch.testing.assert_close(net(images, "BWN"), by_hand(images), rtol=1e-12, atol=1e-12)
+
+
+def half_kept():
+    net = Shares()
+    return net, ["second"]
+
+
+@pytest.mark.parametrize(
+    ("net", "keep", "named"),
+    [
+        (Twice(), ["conv", "norm"], "'norm' matches no layer of Twice, which has conv, fc"),
+        (Twice(), ["*"], "keep leaves no layer of Twice"),
+        (Twice(), "conv", "list of patterns, not the text 'conv'"),
+        (*half_kept(), "first"),
+        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)), [], "Sequential has no convolution"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), [], "layer 1 is built lazily"),
+        (nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))), [], "layer 0: its weight is no parameter"),
+        (metaquantize(Twice()), [], "the net is metaquantized already"),
+        (nn.Sequential(metaquantize(Twice())), [], "0 is metaquantized already"),
+    ],
+)
+def test_what_cannot_be_quantized_is_named(net, keep, named):
+    with pytest.raises(ValueError, match=named.replace("*", r"\*")) as error:
+        metaquantize(net, keep)
+    assert "\n" not in str(error.value)
+
+
+def test_a_net_with_an_attribute_of_that_name_keeps_it():
+    net = Twice()
+    net.meta = "its own"
+    with pytest.raises(ValueError, match="attribute meta of its own"):
+        metaquantize(net)
+    assert net.meta == "its own"
+    assert type(net.conv) is nn.Conv2d
+
+
+def test_a_net_can_be_a_single_layer(batches):
+    torch.manual_seed(0)
+    net = nn.Linear(8, 10).double()
+    plain = copy.deepcopy(net)
+    metaquantize(net)
+    x = batches(1)[0][0][:, 0, 0]
+    torch.testing.assert_close(net(x, BWN()), F.linear(x, BWN().quantize(plain.weight.detach()), plain.bias))
+
+
+def test_evaluation_by_the_notebooks_function_is_quantized(batches):
+    net, data = metaquantize(made("twice")), batches(4)
+    by_hand = quantized_by_hand(net, BWN())  # a copy, with the layers' full-precision forward
+    hits = [(by_hand(images).argmax(1) == targets).double().mean() for images, targets in data]
+    assert accuracy_of(net, "BWN", data) == pytest.approx(100 * torch.stack(hits).mean().item())

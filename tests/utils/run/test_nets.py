@@ -1,0 +1,105 @@
+"""A net is tried on images before a run begins, and is afterwards as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.choices import MODELS
+from utils.environment import random_states
+from utils.errors import BadInput
+from utils.run.nets import check_net_name, plain_net
+
+
+class Small(nn.Sequential):
+    """Random in training, with running statistics, and with a part in eval mode."""
+
+    def __init__(self, num_classes, *more):
+        super().__init__(nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval(), nn.Dropout())
+        self.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), *more, nn.Linear(4, num_classes)])
+
+
+class PerImage(Small):
+    """Normalises what is one number per channel and image."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes, nn.BatchNorm1d(4))
+
+
+class Pair(Small):
+    def forward(self, images):
+        return super().forward(images), images
+
+
+@pytest.fixture(autouse=True)
+def nets(monkeypatch):
+    for net in (Small, PerImage, Pair):
+        monkeypatch.setitem(MODELS, net.__name__, net)
+    monkeypatch.setitem(MODELS, "deaf", lambda num_classes: Small(10))
+    monkeypatch.setitem(MODELS, "large", lambda num_classes: nn.Sequential(nn.Conv2d(3, 4, 64), nn.Flatten()))
+    monkeypatch.setitem(MODELS, "without", lambda: Small(10))
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("one_image", [False, True])
+def test_trying_a_net_leaves_no_trace(one_image):
+    torch.manual_seed(3)
+    expected = Small(7)
+    states = random_states()
+    torch.manual_seed(3)
+    net = plain_net("Small", 7, one_image)
+    assert all(same(states[name], value) for name, value in random_states().items())
+    assert [module.training for module in net.modules()] == [module.training for module in expected.modules()]
+    for (name, value), other in zip(net.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("large", ["-m large: this net cannot take 32x32 images (RuntimeError: ", "Kernel size"]),
+        ("Pair", ["-m Pair: for 2 images this net must return logits of shape (2, 7), not tuple"]),
+        ("deaf", ["-m deaf: for 2 images this net must return logits of shape (2, 7), not (2, 10)"]),
+        ("without", ["-m without: this net cannot be made for 32x32 images and 7 classes (TypeError: ", "num_classes"]),
+        (
+            "torchvision:vit_h_14",
+            ["-m torchvision:vit_h_14: this net cannot be made for 32x32 images and 7 classes", "patch size"],
+        ),
+        ("torchvision:resnet19", ["-m/--model: unknown net torchvision:resnet19", "closest: resnet18"]),
+    ],
+)
+def test_a_net_that_cannot_be_trained_is_one_line(name, words):
+    with pytest.raises(BadInput) as error:
+        plain_net(name, 7)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_of_one_image_is_tried_where_there_will_be_one():
+    assert plain_net("PerImage", 7)
+    with pytest.raises(BadInput, match=r"-m PerImage: this net cannot train on a batch of one image.*--drop-last \(ValueError: "):
+        plain_net("PerImage", 7, one_image=True)
+
+
+def test_a_machine_without_memory_is_not_the_nets_fault(monkeypatch):
+    def make(num_classes):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setitem(MODELS, "huge", make)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        plain_net("huge", 7)
+
+
+def test_a_name_is_checked_without_making_the_net():
+    check_net_name("Small")
+    check_net_name("torchvision:vit_h_14")
+    with pytest.raises(BadInput, match="unknown net torchvision:nothing"):
+        check_net_name("torchvision:nothing")

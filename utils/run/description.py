@@ -1,0 +1,38 @@
+"""What a run will do, in a few lines: they are printed where it starts or goes on."""
+
+from torch import nn
+
+from utils.run.build import Loaders
+from utils.run.folder import Run
+from utils.run.settings import Settings, TrainSettings
+
+
+def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> str:
+    """Folder, epochs and device; net and weights; method; data. pace: the time of an epoch and the time left, where known."""
+    s = run.settings
+    validation = f", {len(loaders.validation.chosen):,} validation" if loaders.validation else ""
+    images = f"{len(loaders.train.chosen):,} training{validation} and {len(loaders.test.chosen):,} test images"
+    lines = {
+        "net": f"{s.model}, {_weights(net, s)}",
+        "method": _method(s),
+        "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
+        "time": pace,
+    }
+    head = f"{run.path}: {s.epochs} epochs of {len(loaders.train)} iterations of {s.batch_size} images on {run.record['device']}"
+    return "\n".join([head, *(f"  {name + ':':8}{text}" for name, text in lines.items() if text)])
+
+
+def _weights(net: nn.Module, settings: Settings) -> str:
+    parameters = f"{sum(p.numel() for p in net.parameters()):,} parameters"
+    if not isinstance(settings, TrainSettings):
+        return f"{parameters} in full precision"
+    bits = settings.bits
+    return f"{parameters}, of which {sum(net.meta.layout.sizes):,} weights are quantized to {bits} bit{'s' * (bits > 1)}"
+
+
+def _method(settings: Settings) -> str:
+    rates = f"alpha = {settings.init_lr:g}"
+    if not isinstance(settings, TrainSettings):
+        return f"{settings.optimizer}, {rates}"
+    rates += f", gamma = {settings.meta_lr:g}" if settings.meta_lr is not None else ""
+    return f"quantizer {settings.quantizer}, optimizer {settings.optimizer}, backward {settings.backward}; {rates}"
