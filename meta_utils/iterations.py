@@ -1,7 +1,8 @@
 """Iterations from a loader's batch to the numbers for the log, without waiting for the device in between.
 
 On CUDA an iteration (augmentation, meta step, forward, backward, refinement, update, loss and accuracy) is captured as a graph,
-again when a learning rate changes, and then replayed: the same kernels on the same numbers, launched all at once.
+and then replayed: the same kernels on the same tensors, launched all at once. Learning rates that change during a run are read
+from the device (TrainingLoop.use_device_rates); others are numbers in the graph, which is captured again if one changes.
 """
 
 import time
@@ -37,8 +38,9 @@ class Iterations:
     """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until they are read.
 
     graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait. Each size
-    of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the state then
-    lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it; on_eager is told why.
+    of a batch is captured after it has run eagerly, and again when a learning rate that is not on the device has changed; between
+    iterations the state then lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it;
+    on_eager is told why.
     set_rates: called with the number of each iteration before it begins; sets alpha and gamma where the schedule does.
     """
 
@@ -84,6 +86,7 @@ class Iterations:
     def run(self, size: int) -> None:
         """One iteration, on the next `size` images."""
         self._set_rates(self.loop.iteration)
+        self.loop.refresh_rates()
         self._unread.append((size, self.loop.lr))
         body = partial(self._iterate, size)
         if self._graphs is None:
@@ -139,7 +142,7 @@ class Iterations:
             self._put_back()
 
     def _replay(self, size: int, body: Body) -> None:
-        rates = self.loop.all_rates()
+        rates = self.loop.rates_as_numbers()
         if rates != self._captured_at:
             self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
         if size in self._replays:

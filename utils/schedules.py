@@ -58,6 +58,11 @@ class Schedule:
     def _first_drop(self) -> int | None:
         return self.adjust if isinstance(self.adjust, int) else next(iter(self.milestones), None)
 
+    def changes(self, epochs: int) -> bool:
+        """Whether the rate may change during a run of so many epochs."""
+        first = self._first_drop()
+        return bool(self.warmup) or first is None or first < epochs
+
     def check(self, epochs: int) -> None:
         """Raises ValueError where a part of the schedule lies beyond the end of a run of so many epochs."""
         if self.milestones and self.milestones[-1] >= epochs:

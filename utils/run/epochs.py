@@ -72,6 +72,8 @@ def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None
     how many iterations an epoch has, and what the optimizers were built with.
     """
     run.write(iterations_per_epoch=len(loader), optimizers=loop.hyperparameters(), captured=graphs is not None)
+    if graphs is not None and run.settings.schedule.changes(run.settings.epochs):
+        loop.use_device_rates()
     iterations = Iterations(loop, loader, graphs, run.note_eager, partial(set_rates, loop, run.settings, len(loader)))
     iterations.check_capture(epoch)
     return iterations
