@@ -22,6 +22,7 @@ from utils.errors import BadInput
 from utils.quantize import evaluate
 from utils.run.build import build_loop, load_data
 from utils.run.checkpoint import Checkpoints
+from utils.run.epochs import set_rates
 from utils.run.record import read_record
 from utils.run.settings import TrainSettings
 
@@ -42,6 +43,7 @@ def accuracies(folder: Path) -> list[float]:
     found = [evaluate(loop.net, loop.quantizer, test_loader).top1]
     for size in train_loader.begin(*divmod(loop.iteration, len(train_loader))):
         loop.net.train()
+        set_rates(loop, settings, len(train_loader), loop.iteration)
         loop.step(*train_loader.take(size))
         found.append(evaluate(loop.net, loop.quantizer, test_loader).top1)
         if len(found) > ITERATIONS:

@@ -208,11 +208,12 @@ class Recorder:
         self.seconds_per_epoch.append(now - self._started)
         self._started = now
         self._write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
+        scalars = {"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc}
         if VALIDATION_LOG in self._logs:
             self.val_acc.append(val_acc)
             self._write(VALIDATION_LOG, f"{self.epoch}, {val_acc:.8g}\n")
-        means = {"train/loss": self.loss.avg, "train/accuracy": self.top1.avg}
-        self._summarise({**means, "test/accuracy": test_acc, "validation/accuracy": val_acc})
+            scalars["validation/accuracy"] = val_acc
+        self._summarise(scalars)
         self.flush()
 
     def flush(self) -> None:
