@@ -49,14 +49,14 @@ def pretrain(args: Namespace) -> None:
         check_base_model(target, path, s)
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
-    train_loader, test_loader = load_data(s, seed_everything(s.seed, s.trial), device)
-    net = build_net(s.model, train_loader, device)
+    loaders = load_data(s, seed_everything(s.seed, s.trial), device)
+    net = build_net(s.model, loaders.train, device)
     optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), lr=s.init_lr, weight_decay=s.weight_decay)
     loop = TrainingLoop(net, optimizee, quantizer=None)
-    with Run(path, s, device, args.overwrite, contents_of(train_loader, test_loader, args.program)) as run:
+    with Run(path, s, device, args.overwrite, contents_of(loaders, args.program)) as run:
         if args.overwrite:
             run.write(replaces=digest_of(target))
-        fit(loop, train_loader, test_loader, run)
+        fit(loop, loaders, run)
         write_base_model(net.state_dict(), target, run.record)
 
 
@@ -80,13 +80,13 @@ def train(args: Namespace) -> None:
     has_base_model = check_start(s, None if args.overwrite else path)
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
-    train_loader, test_loader = load_data(s, seed_everything(s.seed, s.trial), device)
-    loop = build_loop(s, train_loader, device)
-    contents = contents_of(train_loader, test_loader, args.program)
+    loaders = load_data(s, seed_everything(s.seed, s.trial), device)
+    loop = build_loop(s, loaders.train, device)
+    contents = contents_of(loaders, args.program)
     if has_base_model:
         load_start(loop.net, s, contents[DATA])
     with Run(path, s, device, args.overwrite, contents) as run:
-        fit(loop, train_loader, test_loader, run)
+        fit(loop, loaders, run)
 
 
 def evaluate_files(args: Namespace) -> None:

@@ -22,6 +22,7 @@ from utils.errors import BadInput
 from utils.quantize import evaluate
 from utils.run.build import build_loop, load_data
 from utils.run.checkpoint import Checkpoints
+from utils.run.epochs import set_rates
 from utils.run.record import read_record
 from utils.run.settings import TrainSettings
 
@@ -36,12 +37,13 @@ def accuracies(folder: Path) -> list[float]:
     settings = TrainSettings.from_record(recorded | {"data_root": default_data_root()})
     device = torch.device("cpu")
     data_seed = seed_everything(settings.seed, settings.trial)
-    train_loader, test_loader = load_data(settings, data_seed, device)
+    train_loader, test_loader, _ = load_data(settings, data_seed, device)
     loop = build_loop(settings, train_loader, device)
     loop.load_state_dict(state["loop"])
     found = [evaluate(loop.net, loop.quantizer, test_loader).top1]
     for size in train_loader.begin(*divmod(loop.iteration, len(train_loader))):
         loop.net.train()
+        set_rates(loop, settings, len(train_loader), loop.iteration)
         loop.step(*train_loader.take(size))
         found.append(evaluate(loop.net, loop.quantizer, test_loader).top1)
         if len(found) > ITERATIONS:

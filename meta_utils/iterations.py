@@ -1,7 +1,8 @@
 """Iterations from a loader's batch to the numbers for the log, without waiting for the device in between.
 
 On CUDA an iteration (augmentation, meta step, forward, backward, refinement, update, loss and accuracy) is captured as a graph,
-again when a learning rate changes, and then replayed: the same kernels on the same numbers, launched all at once.
+and then replayed: the same kernels on the same tensors, launched all at once. Learning rates that change during a run are read
+from the device (TrainingLoop.use_device_rates); others are numbers in the graph, which is captured again if one changes.
 """
 
 import time
@@ -25,29 +26,40 @@ LOG_SECONDS = 10.0  # the longest that the log lags behind a GPU within an epoch
 
 
 class Measured(NamedTuple):
-    """An iteration's loss, top-1 training accuracy in percent, and number of images."""
+    """An iteration's loss, top-1 training accuracy in percent, number of images, and alpha."""
 
     loss: float
     top1: float
     size: int
+    lr: float
 
 
 class Iterations:
     """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until they are read.
 
     graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait. Each size
-    of a batch is captured after it has run eagerly, and again when a learning rate has changed; between iterations the state then
-    lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it; on_eager is told why.
+    of a batch is captured after it has run eagerly, and again when a learning rate that is not on the device has changed; between
+    iterations the state then lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it;
+    on_eager is told why.
+    set_rates: called with the number of each iteration before it begins; sets alpha and gamma where the schedule does.
     """
 
-    def __init__(self, loop: TrainingLoop, loader: Loader, graphs: Graphs | None = None, on_eager: Callable[[str], None] = print):
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        loader: Loader,
+        graphs: Graphs | None = None,
+        on_eager: Callable[[str], None] = print,
+        set_rates: Callable[[int], None] = lambda iteration: None,
+    ):
         self.loop, self.loader, self._graphs, self._on_eager = loop, loader, graphs, on_eager
+        self._set_rates = set_rates
         loop.checks_loss &= graphs is None
         device = next(loop.net.parameters()).device
         self._lags = device.type == "cuda"
         self._measured = torch.zeros(len(loader), 2, dtype=torch.float64, device=device)
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
-        self._unread: list[int] = []
+        self._unread: list[tuple[int, float]] = []  # number of images, alpha
         self._read_at = time.monotonic()
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
@@ -73,7 +85,9 @@ class Iterations:
 
     def run(self, size: int) -> None:
         """One iteration, on the next `size` images."""
-        self._unread.append(size)
+        self._set_rates(self.loop.iteration)
+        self.loop.refresh_rates()
+        self._unread.append((size, self.loop.lr))
         body = partial(self._iterate, size)
         if self._graphs is None:
             body()
@@ -87,7 +101,7 @@ class Iterations:
     def read(self) -> list[Measured]:
         """The iterations since the last read or `begin`; waits for the device."""
         rows = self._measured[: len(self._unread)].tolist()
-        measured = [Measured(*row, size) for row, size in zip(rows, self._unread, strict=True)]
+        measured = [Measured(*row, *known) for row, known in zip(rows, self._unread, strict=True)]
         self._row.zero_()
         self._unread, self._read_at = [], time.monotonic()
         return measured
@@ -101,7 +115,7 @@ class Iterations:
             return
 
         def losses(graphs: Graphs | None) -> list[float]:
-            work, measured = Iterations(self.loop, self.loader, graphs, self._fail), []
+            work, measured = Iterations(self.loop, self.loader, graphs, self._fail, self._set_rates), []
             sizes = chain.from_iterable(map(work.begin, repeat(epoch)))  # a short epoch over again
             for size in islice(sizes, CHECKED):
                 work.run(size)
@@ -128,7 +142,7 @@ class Iterations:
             self._put_back()
 
     def _replay(self, size: int, body: Body) -> None:
-        rates = self.loop.all_rates()
+        rates = self.loop.rates_as_numbers()
         if rates != self._captured_at:
             self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
         if size in self._replays:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from meta_utils.meta_gradients import MetaGradients
-from meta_utils.optimizee import Rates, rate_of
+from meta_utils.optimizee import Rates, minus, rate_of
 from utils.layout import Filters, FlatLayout
 from utils.quantize import Quantizer
 
@@ -162,7 +162,7 @@ class MetaLayers:
             W = _Lookahead.apply(W, u, partial(self._times, lr)) if u.requires_grad else W.requires_grad_()
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
-                    operands |= dict.fromkeys(layer.bias_uses, layer.bias.sub(r, alpha=rate_of(lr, layer.bias)))
+                    operands |= dict.fromkeys(layer.bias_uses, minus(layer.bias, r, rate_of(lr, layer.bias)))
         W_tilde = quantizer.preprocess(W, self.layout)
         W_hat = quantizer.quantize(W_tilde, stored, self.layout)
         if training:
@@ -174,9 +174,9 @@ class MetaLayers:
     def _minus(self, x: Tensor, y: Tensor, lr: Rates) -> Tensor:
         """x - alpha y, flat (N,), with each layer's alpha."""
         if not isinstance(lr, Mapping):
-            return x.sub(y, alpha=lr)
+            return minus(x, y, lr)
         pieces = zip(self.layout.parts(x), self.layout.parts(y), self.layers, strict=True)
-        return torch.cat([x_part.sub(y_part, alpha=rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
+        return torch.cat([minus(x_part, y_part, rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
 
     def _times(self, lr: Rates, x: Tensor) -> Tensor:
         """alpha x, flat (N,), with each layer's alpha."""

@@ -4,13 +4,15 @@ pass can compute with a meta gradient before anything is updated.
 
 from collections.abc import Callable, Mapping
 from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
-Rates = float | Mapping[Tensor, float]  # alpha: one for all parameters, or each one's own; a parameter without one has 0
+Rate = float | Tensor  # a number, or a tensor () on the device: what a captured iteration reads anew whenever it is replayed
+Rates = Rate | Mapping[Tensor, Rate]  # alpha: one for all parameters, or each one's own; a parameter without one has 0
 
 
 class Optimizee(Optimizer):
@@ -26,6 +28,8 @@ class Optimizee(Optimizer):
     zero_grad = unwrap(Optimizer.zero_grad)
     state_dict = unwrap(Optimizer.state_dict)
     load_state_dict = unwrap(Optimizer.load_state_dict)
+
+    device_rates: "DeviceRates | None" = None
 
     def __init__(self, params, defaults: dict):
         for name in ("lr", "weight_decay"):
@@ -54,14 +58,54 @@ class Optimizee(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.get_refine_gradient()
-        for group in self.param_groups:
-            apply_gradients([p for p in group["params"] if p.grad is not None], group["lr"])
+        for group, rate in zip(self.param_groups, self.rates(), strict=True):
+            apply_gradients([p for p in group["params"] if p.grad is not None], rate)
         return loss
 
+    def rates(self) -> list[Rate]:
+        """The learning rate of each group: its number, or a tensor on the device after `use_device_rates`."""
+        return [group["lr"] for group in self.param_groups] if self.device_rates is None else self.device_rates.tensors
 
-def rate_of(lr: Rates, p: Tensor) -> float:
+    def use_device_rates(self) -> None:
+        """From now on updates read the rates from tensors on the device; `refresh_rates` writes the groups' numbers there."""
+        self.device_rates = self.device_rates or DeviceRates()
+        self.refresh_rates()
+
+    def refresh_rates(self) -> None:
+        """Before each iteration, and never within a captured one: writes the rates that have changed; does not wait."""
+        if self.device_rates is not None:
+            self.device_rates.write(self.param_groups)
+
+
+class DeviceRates:
+    """The learning rate of each parameter group as a tensor (), of the type and on the device of the group's parameters.
+
+    A captured iteration reads it where it lies: another rate needs no other capture.
+    """
+
+    def __init__(self):
+        self.tensors: list[Tensor] = []
+        self._written: list[float] = []
+
+    def write(self, groups: list[dict]) -> None:
+        """Writes the groups' rates, those that have changed."""
+        for index, group in enumerate(groups):
+            if index == len(self.tensors):
+                self.tensors.append(next(iter(group["params"]), torch.zeros(())).detach().new_zeros(()))  # a group may be empty
+                self._written.append(0.0)
+            if group["lr"] != self._written[index]:
+                self.tensors[index].fill_(group["lr"])
+                self._written[index] = group["lr"]
+
+
+def rate_of(lr: Rates, p: Tensor) -> Rate:
     """The alpha of a parameter."""
     return lr.get(p, 0.0) if isinstance(lr, Mapping) else lr
+
+
+def minus(x: Tensor, y: Tensor, rate: Rate) -> Tensor:
+    """x - rate y, as `apply_gradients` rounds it; keeps the graph."""
+    return x - rate * y if isinstance(rate, Tensor) else x.sub(y, alpha=rate)
 
 
 @torch.no_grad()
@@ -71,9 +115,21 @@ def apply_gradients(params: list[Tensor], lr: Rates, grads: list[Tensor] | None 
         return
     grads = [p.grad for p in params] if grads is None else grads
     if not isinstance(lr, Mapping):
-        torch._foreach_add_(params, grads, alpha=-lr)
+        _descend(params, grads, lr)
         return
-    rates = [rate_of(lr, p) for p in params]
-    for alpha in dict.fromkeys(rate for rate in rates if rate):
-        alike = [(p, grad) for p, grad, rate in zip(params, grads, rates, strict=True) if rate == alpha]
-        torch._foreach_add_(*map(list, zip(*alike, strict=True)), alpha=-alpha)
+    alike: dict[Any, tuple[Rate, list[Tensor], list[Tensor]]] = {}  # a tensor's value is not looked at, which would wait
+    for p, grad in zip(params, grads, strict=True):
+        rate = rate_of(lr, p)
+        if isinstance(rate, Tensor) or rate:
+            _, members, their_grads = alike.setdefault(id(rate) if isinstance(rate, Tensor) else rate, (rate, [], []))
+            members.append(p)
+            their_grads.append(grad)
+    for rate, members, their_grads in alike.values():
+        _descend(members, their_grads, rate)
+
+
+def _descend(params: list[Tensor], grads: list[Tensor], rate: Rate) -> None:
+    if isinstance(rate, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(grads, rate))
+    else:
+        torch._foreach_add_(params, grads, alpha=-rate)

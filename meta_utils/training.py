@@ -191,22 +191,41 @@ class TrainingLoop:
 
     @property
     def rates(self) -> Rates:
-        """alpha of the iteration: one number where all parameters have the same, else parameter -> its group's alpha."""
-        groups = self.optimizee.param_groups
+        """alpha of the iteration: one where all parameters have the same, else parameter -> its group's alpha."""
+        groups, rates = self.optimizee.param_groups, self.optimizee.rates()
         of_all = sum(len(group["params"]) for group in groups) == self._parameters
-        if of_all and all(group["lr"] == self.lr for group in groups):
-            return self.lr
-        return {p: group["lr"] for group in groups for p in group["params"]}
+        on_device = self.optimizee.device_rates is not None  # whether two of them are equal is then not known without waiting
+        if of_all and (len(groups) == 1 if on_device else all(rate == self.lr for rate in rates)):
+            return rates[0]
+        return {p: rate for group, rate in zip(groups, rates, strict=True) for p in group["params"]}
+
+    def use_device_rates(self) -> None:
+        """Lets iterations read alpha and gamma from the device, so that an iteration that is captured once follows any schedule.
+
+        `refresh_rates` must then be called before each iteration.
+        """
+        for optimizer in self._with_device_rates():
+            optimizer.use_device_rates()
+
+    def refresh_rates(self) -> None:
+        """Writes changed rates to the device, where they are read there."""
+        for optimizer in self._with_device_rates():
+            optimizer.refresh_rates()
+
+    def _with_device_rates(self) -> list[Optimizee]:
+        """The optimizers that can read their rates from the device: phi's may be one of torch.optim, which cannot."""
+        return [optimizer for optimizer in (self.optimizee, self.meta_optimizer) if isinstance(optimizer, Optimizee)]
 
     @property
     def meta_lr(self) -> float | None:
         """gamma, of the first group of phi where there are several; None for a fixed estimator."""
         return self.meta_optimizer.param_groups[0]["lr"] if self.learned else None
 
-    def all_rates(self) -> tuple[float, ...]:
-        """alpha of each group of parameters, then gamma of each group of phi."""
-        groups = [*self.optimizee.param_groups, *(self.meta_optimizer.param_groups if self.learned else ())]
-        return tuple(group["lr"] for group in groups)
+    def rates_as_numbers(self) -> tuple[float, ...]:
+        """The rates that are not read from the device: a captured iteration holds them, and is of no use for others."""
+        optimizers = [self.optimizee, *([self.meta_optimizer] if self.learned else [])]
+        own = [optimizer for optimizer in optimizers if getattr(optimizer, "device_rates", None) is None]
+        return tuple(group["lr"] for optimizer in own for group in optimizer.param_groups)
 
     def hyperparameters(self) -> dict[str, dict[str, Any]]:
         """What the optimizers of the net and, if there is one, of M were built with, learning rates apart."""

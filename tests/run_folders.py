@@ -1,6 +1,7 @@
-"""Run folders and trials made up for the tests of the report."""
+"""Run folders and trials made up for the tests of the report, and the rows of a report's tables."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,11 @@ def make_trial(test_acc, cell=CELL, number=1, source="here", **more):
     acc = np.asarray(test_acc, dtype=float)
     more = {"settings": settings_of(cell, number, len(acc))} | more
     return Trial(cell, number, acc, 1 / (1 + np.arange(len(acc))), acc, source=Path(source), **more)
+
+
+def rows_of(markdown, title):
+    """The rows of a section's table in a report, as a dict by heading."""
+    section = re.search(rf"^## {title}.*?(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL)[0]
+    lines = re.findall(r"^\| .* \|$", section, flags=re.MULTILINE)
+    head, *rows = ([part.strip() for part in line[1:-1].split(" | ")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]

@@ -6,6 +6,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 MAIN = PROJECT / "main.py"
 LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
+VALIDATION_LOG = "val-acc"  # one more, of a run with validation images
 
 
 def default_data_root() -> str:

@@ -42,7 +42,7 @@ class Loader:
 
     `begin` starts an epoch, in the middle of it for a resumed run, and says how large its batches are; `take` gives the next one.
     Iterating over the loader goes through one epoch after the other, the first one first. drop_last: an epoch has no smaller
-    batch at its end. Raises ValueError where that leaves none.
+    batch at its end. chosen: the indices of the images that are used, all where None. Raises ValueError where there is no batch.
     """
 
     def __init__(
@@ -53,15 +53,17 @@ class Loader:
         seed: int = 0,
         device: torch.device | str = "cpu",
         drop_last: bool = False,
+        chosen: Tensor | None = None,
     ):
         self.image_set, self.batch_size, self.seed = image_set, batch_size, seed
+        self.chosen = torch.arange(len(image_set.images)) if chosen is None else chosen
         self.training = split == "train"
         self.device = torch.device(device)
         self._passes = count()  # of `for images, targets in loader`, which names no epoch
-        full, rest = divmod(len(image_set.images), batch_size)
+        full, rest = divmod(len(self.chosen), batch_size)
         self._sizes = [batch_size] * full + [rest] * (rest > 0 and not drop_last)
         if not self._sizes:
-            raise ValueError(f"{len(image_set.images)} images make no batch of {batch_size}")
+            raise ValueError(f"{len(self.chosen)} images make no batch of {batch_size}")
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -122,10 +124,10 @@ class ResidentLoader(Loader):
 
     def __init__(self, image_set: ImageSet, split: str, batch_size: int, **options: Any):
         super().__init__(image_set, split, batch_size, **options)
-        count = len(image_set.images)
+        count = len(self.chosen)
         self._images, self._targets = image_set.images.to(self.device), image_set.targets.to(self.device)
         self._mean, self._std = (255 * torch.tensor(numbers, device=self.device) for numbers in (image_set.mean, image_set.std))
-        self._order = torch.arange(count, device=self.device)
+        self._order = self.chosen.to(self.device, copy=True)
         self._crops = Crops(*(torch.zeros_like(self._order) for _ in "xy"), torch.zeros_like(self._order, dtype=torch.bool))
         self._place = torch.zeros((), dtype=torch.int64, device=self.device)
         self._steps = torch.arange(min(batch_size, count), device=self.device)
@@ -135,7 +137,7 @@ class ResidentLoader(Loader):
         if not self.training:
             return
         generator = epoch_generator(self.seed, epoch)
-        self._order.copy_(torch.randperm(len(self._order), generator=generator))
+        self._order.copy_(self.chosen[torch.randperm(len(self._order), generator=generator)])
         for ours, drawn in zip(self._crops, draw_crops(len(self._order), generator, self.image_set.flip), strict=True):
             ours.copy_(drawn)
 
@@ -203,11 +205,11 @@ class TorchvisionLoader(Loader):
         )
 
     def _start(self, epoch: int, skip: int) -> None:
-        count = len(self.image_set.images)
-        order = seeds = torch.arange(count)
+        order = seeds = self.chosen
         if self.training:
-            generator = epoch_generator(self.seed, epoch)
-            order, seeds = torch.randperm(count, generator=generator), torch.randint(2**62, (count,), generator=generator)
+            count, generator = len(self.chosen), epoch_generator(self.seed, epoch)
+            order = self.chosen[torch.randperm(count, generator=generator)]
+            seeds = torch.randint(2**62, (count,), generator=generator)
         pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
         self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)

@@ -7,11 +7,13 @@ Adding a data set is one function (split, root) -> ImageSet here and one line in
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
@@ -105,6 +107,26 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
     return DATASETS.load(dataset_name)(split, Path(data_root or default_data_root()))
 
 
+def hold_out(image_set: ImageSet, number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The indices of the images to train on, and of `number` images to validate on, both ascending.
+
+    Each class has its share in both; the images depend on `seed` alone. Raises BadInput where one side would have fewer images
+    than there are classes, or a class has a single image.
+    """
+    from sklearn.model_selection import train_test_split
+
+    total, classes = len(image_set.targets), image_set.num_classes
+    if not classes <= number <= total - classes:
+        allowed = f"from {classes} to {total - classes} of the {total} training images"
+        raise BadInput(f"--validation {number}: must be {allowed}, so that the {classes} classes are in both parts")
+    if torch.bincount(image_set.targets, minlength=classes).min() < 2:
+        raise BadInput(f"--validation {number}: each class needs at least two training images, one for each part")
+    random = np.random.RandomState(np.random.MT19937(seed))
+    parts = train_test_split(np.arange(total), test_size=number, random_state=random, stratify=image_set.targets.numpy())
+    chosen, held_out = (torch.from_numpy(np.sort(part)) for part in parts)
+    return chosen, held_out
+
+
 def get_dataloader(
     dataset_name: str,
     split: str,
@@ -126,7 +148,20 @@ def get_dataloader(
     if loader not in LOADERS:
         raise ValueError(f"loader must be one of {', '.join(LOADERS)}, not {loader!r}")
     image_set = load_images(dataset_name, split, data_root)
-    if drop_last and batch_size > len(image_set.images):
-        raise BadInput(f"--drop-last: the {len(image_set.images)} images of {dataset_name} make no batch of {batch_size}")
-    options = {"workers": workers} if loader == "torchvision" else {}
-    return LOADERS.load(loader)(image_set, split, batch_size, seed=seed, device=device, drop_last=drop_last, **options)
+    options = {"seed": seed, "device": device, "drop_last": drop_last}
+    return make_loader(loader, image_set, split, batch_size, workers=workers, **options)
+
+
+def make_loader(
+    name: str, image_set: ImageSet, split: str, batch_size: int, *, workers: int = 0, drop_last: bool = False, **options: Any
+) -> Loader:
+    """The loader of this name for a set's images; split: "train" is shuffled and augmented. options: as Loader's.
+
+    Raises BadInput where drop_last leaves no batch.
+    """
+    count = len(image_set.images) if options.get("chosen") is None else len(options["chosen"])
+    if drop_last and batch_size > count:
+        raise BadInput(f"--drop-last: the {count} training images make no batch of {batch_size}")
+    if name == "torchvision":
+        options["workers"] = workers
+    return LOADERS.load(name)(image_set, split, batch_size, drop_last=drop_last, **options)

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from utils import LOGS
-from utils.choices import ADAPTIVE
+from utils import LOGS, VALIDATION_LOG
 from utils.errors import BadInput, InUse
 from utils.files.regular import hold, is_in_place, open_regular
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
 from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
+from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
 
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
@@ -30,7 +30,7 @@ class Recorder:
 
     - loss.txt, train-acc.txt, lr.txt: a row "iteration, value" per iteration t = 0, 1, ...; loss and top-1 accuracy (percent)
       are running means since the epoch's start;
-    - test-acc.txt: a row "epoch, value" per epoch 1, 2, ...;
+    - test-acc.txt: a row "epoch, value" per epoch 1, 2, ...; with `validation` also val-acc.txt;
     - TensorBoard events.
 
     `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
@@ -48,6 +48,7 @@ class Recorder:
         dataset_name: str = "CIFAR10",
         state: dict[str, Any] | None = None,
         epochs: int | None = None,
+        validation: bool = False,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
@@ -57,6 +58,7 @@ class Recorder:
         self.stop = False
         self.iteration = 0  # the number of the next row
         self.test_acc: list[float] = []
+        self.val_acc: list[float] = []
         self.epoch_losses: list[float] = []
         self.seconds_per_epoch: list[float] = []
         self.loss, self.top1 = AverageMeter(), AverageMeter()
@@ -64,7 +66,8 @@ class Recorder:
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
         self._has_bar = False
-        self._logs = {name: open(self.path / f"{name}.txt", "a+", opener=open_regular) for name in LOGS}
+        logs = (*LOGS, VALIDATION_LOG) if validation else LOGS
+        self._logs = {name: open(self.path / f"{name}.txt", "a+", opener=open_regular) for name in logs}
         self._lock_logs()
         self._hashes = {name: hashlib.sha256(self._rows(name, log.tell())) for name, log in self._logs.items()}
         if state is not None:
@@ -89,19 +92,27 @@ class Recorder:
         return [(Path(log.name), log.fileno()) for log in self._logs.values()]
 
     def _restore(self, state: dict[str, Any]) -> None:
-        sizes = state["log_sizes"] if state else dict.fromkeys(LOGS, 0)
+        sizes = state["log_sizes"] if state else dict.fromkeys(self._logs, 0)
+        if sizes.keys() != self._logs.keys():
+            there, here = (" and ".join(names) for names in (sizes, self._logs))
+            raise BadInput(f"{self.path}: its checkpoint has the logs {there}, and not {here}")
         self._hashes = {name: self._checked_hash(name, size, state.get("log_hashes", {})) for name, size in sizes.items()}
         for name, log in self._logs.items():
             log.truncate(sizes[name])
             log.seek(sizes[name])
         if not state:
             return
-        for name in (*self._CURVES, *self._SCHEDULE):
+        for name in self._kept:
             setattr(self, name, state[name])
         for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
             meter.sum, meter.count = total, count
             meter.avg = total / count if count else 0.0
         self._started = time.perf_counter() - state["elapsed"]
+
+    @property
+    def _kept(self) -> tuple[str, ...]:
+        """The attributes that a checkpoint holds."""
+        return (*self._CURVES, *self._SCHEDULE, *(["val_acc"] if VALIDATION_LOG in self._logs else []))
 
     def _checked_hash(self, name: str, size: int, expected: dict[str, str]) -> Any:
         """The hash of a file's first `size` bytes. Raises BadInput where they are not those of the checkpoint."""
@@ -129,7 +140,7 @@ class Recorder:
             log.flush()
             os.fsync(log.fileno())
         return {
-            **{name: getattr(self, name) for name in (*self._CURVES, *self._SCHEDULE)},
+            **{name: getattr(self, name) for name in self._kept},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             "log_sizes": {name: log.tell() for name, log in self._logs.items()},
@@ -157,15 +168,24 @@ class Recorder:
         self.top1.reset()
         self._started = time.perf_counter()
 
-    def update(self, loss, acc, batch_size: int, cur_lr: float | None = None, end: float | None = None, is_train: bool = True):
+    def update(
+        self,
+        loss,
+        acc,
+        batch_size: int,
+        cur_lr: float | None = None,
+        end: float | None = None,
+        is_train: bool = True,
+        val_acc: float | None = None,
+    ):
         """Records an iteration (is_train), or the test accuracy that ends an epoch.
 
-        loss: of the batch; acc: percent, or a list that begins with top-1; cur_lr: alpha. end: ignored, the recorder has
-        its own clock.
+        loss: of the batch; acc: percent, or a list that begins with top-1; cur_lr: alpha; val_acc: the epoch's validation
+        accuracy, percent. end: ignored, the recorder has its own clock.
         """
         top1 = float(acc[0] if isinstance(acc, (list, tuple)) else acc)
         if not is_train:
-            self._end_epoch(top1)
+            self._end_epoch(top1, val_acc)
             return
         self.loss.update(float(loss), batch_size)
         self.top1.update(top1, batch_size)
@@ -180,7 +200,7 @@ class Recorder:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
         self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
-    def _end_epoch(self, test_acc: float) -> None:
+    def _end_epoch(self, test_acc: float, val_acc: float | None) -> None:
         self._erase_bar()
         self.test_acc.append(test_acc)
         self.epoch_losses.append(self.loss.avg)
@@ -188,7 +208,12 @@ class Recorder:
         self.seconds_per_epoch.append(now - self._started)
         self._started = now
         self._write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
-        self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc})
+        scalars = {"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc}
+        if VALIDATION_LOG in self._logs:
+            self.val_acc.append(val_acc)
+            self._write(VALIDATION_LOG, f"{self.epoch}, {val_acc:.8g}\n")
+            scalars["validation/accuracy"] = val_acc
+        self._summarise(scalars)
         self.flush()
 
     def flush(self) -> None:
@@ -240,12 +265,10 @@ class Recorder:
         """
         if adjust_type == ADAPTIVE:
             self._watch_loss(self.loss.avg)
+            factor = DROP**self._drops
         else:
-            self._drops = (epoch + 1) // int(adjust_type)
-        for each in (optimizer, meta_optimizer):
-            for group in each.param_groups if each is not None else ():
-                group.setdefault("initial_lr", group["lr"])
-                group["lr"] = group["initial_lr"] * 0.1**self._drops
+            factor = Schedule(int(adjust_type)).factor(epoch + 1, per_epoch=1)
+        scale_rates((optimizer, meta_optimizer), factor)
         self.stop = adjust_type == ADAPTIVE and max(group["lr"] for group in optimizer.param_groups) < LOWEST_LR
 
     def _watch_loss(self, loss: float) -> None:
@@ -258,6 +281,17 @@ class Recorder:
     def get_best_test_acc(self) -> float:
         """The highest test accuracy so far, percent. Raises ValueError before the first epoch's end."""
         return max(self.test_acc)
+
+    def validation_result(self) -> dict[str, float]:
+        """The last and the best validation accuracy, and the test accuracy of the first epoch with the best one, percent.
+
+        Empty without validation, and before the first epoch's end.
+        """
+        if not self.val_acc:
+            return {}
+        best = max(self.val_acc)
+        at_best = self.test_acc[self.val_acc.index(best)]
+        return {"val_top1": self.val_acc[-1], "best_val_top1": best, "top1_at_best_val": at_best}
 
     def close(self) -> None:
         """Closes the files. TensorBoard opens its own by name: what it still holds is dropped where the folder is another one."""

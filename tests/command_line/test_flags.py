@@ -38,6 +38,8 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["-lr", "0.2"], [], "init_lr", 0.2, "lr"),
     (["-ad", "1"], [], "lr_adjust", 1, "lr"),
     (["-ad", "adaptive"], [], "lr_adjust", "adaptive", None),
+    (["-ad", "cosine"], [], "lr_adjust", "cosine", "lr"),
+    (["--warmup", "1"], [], "warmup", 1, "lr"),
     (["-n", "1"], [], "epochs", 1, "test-acc"),
     (["-bs", "8"], [], "batch_size", 8, "loss"),
     (["--drop-last"], ["-bs", "3"], "drop_last", True, "loss"),
@@ -51,6 +53,7 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["--update-order", "paper"], [], "update_order", "paper", "loss"),
     (["--trial", "2"], [], "trial", 2, "loss"),
     (["--seed", "1"], [], "seed", 1, "loss"),
+    (["--validation", "2"], [], "validation", 2, "loss"),
     (["--pretrained", "none"], [], "pretrained", "none", "loss"),
     (["--loader", "torchvision"], [], "loader", "torchvision", "loss"),
 ]

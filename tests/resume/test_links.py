@@ -56,8 +56,8 @@ def untouched(outside):
 
 
 def test_every_file_of_a_run_is_looked_at():
-    named = {"run.lock", "run.json", "run.json.tmp", "checkpoint.pth", "checkpoint.pth.tmp", "checkpoint-previous.pth", *LOGS}
-    assert set(OWN_FILES) == named
+    checkpoints = {"checkpoint.pth", "checkpoint.pth.tmp", "checkpoint-previous.pth"}
+    assert set(OWN_FILES) == {"run.lock", "run.json", "run.json.tmp", *checkpoints, *LOGS, "val-acc.txt"}
 
 
 @pytest.mark.parametrize("trap", TRAPS)

@@ -39,6 +39,28 @@ def test_files_hold_running_means_since_the_epochs_start(tmp_path):
     assert rows(tmp_path / "test-acc.txt") == [(1, 70), (2, 70), (3, 60)]
 
 
+def test_validation_accuracy_has_a_file_of_its_own(tmp_path):
+    with Recorder(tmp_path, state={}, validation=True) as recorder:
+        assert recorder.validation_result() == {}
+        for test, val in ((70.0, 40.0), (72.0, 60.0), (75.0, 60.0), (74.0, 50.0)):
+            recorder.update(loss=None, acc=test, batch_size=0, is_train=False, val_acc=val)
+        state = recorder.state_dict()
+        assert recorder.validation_result() == {"val_top1": 50.0, "best_val_top1": 60.0, "top1_at_best_val": 72.0}
+    assert rows(tmp_path / "val-acc.txt") == [(1, 40), (2, 60), (3, 60), (4, 50)]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.value for event in events.Scalars("validation/accuracy")] == [40, 60, 60, 50]
+    with Recorder(tmp_path, state=state, validation=True) as recorder:
+        assert recorder.val_acc == [40, 60, 60, 50]
+    for state_there, validation in ((state, False), ({**state, "log_sizes": dict.fromkeys(LOGS, 0)}, True)):
+        with pytest.raises(BadInput, match="its checkpoint has the logs loss and train-acc and test-acc and lr"):
+            Recorder(tmp_path, state=state_there, validation=validation)
+    with Recorder(tmp_path / "plain") as recorder:
+        recorder.update(loss=None, acc=70.0, batch_size=0, is_train=False)
+        assert recorder.state_dict().keys() == state.keys() - {"val_acc"}
+        assert recorder.validation_result() == {}
+    assert not (tmp_path / "plain" / "val-acc.txt").exists()
+
+
 def test_step_schedule(tmp_path):
     with Recorder(tmp_path) as recorder:
         alpha, gamma = optimizer(), optimizer(0.5)
@@ -160,37 +182,39 @@ CHANGES = {  # of what a log held at the checkpoint; its length stays or grows
 
 
 def two_epochs(recorder):
+    """Two iterations and a test each; a validation accuracy that is not asked for is not written."""
     for epoch in range(2):
         recorder.reset_performance()
         for loss in (3.0, 2.0):
             recorder.update(loss=loss + epoch, acc=40.0, batch_size=1, cur_lr=0.1)
-        recorder.update(loss=None, acc=60.0 + epoch, batch_size=0, is_train=False)
+        recorder.update(loss=None, acc=60.0 + epoch, batch_size=0, is_train=False, val_acc=55.0 + epoch)
 
 
 def test_logs_that_have_changed_are_refused_and_stay(tmp_path, tally):
-    with Recorder(tmp_path, state={}) as recorder:
+    logs = (*LOGS, "val-acc")
+    with Recorder(tmp_path, state={}, validation=True) as recorder:
         two_epochs(recorder)
         state = recorder.state_dict()
         recorder.update(loss=1.0, acc=50.0, batch_size=1, cur_lr=0.1)  # after the checkpoint: is cut off again
-    whole = {name: (tmp_path / f"{name}.txt").read_bytes() for name in LOGS}
-    for name in LOGS:
+    whole = {name: (tmp_path / f"{name}.txt").read_bytes() for name in logs}
+    for name in logs:
         for case, change in CHANGES.items():
             changed = whole | {name: change(whole[name])}
             for other, data in changed.items():
                 (tmp_path / f"{other}.txt").write_bytes(data)
             with pytest.raises(BadInput, match=f"{name}.txt has (changed|lost rows)"):
-                Recorder(tmp_path, state=state)
-            assert {other: (tmp_path / f"{other}.txt").read_bytes() for other in LOGS} == changed, case
+                Recorder(tmp_path, state=state, validation=True)
+            assert {other: (tmp_path / f"{other}.txt").read_bytes() for other in logs} == changed, case
             tally("log file changed before a resume: refused, nothing touched")
     for name, data in whole.items():
         (tmp_path / f"{name}.txt").write_bytes(data)
     for _ in range(2):  # the hashes go on through a resume
-        with Recorder(tmp_path, state=state) as recorder:
+        with Recorder(tmp_path, state=state, validation=True) as recorder:
             assert recorder.state_dict()["log_hashes"] == state["log_hashes"]
             two_epochs(recorder)
             state = recorder.state_dict()
     assert rows(tmp_path / "loss.txt")[-1][0] == 11
-    found = {name: hashlib.sha256((tmp_path / f"{name}.txt").read_bytes()).hexdigest() for name in LOGS}
+    found = {name: hashlib.sha256((tmp_path / f"{name}.txt").read_bytes()).hexdigest() for name in logs}
     assert state["log_hashes"] == found
 
 

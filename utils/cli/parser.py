@@ -30,7 +30,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names a default where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is False or action.default in (None, ()):
+        if action.default is False or action.default in (None, (), []):
             return action.help
         if isinstance(action.default, tuple):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
@@ -86,6 +86,8 @@ def add_setting(group: Any, name: str, entry: Field) -> None:
         how["metavar"] = about["metavar"]
     if about["several"]:
         how["nargs"] = "+"
+    if about.get("repeatable"):  # given again, it adds to what was given before
+        how["action"], default = "extend", list(default)
     if isinstance(kind, Switch):
         how["action"] = "store_true"
     elif isinstance(kind, OneOf):

@@ -27,7 +27,8 @@ SEPARATORS = (",", ";", "\t")
 CURVES = ("test_acc", "train_loss", "train_acc")
 MAX_LABEL = 2000  # characters of a data set's label, which has a file's name
 SHOWN = 20  # columns that an error lists
-PERCENTAGES = ("test_acc", "train_acc")
+VALIDATION = "val_acc"  # a column where a trial has validation images
+PERCENTAGES = ("test_acc", "train_acc", VALIDATION)
 TRIAL = (*Cell._fields, "trial")  # the columns that identify a trial
 COLUMNS = (*TRIAL, "epoch", *CURVES, "seconds", "settings", "made_by", "state")
 
@@ -95,7 +96,8 @@ def read_csv(path: Path) -> list[Trial]:
     """The trials of a .csv or .csv.xz file with a row per epoch.
 
     Columns: model, dataset, quantizer (or forward), backward, optimizer, trial, epoch (from 1), test_acc, train_loss, train_acc;
-    if known also seconds, and on a trial's first row settings (JSON), made_by and state (else: done). Epoch 1 begins a trial.
+    if known also val_acc, seconds, and on a trial's first row settings (JSON), made_by and state (else: done). Epoch 1 begins a
+    trial.
     Raises BadInput with file and reason.
     """
     types = dict.fromkeys(("trial", "epoch"), int) | dict.fromkeys(CURVES, float)
@@ -105,6 +107,8 @@ def read_csv(path: Path) -> list[Trial]:
     try:
         if missing := [name for name in Cell._fields if name not in frame]:
             raise ValueError(_no_column(missing, frame.columns))
+        if VALIDATION in frame:
+            frame[VALIDATION] = frame[VALIDATION].replace("", "nan").astype(float)
         _check_values(frame)
         begun = frame["epoch"].eq(1).groupby([frame[name] for name in TRIAL]).cumsum().rename("begun")
         return [
@@ -121,7 +125,7 @@ def _check_values(frame: pd.DataFrame) -> None:
         longest = MAX_LABEL if name == "dataset" else MAX_NAME
         if wrong := [value for value in frame[name].unique() if not is_name(value, longest)]:
             raise ValueError(f"{name} must be a name of at most {longest} printable characters, not {shown(wrong[0])}")
-    for name in CURVES:
+    for name in (*CURVES, *([VALIDATION] if VALIDATION in frame else [])):
         values, high = frame[name], 100.0 if name in PERCENTAGES else np.finfo(float).max
         wrong = values[~(values.isna() | values.abs().le(high)) | values.lt(0 if name in PERCENTAGES else -high)]
         if len(wrong):
@@ -141,11 +145,17 @@ def _csv_trial(path: Path, cell: Cell, number: int, begun: int, rows: pd.DataFra
     seconds = np.array([float(text) for text in rows.get("seconds", ()) if text])
     if not np.isfinite(seconds).all():
         raise ValueError(f"the seconds of {cell} trial {number} are not finite")
+    val_acc = rows[VALIDATION].to_numpy() if VALIDATION in rows else np.empty(0)
+    if np.isnan(val_acc).any():  # of a trial without validation images
+        if not np.isnan(val_acc).all():
+            raise ValueError(f"the {VALIDATION} of {cell} trial {number} is not known for every epoch")
+        val_acc = np.empty(0)
     made_by, state = printable(first.get("made_by") or ""), first.get("state") or "done"
     if not is_name(state):
         raise ValueError(f"the state of {cell} trial {number} is {shown(state)}")
     curves = (rows[name].to_numpy() for name in CURVES)
-    return Trial(cell, number, *curves, source=path, state=state, settings=settings, seconds=seconds, made_by=made_by)
+    more = {"state": state, "settings": settings, "seconds": seconds, "made_by": made_by, "val_acc": val_acc}
+    return Trial(cell, number, *curves, source=path, **more)
 
 
 def _settings(text: str, trial: str) -> dict[str, Any] | None:
@@ -162,12 +172,15 @@ def _settings(text: str, trial: str) -> dict[str, Any] | None:
 
 def write_csv(trials: Iterable[Trial], path: Path) -> None:
     """Writes the trials' finished epochs as a CSV file that `read_csv` reads. Paths are not written."""
-    rows = []
+    rows, trials = [], list(trials)
+    columns = (*COLUMNS, *([VALIDATION] if any(len(trial.val_acc) for trial in trials) else []))
     for trial in trials:
         settings = strict_json.dumps(trial.portable_settings) if trial.recorded else ""
-        seconds = trial.seconds if len(trial.seconds) == trial.epochs else [""] * trial.epochs
-        curves = zip(*(getattr(trial, name) for name in CURVES), seconds, strict=True)
-        for epoch, values in enumerate(curves, start=1):
+        seconds, val_acc = (
+            known if len(known) == trial.epochs else [""] * trial.epochs for known in (trial.seconds, trial.val_acc)
+        )
+        curves = zip(val_acc, *(getattr(trial, name) for name in CURVES), seconds, strict=True)
+        for epoch, (validated, *values) in enumerate(curves, start=1):
             first = (settings, trial.made_by, trial.state) if epoch == 1 else ("", "", "")
-            rows.append((*trial.cell, trial.number, epoch, *values, *first))
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, na_rep="nan", lineterminator="\n")
+            rows.append((*trial.cell, trial.number, epoch, *values, *first, validated)[: len(columns)])
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, na_rep="nan", lineterminator="\n")

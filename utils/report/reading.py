@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from utils import VALIDATION_LOG
 from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE
 from utils.errors import BadInput, shortened
 from utils.files.text import printable
@@ -103,12 +104,12 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
     names = [given[name] for name in ("model", *method, "optimizer")]
     model, quantizer, backward, optimizer = names if method else (names[0], "none", FULL_PRECISION, names[1])
     epochs, per_epoch = record.get("epochs_done", 0), record.get("iterations_per_epoch", 1)
-    test_acc, loss, train_acc = _logs(path, epochs, epochs * per_epoch, over=record["state"] == "done")
-    train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch] for curve in (loss, train_acc))
+    logs = _logs(path, epochs, epochs * per_epoch, record["state"] == "done", validated=bool(given.get("validation")))
+    train_loss, train_acc = (logs[name][per_epoch - 1 :: per_epoch] for name in ("loss", "train-acc"))
     return Trial(
         Cell(model, printable(dataset_label(given["dataset"])), quantizer, backward, optimizer),
         given["trial"],
-        test_acc,
+        logs["test-acc"],
         train_loss,
         train_acc,
         source=path,
@@ -117,6 +118,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         seconds=_seconds(record.get("seconds_per_epoch", [])),
         error=printable(shortened(record.get("error") or record.get("ended_early") or "", LONGEST_ERROR)),
         made_by=_made_by(record),
+        val_acc=logs.get(VALIDATION_LOG, np.empty(0)),
     )
 
 
@@ -188,19 +190,21 @@ def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
     return max(range(most, fewest - 1, -1), key=jump)  # of several equal ones the first, which leaves the fewest rows over
 
 
-def _logs(path: Path, epochs: int, iterations: int, over: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test accuracy, training loss and training accuracy of a recorded run. Raises BadInput where they do not fit its record.
+def _logs(path: Path, epochs: int, iterations: int, over: bool, validated: bool) -> dict[str, np.ndarray]:
+    """The logs of a recorded run by name. Raises BadInput where they do not fit its record.
 
-    over: the run is done, and its logs have no rows beyond the recorded ones; otherwise these are ignored.
+    over: the run is done, and its logs have no rows beyond the recorded ones; otherwise these are ignored. validated: it has
+    validation images.
     """
-    logs = []
+    logs = {}
     for name, first, rows, percent in (
         ("test-acc", EPOCH, epochs, True),
+        *([(VALIDATION_LOG, EPOCH, epochs, True)] if validated else []),
         ("loss", ITERATION, iterations, False),
         ("train-acc", ITERATION, iterations, True),
     ):
         values = read_log(path / f"{name}.txt", first, None if over else rows, percent)
         if len(values) != rows:
             raise BadInput(f"{path / name}.txt has {len(values)} rows, where run.json says {rows} ({epochs} epochs)")
-        logs.append(values)
-    return tuple(logs)
+        logs[name] = values
+    return logs

@@ -17,6 +17,7 @@ from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, printed, published_settings
 from utils.report.reading import find_trials
 from utils.report.recorded import settings_section
+from utils.report.sweeps import sweeps_table
 from utils.report.tables import (
     FAIRNESS_NOTE,
     claims_table,
@@ -29,6 +30,8 @@ from utils.report.tables import (
 from utils.report.trials import Group, LeftOut, Trial, group_trials
 from utils.report.verdicts import pairs
 from utils.tables.cells import Cell
+
+LOOKED = "test accuracy was evaluated after every epoch, so that their best epochs were chosen on the test set."
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ class Report:
         found += [runs_table(self.trials, self.left_out, self.groups)]
         if any(len(group.trials) > 1 for group in self.others):
             found.append(details("other_cells", "Other cells, over their trials", self.others))
-        found += [claims_table(self.groups), fairness_table(self.groups)]
+        found += [sweeps_table(self.groups), claims_table(self.groups), fairness_table(self.groups)]
         return [table for table in found if table.records]
 
     @cached_property
@@ -93,7 +96,9 @@ class Report:
     def _head(self) -> Section:
         counted = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
-        note = f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out. Made by:"
+        unvalidated = sum(not trial.validated for trial in self.trials)
+        looked = f" {unvalidated} of {len(self.trials)} runs have no validation images: {LOOKED}" if unvalidated else ""
+        note = f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out.{looked} Made by:"
         items = [f"{count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common()]
         return Section("results", "Results", note, items)
 

@@ -11,9 +11,10 @@ LAST = 10  # the paper averages the test accuracy over the last 10 epochs
 
 
 class Curves(Protocol):
-    """What the statistic reads of a trial, a value per finished epoch. test_acc: percent; seconds: may be empty."""
+    """What the statistic reads of a trial, a value per finished epoch. Accuracies: percent; val_acc, seconds: may be empty."""
 
     test_acc: np.ndarray
+    val_acc: np.ndarray
     seconds: np.ndarray
 
 
@@ -25,6 +26,8 @@ class Statistics:
     best_mean, best_variance: mean and population variance, over the trials, of each trial's best epoch.
     final: mean over the trials of the last epoch.
     deviation: standard deviation, with n - 1 in the denominator, of the trials' means over their last 10 epochs; NaN if n = 1.
+    best_val: mean over the trials of the best validation accuracy; NaN if a trial has no validation images.
+    at_best_val: each trial's test accuracy at the first epoch with its best validation accuracy; empty likewise.
     seconds: median over all epochs of all trials; NaN if no epoch's time is known.
     """
 
@@ -36,6 +39,8 @@ class Statistics:
     final: float
     deviation: float
     seconds: float
+    best_val: float
+    at_best_val: tuple[float, ...]
 
     @property
     def standard_error(self) -> float:
@@ -48,6 +53,11 @@ def trial_means(trials: Sequence[Curves]) -> np.ndarray:
     return np.array([trial.test_acc[-LAST:].mean() for trial in trials])
 
 
+def at_best_validation(trial: Curves) -> float:
+    """A trial's test accuracy at the first epoch with the best validation accuracy, percent; NaN without validation."""
+    return float(trial.test_acc[trial.val_acc.argmax()]) if len(trial.val_acc) else np.nan
+
+
 def statistics(trials: Sequence[Curves]) -> Statistics:
     """The statistics of some trials. Raises ValueError if there are none, or if their lengths differ."""
     lengths = [len(trial.test_acc) for trial in trials]
@@ -55,6 +65,7 @@ def statistics(trials: Sequence[Curves]) -> Statistics:
         raise ValueError(f"the statistics need trials of equal length, but these have {lengths} epochs")
     acc = np.stack([trial.test_acc for trial in trials])
     seconds = np.concatenate([trial.seconds for trial in trials])
+    validated = all(len(trial.val_acc) for trial in trials)
     with np.errstate(invalid="ignore", over="ignore"):  # of accuracies that are not finite, which the numbers then show
         best, means = acc.max(axis=1), trial_means(trials)
         return Statistics(
@@ -66,4 +77,6 @@ def statistics(trials: Sequence[Curves]) -> Statistics:
             final=acc[:, -1].mean(),
             deviation=means.std(ddof=1) if len(trials) > 1 else np.nan,
             seconds=float(np.median(seconds)) if len(seconds) else np.nan,
+            best_val=float(np.mean([trial.val_acc.max() for trial in trials])) if validated else np.nan,
+            at_best_val=tuple(map(at_best_validation, trials)) if validated else (),
         )

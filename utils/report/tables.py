@@ -19,7 +19,7 @@ from utils.report.published import (
     printed,
     printed_best,
 )
-from utils.report.statistics import LAST, NOT_FINITE, Statistics
+from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_validation
 from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
 from utils.tables.cells import Cell
@@ -38,6 +38,10 @@ DETAILS_NOTE = (
 CLAIMS_NOTE = (
     "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
     "difference is shown; not finite: an accuracy is not."
+)
+AT_BEST = "at best validation"  # heading of a column that is there where a run has validation images
+AT_BEST_NOTE = (
+    f"{AT_BEST}: test accuracy at the first epoch with the best validation accuracy, mean over the trials; in brackets, of each."
 )
 LEFT_OUT = "left_out"  # the picture of the runs that are in no mean
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
@@ -69,7 +73,8 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             comparison = compare(own, logs)._asdict() if own else {"verdict": "not run"}
             settings = {"settings": group.label if group else ""}
             paper = {"paper_mean": value.mean, "paper_variance": value.variance}
-            records.append({**_cell(cell), **settings, **paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison})
+            numbers = {**paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison}
+            records.append({**_cell(cell), **settings, **numbers, **_validated(own)})
     return Table(
         f"table{table}",
         f"Table {table} ({SOURCE})",
@@ -82,8 +87,9 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(_cell_of(r))),
             "ours - logs": _difference,
             "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
+            f"ours {AT_BEST}": _at_best,
         },
-        TABLE_NOTE,
+        _with_note(TABLE_NOTE, records),
     )
 
 
@@ -95,7 +101,10 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         logs = logged_statistics(group.cell)
         logs_best = {"logs_best_mean": logs.best_mean, "logs_best_variance": logs.best_variance} if logs else {}
         paper = {"paper_best_mean": best, "paper_best_variance": variance}
-        records.append({**_cell(group.cell), "settings": group.label, **paper, **logs_best, **asdict(group.statistics)})
+        own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
+        records.append(
+            {**_cell(group.cell), "settings": group.label, **paper, **logs_best, **own, **_validated(group.statistics)}
+        )
     return Table(
         name,
         title,
@@ -108,11 +117,12 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
             "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
             "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
             "best, ours": lambda r: _measured_mean(r, "best_mean", "best_variance"),
+            AT_BEST: _at_best,
             "final": lambda r: _measured(r, "final"),
             "sd": lambda r: number(r["deviation"]),
             "s / epoch": lambda r: number(r["seconds"], 1),
         },
-        DETAILS_NOTE,
+        _with_note(DETAILS_NOTE, records),
     )
 
 
@@ -133,6 +143,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
         acc, last = trial.test_acc, trial.test_acc[-LAST:]
         with np.errstate(invalid="ignore", over="ignore"):
             numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
+        if trial.epochs and len(trial.val_acc):
+            numbers["at_best_val"] = at_best_validation(trial)
         seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
         run = {"settings": labels.get(id(trial), ""), "trial": trial.number, "epochs": trial.epochs, "state": trial.state}
         run["source"] = str(trial.source)
@@ -148,6 +160,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
             "epochs": lambda r: str(r["epochs"]),
             "test accuracy": lambda r: _measured(r, "final"),
             "best": lambda r: _measured(r, "best"),
+            AT_BEST: lambda r: _measured(r, "at_best_val"),
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "s / epoch": lambda r: number(r["seconds"], 1),
             "state": lambda r: r["state"],
@@ -253,6 +266,27 @@ def _cell_of(record: Record) -> Cell:
 def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
     values = {name: getattr(found, name) for name in ("n", "mean", "variance", "deviation")} if found else {"n": 0}
     return {f"{side}_{name}": value for name, value in values.items()}
+
+
+def _validated(found: Statistics | None) -> dict[str, Any]:
+    """What validation accuracy says of a group; empty without validation images."""
+    if found is None or not found.at_best_val:
+        return {}
+    mean = float(np.mean(found.at_best_val))
+    return {
+        "best_val": found.best_val,
+        "at_best_val": mean,
+        "at_best_val_of_each": ", ".join(f"{v:.2f}" for v in found.at_best_val),
+    }
+
+
+def _at_best(record: Record) -> str:
+    of_each = record.get("at_best_val_of_each", "")
+    return _measured(record, "at_best_val") + (f" ({of_each})" if "," in of_each else "")
+
+
+def _with_note(note: str, records: Sequence[Record]) -> str:
+    return f"{note} {AT_BEST_NOTE}" if any("at_best_val" in record for record in records) else note
 
 
 def _method_and_settings(record: Record) -> Field:

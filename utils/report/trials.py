@@ -24,8 +24,8 @@ IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deter
 class Trial:
     """One run: its curves, with a value per finished epoch, and what is known about it.
 
-    test_acc, train_acc: percent. train_acc and train_loss are averages over the epoch. state: done, running or failed;
-    error: why it failed, or ended before its last epoch.
+    test_acc, train_acc, val_acc: percent; val_acc is empty without validation. train_acc and train_loss are averages over the
+    epoch. state: done, running or failed; error: why it failed, or ended before its last epoch.
     settings: as in run.json, and the first digits of the digests that the run's record has (CONTENTS); or {"folder": ...} for
     logs without a record. seconds: per epoch; empty if unknown.
     """
@@ -41,11 +41,17 @@ class Trial:
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))
     error: str = ""
     made_by: str = ""
+    val_acc: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def epochs(self) -> int:
         """The number of finished epochs."""
         return len(self.test_acc)
+
+    @property
+    def validated(self) -> bool:
+        """Whether it has validation images."""
+        return bool(len(self.val_acc) or self.settings.get("validation"))
 
     @property
     def recorded(self) -> bool:

@@ -114,21 +114,32 @@ def load_start(net: nn.Module, settings: TrainSettings, data_digest: str | None 
     """Loads the base model that --pretrained names; data_digest: of the run's data, to say where it was trained on others."""
     path, model, dataset = settings.pretrained, settings.model, settings.dataset
     load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
-    made_from, digest = _trained_on(Path(path).parent)
+    pretrained = _last_pretraining(Path(path).parent)
+    made_from, digest = pretrained.get("settings", {}).get("dataset"), pretrained.get(DATA)
     known = digest and data_digest
     if digest != data_digest if known else made_from not in (None, dataset):  # two sets of one name share the folder
         other = f"other data than {dataset} holds now" if made_from == dataset else f"{printable(made_from)}, not on {dataset}"
         print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
+    elif settings.validation and (why := _has_seen(pretrained.get("settings"), settings)):
+        print(f"note: --pretrained {path} {why}: validation accuracy may be too high", file=sys.stderr)
 
 
-def _trained_on(folder: Path) -> tuple[str | None, str | None]:
-    """The data set of the last finished `pretrain` in a folder, and its digest; None where it is not known."""
+def _has_seen(pretrained: Mapping[str, Any] | None, settings: TrainSettings) -> str | None:
+    """Why a base model may know the validation images; None where it does not. pretrained: its settings, None: not known."""
+    if pretrained is None:
+        return "may have been trained on the validation images"
+    if [pretrained.get(name) for name in ("validation", "seed")] != [settings.validation, settings.seed]:
+        return f"was trained on validation images, not with --validation {settings.validation} --seed {settings.seed}"
+    return None
+
+
+def _last_pretraining(folder: Path) -> Mapping[str, Any]:
+    """The record of the last finished `pretrain` in a folder; empty where there is none."""
     records = []
     for file in folder.glob("pretrain-trial-*/run.json"):
         with suppress(BadInput):
             records.append(read_record(file.parent))
-    last = max((record for record in records if record["state"] == "done"), key=lambda r: r.get("ended", ""), default={})
-    return last.get("settings", {}).get("dataset"), last.get(DATA)
+    return max((record for record in records if record["state"] == "done"), key=lambda r: r.get("ended", ""), default={})
 
 
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
 from utils.choices import ESTIMATORS, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
-from utils.dataset import get_dataloader
+from utils.dataset import get_dataloader, hold_out, load_images, make_loader
 from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
 from utils.run.identity import DATA, data_digest, program_contents
@@ -23,17 +24,32 @@ from utils.run.settings import Settings, TrainSettings
 TEST_BATCH_SIZE = 100
 
 
-def load_data(settings: Settings, data_seed: int, device: torch.device) -> tuple[Loader, Loader]:
-    """The training and the test loader."""
+class Loaders(NamedTuple):
+    """A run's batches. validation: the training images that are held out; None without --validation."""
+
+    train: Loader
+    test: Loader
+    validation: Loader | None = None
+
+
+def load_data(settings: Settings, data_seed: int, device: torch.device) -> Loaders:
+    """The loaders of a run's settings. data_seed: of the order and the augmentation of the training images."""
     s = settings
-    options = {"data_root": s.data_root, "device": device, "loader": s.loader, "workers": s.workers}
-    train_loader = get_dataloader(s.dataset, "train", s.batch_size, seed=data_seed, drop_last=s.drop_last, **options)
-    return train_loader, get_dataloader(s.dataset, "test", TEST_BATCH_SIZE, **options)
+    options = {"device": device, "workers": s.workers}
+    images = load_images(s.dataset, "train", s.data_root)
+    chosen, held_out = hold_out(images, s.validation, s.seed) if s.validation else (None, None)
+    how = {"seed": data_seed, "drop_last": s.drop_last, "chosen": chosen}
+    train = make_loader(s.loader, images, "train", s.batch_size, **how, **options)
+    validation = (
+        make_loader(s.loader, images, "validation", TEST_BATCH_SIZE, chosen=held_out, **options) if s.validation else None
+    )
+    test = get_dataloader(s.dataset, "test", TEST_BATCH_SIZE, data_root=s.data_root, loader=s.loader, **options)
+    return Loaders(train, test, validation)
 
 
-def contents_of(train_loader: Loader, test_loader: Loader, program: Path) -> dict[str, str]:
-    """What a run reads, by content, as in Identity."""
-    return {DATA: data_digest(train_loader.image_set, test_loader.image_set)} | program_contents(program)
+def contents_of(loaders: Loaders, program: Path) -> dict[str, str]:
+    """What a run reads, by content, as in Identity; the data set as a whole, whatever is held out of it."""
+    return {DATA: data_digest(loaders.train.image_set, loaders.test.image_set)} | program_contents(program)
 
 
 def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1, keep: Sequence[str] = ()) -> nn.Module:

@@ -2,22 +2,23 @@
 
 from torch import nn
 
-from utils.batches import Loader
+from utils.run.build import Loaders
 from utils.run.folder import Run
 from utils.run.settings import Settings, TrainSettings
 
 
-def description(run: Run, net: nn.Module, train_loader: Loader, test_loader: Loader, pace: str = "") -> str:
+def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> str:
     """Folder, epochs and device; net and weights; method; data. pace: the time of an epoch and the time left, where known."""
     s = run.settings
-    train, test = train_loader.image_set, test_loader.image_set
+    validation = f", {len(loaders.validation.chosen):,} validation" if loaders.validation else ""
+    images = f"{len(loaders.train.chosen):,} training{validation} and {len(loaders.test.chosen):,} test images"
     lines = {
         "net": f"{s.model}, {_weights(net, s)}",
         "method": _method(s),
-        "data": f"{s.dataset}, {len(train.images):,} training and {len(test.images):,} test images, {train.num_classes} classes",
+        "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
         "time": pace,
     }
-    head = f"{run.path}: {s.epochs} epochs of {len(train_loader)} iterations of {s.batch_size} images on {run.record['device']}"
+    head = f"{run.path}: {s.epochs} epochs of {len(loaders.train)} iterations of {s.batch_size} images on {run.record['device']}"
     return "\n".join([head, *(f"  {name + ':':8}{text}" for name, text in lines.items() if text)])
 
 

@@ -5,46 +5,58 @@ The iteration count of the training loop is the one clock: epoch and batch follo
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from torch.optim import Optimizer
 
 from meta_utils.capture import CudaGraphs, Graphs
 from meta_utils.iterations import Iterations, Measured
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
-from utils.choices import ADAPTIVE
 from utils.errors import RunFailed
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
+from utils.run.build import Loaders
 from utils.run.description import description
 from utils.run.finite import first_not_finite
 from utils.run.folder import Run
 from utils.run.record import fault_of_result
+from utils.run.settings import Settings
+from utils.schedules import ADAPTIVE, scale_rates
 
 COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's
 
 
-def fit(loop: TrainingLoop, train_loader: Loader, test_loader: Loader, run: Run) -> None:
-    """Trains for the run's epochs, from its checkpoint on; after each epoch tests and adjusts the learning rate."""
-    settings = run.settings
-    with Recorder(run.path, settings.dataset, state=run.resume(loop), epochs=settings.epochs) as recorder:
-        print(description(run, loop.net, train_loader, test_loader, recorder.pace()), flush=True)
-        recorder.stop &= settings.lr_adjust == ADAPTIVE  # a checkpoint of an earlier version may have it after another schedule
-        iterations = checked_iterations(loop, train_loader, graphs_of(run, train_loader), recorder.epoch, run)
+def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
+    """Trains for the run's epochs, from its checkpoint on; after each epoch evaluates and adjusts the learning rate."""
+    settings, per_epoch, validated = run.settings, len(loaders.train), loaders.validation is not None
+    with Recorder(run.path, settings.dataset, run.resume(loop), settings.epochs, validated) as recorder:
+        print(description(run, loop.net, loaders, recorder.pace()), flush=True)
+        recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
+        iterations = checked_iterations(loop, loaders.train, graphs_of(run, loaders.train), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
             train_epoch(iterations, recorder, run)
-            evaluation = test(loop, interruptible(test_loader, run, loop, recorder), run)
-            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False)
-            follows = loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
-            recorder.adjust_lr(loop.optimizee, settings.lr_adjust, recorder.epoch - 1, meta_optimizer=follows)
-            print(
-                f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, "
-                f"test accuracy {evaluation.top1:.2f} % (best {recorder.get_best_test_acc():.2f} %), "
-                f"{recorder.pace()}",
-                flush=True,
-            )
+            val_acc = None
+            if validated:
+                val_acc = test(loop, interruptible(loaders.validation, run, loop, recorder), run, "validation").top1
+            evaluation = test(loop, interruptible(loaders.test, run, loop, recorder), run, "test")
+            recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False, val_acc=val_acc)
+            end_epoch(loop, settings, per_epoch, recorder)
+            print(describe_epoch(recorder), flush=True)
             run.after_epoch(loop, recorder, evaluation)
         if recorder.epoch < settings.epochs:
             run.end_early(recorder, f"alpha fell below {LOWEST_LR:.0e} (--lr-adjust {ADAPTIVE})")
+
+
+def describe_epoch(recorder: Recorder) -> str:
+    """The last epoch in a line."""
+    found = recorder.validation_result()
+    validation = f"validation accuracy {found['val_top1']:.2f} % (best {found['best_val_top1']:.2f} %), " if found else ""
+    return (
+        f"epoch {recorder.epoch}: loss {recorder.loss.avg:.4f}, train accuracy {recorder.top1.avg:.2f} %, {validation}"
+        f"test accuracy {recorder.test_acc[-1]:.2f} % (best {recorder.get_best_test_acc():.2f} %), {recorder.pace()}"
+    )
 
 
 def graphs_of(run: Run, loader: Loader) -> Graphs | None:
@@ -60,9 +72,31 @@ def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None
     how many iterations an epoch has, and what the optimizers were built with.
     """
     run.write(iterations_per_epoch=len(loader), optimizers=loop.hyperparameters(), captured=graphs is not None)
-    iterations = Iterations(loop, loader, graphs, run.note_eager)
+    if graphs is not None and run.settings.schedule.changes(run.settings.epochs):
+        loop.use_device_rates()
+    iterations = Iterations(loop, loader, graphs, run.note_eager, partial(set_rates, loop, run.settings, len(loader)))
     iterations.check_capture(epoch)
     return iterations
+
+
+def set_rates(loop: TrainingLoop, settings: Settings, per_epoch: int, iteration: int) -> None:
+    """Sets the rates of an iteration (from 0) by the run's schedule; one that follows the training loss leaves them."""
+    if not settings.schedule.follows_loss:
+        scale_rates(scheduled(loop, settings), settings.schedule.factor(iteration, per_epoch, settings.epochs))
+
+
+def end_epoch(loop: TrainingLoop, settings: Settings, per_epoch: int, recorder: Recorder) -> None:
+    """Sets the rates that the next iteration begins with; by the epoch's loss where the schedule follows it."""
+    optimizee, follows = scheduled(loop, settings)
+    if settings.schedule.follows_loss:
+        recorder.adjust_lr(optimizee, ADAPTIVE, recorder.epoch - 1, meta_optimizer=follows)
+    else:
+        set_rates(loop, settings, per_epoch, loop.iteration)
+
+
+def scheduled(loop: TrainingLoop, settings: Settings) -> tuple[Optimizer, Optimizer | None]:
+    """The optimizers whose rates the schedule sets: alpha's, and with --meta-lr-adjust gamma's."""
+    return loop.optimizee, loop.meta_optimizer if getattr(settings, "meta_lr_adjust", None) else None
 
 
 def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
@@ -83,10 +117,10 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
         raise RunFailed(f"the training loss is {loss} at iteration {loop.iteration}, {where}; {run.last_checkpoint()}") from None
 
 
-def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
-    """The test after an epoch. Raises RunFailed where its loss is not finite."""
+def test(loop: TrainingLoop, batches: Iterable, run: Run, what: str) -> Evaluation:
+    """An evaluation after an epoch, its name being `what`. Raises RunFailed where its loss is not finite."""
     evaluation = evaluate(loop.net, loop.quantizer, batches)
-    if fault := fault_of_result(evaluation._asdict()):
+    if fault := fault_of_result(evaluation._asdict(), what):
         name = first_not_finite(loop.net.state_dict())
         where = f"{name} is not finite" if name else "with every parameter finite"
         raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint(bad=loop.iteration)}")
@@ -96,11 +130,11 @@ def test(loop: TrainingLoop, batches: Iterable, run: Run) -> Evaluation:
 def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Recorder, run: Run) -> None:
     """Records iterations that have been read. Raises RunFailed where a loss is not finite."""
     first = recorder.iteration
-    for loss, top1, size in measured:
+    for loss, top1, size, lr in measured:
         if not math.isfinite(loss):
             advice = "rerun the same command with --device cpu to resume there and to name the layer if it happens again"
             raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
-        recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=loop.lr)
+        recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=lr)
     if measured and loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:
         recorder.record_gradient(*loop.compare_with_ste(), meta_lr=loop.meta_lr)
 

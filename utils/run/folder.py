@@ -248,7 +248,7 @@ class Run:
 
     def after_epoch(self, loop: TrainingLoop, recorder: Recorder, evaluation: Evaluation) -> None:
         """Keeps the epoch's result; gives way to a signal, or saves every so many epochs and at the end."""
-        self.result = {**evaluation._asdict(), "best_top1": recorder.get_best_test_acc()}
+        self.result = {**evaluation._asdict(), "best_top1": recorder.get_best_test_acc(), **recorder.validation_result()}
         self.give_way(loop, recorder)
         last = recorder.stop or recorder.epoch == self.settings.epochs
         if last or (not self._in_iterations and recorder.epoch % self._every == 0):

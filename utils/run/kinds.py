@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from utils.choices import ADAPTIVE, DATASETS, MODELS, TORCHVISION, is_net
+from utils.choices import DATASETS, MODELS, TORCHVISION, is_net
 from utils.errors import shortened
+from utils.schedules import ADAPTIVE, COSINE, MOST_EPOCHS, Schedule
 
-MOST_EPOCHS = 1_000_000
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on the file systems of Linux and macOS
 
 
@@ -183,19 +183,17 @@ class Switch(Kind):
 
 
 class LearningRateSchedule(Kind):
-    """A whole number of epochs, or "adaptive"."""
+    """What utils.schedules.Schedule takes for `adjust`."""
 
     limits = f"1 to {MOST_EPOCHS}"
-    accepts = f"a whole number of epochs from {limits}, or {ADAPTIVE!r}"
+    accepts = f"a whole number of epochs from {limits}, several in ascending order such as 60,120,160, {COSINE!r} or {ADAPTIVE!r}"
     stored = (int, str)
 
     def _parsed(self, text: str) -> int | str:
         return int(text) if re.fullmatch(r"[0-9]+", text) else text
 
     def _checked(self, value: Any) -> int | str:
-        if value != ADAPTIVE and (type(value) is not int or not 1 <= value <= MOST_EPOCHS):
-            raise ValueError
-        return value
+        return Schedule(value).adjust
 
 
 class PathText(Kind):

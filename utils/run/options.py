@@ -29,8 +29,9 @@ def setting(
 
     default: its value; a function that gives it; or REQUIRED. text: meaning and unit, for the help. short: short flags beside
     the long one, which is the field's name. kind: of the value (None: any text). several: the value is a tuple of such values; a
-    text has spaces between them. positional: the command line has no flag for it. group: the heading of the help that it stands
-    under. notes: what else the owner of the field wants to know of it, in the field's metadata.
+    text has spaces between them, and with the note `repeatable` the flag may be given several times. positional: the command line
+    has no flag for it. group: the heading of the help that it stands under. notes: what else the owner of the field wants to know
+    of it, in the field's metadata.
     """
     about = {"text": text, "short": short, "kind": kind or Kind(), "metavar": metavar, "several": several}
     return _field(default, about | {"positional": positional, "group": group} | notes)

@@ -29,7 +29,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 def run_name(settings: TrainSettings) -> str:
     """The folder name of a training run."""
     s = settings
-    quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{s.lr_adjust}"
+    warmup = f"-warmup-{s.warmup}" if s.warmup else ""
+    quantized = f"{s.quantizer}-{{}}{s.optimizer}-{s.bits}bits-lr-{str(s.lr_adjust).replace(',', '-')}{warmup}"
     if s.backward not in META_NETWORKS:
         name = "Baseline-" + ("" if s.backward == STE else f"{s.backward}-") + quantized.format("optimizer-")
     else:
@@ -88,10 +89,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return record | {"state": "failed", "error": fault} if fault and record["state"] == "done" else record
 
 
-def fault_of_result(result: Any) -> str | None:
-    """Which number of a run's last test is not finite; None where all are, or none is known."""
+def fault_of_result(result: Any, what: str = "test") -> str | None:
+    """Which number of a run's last test, or another evaluation, is not finite; None where all are, or none is known."""
     numbers = result.items() if isinstance(result, Mapping) else ()
-    wrong = (f"the test {name} is {value}" for name, value in numbers if isinstance(value, float) and not math.isfinite(value))
+    wrong = (f"the {what} {name} is {value}" for name, value in numbers if isinstance(value, float) and not math.isfinite(value))
     return next(wrong, None)
 
 
@@ -121,6 +122,8 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
     if record.get("state") == "done":
         result = record.get("result") or {}
         accuracy = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
+        if "top1_at_best_val" in result:
+            accuracy += f"; {result['top1_at_best_val']:.2f} % at the best validation epoch"
         early = f" after {why}" if (why := ended_early(record)) else ""
         raise Finished(f"{path} is done{early}{accuracy}")
     return record

@@ -32,7 +32,6 @@ from utils.run.kinds import (
     FOLDER_PART,
     INTERVAL,
     LAYER_PATTERN,
-    MOST_EPOCHS,
     PATH,
     DataSet,
     LearningRateSchedule,
@@ -45,11 +44,13 @@ from utils.run.kinds import (
 )
 from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
+from utils.schedules import MOST_EPOCHS, Schedule
 
 MODEL = NetName()
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
 OPTIMIZER = OneOf(lambda: sorted(OPTIMIZEES))
 BACKWARD = OneOf(methods)
+MOST_IMAGES = 10**9
 BATCH_SIZE, TRIAL, LAYERS = Whole(1, 1_000_000), Whole(1, 1_000_000), Whole(1, 100)
 
 
@@ -63,15 +64,27 @@ class Settings(Options):
     epochs: int = setting(100, "number of epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
-        "alpha x 0.1 after every N-th epoch, or after 3 epochs without a new lowest training loss until it is below 1e-6: "
-        "there the run ends",
+        "N: alpha x 0.1 after every N-th epoch; N,N,...: after each of these epochs; cosine: half a cosine from alpha to 0; "
+        "adaptive: x 0.1 after 3 epochs without a new lowest training loss until it is below 1e-6, where the run ends",
         "-ad",
         kind=LearningRateSchedule(),
-        metavar="N|adaptive",
+        metavar="N|N,N,...|cosine|adaptive",
+    )
+    warmup: int | None = setting(
+        None,
+        "epochs over which alpha first grows linearly from 0, iteration by iteration; cosine takes the others; 0: none",
+        kind=Whole(0, MOST_EPOCHS),
+        metavar="N",
     )
     batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
     drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
     seed: int = setting(0, "with --trial, determines everything random", kind=Whole(0, 2**63 - 1))
+    validation: int | None = setting(
+        None,
+        "training images to hold out, the same for every trial of a --seed, and to evaluate after every epoch; 0: none",
+        kind=Whole(0, MOST_IMAGES),
+        metavar="N",
+    )
     data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", kind=PATH, may_differ=True)
     results_root: str = setting("Results", "folder of base models and runs", kind=PATH, may_differ=True)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
@@ -105,6 +118,17 @@ class Settings(Options):
         super().__post_init__()
         if path := npz_path(self.dataset):
             self._set("dataset", f"NPZ:{path.absolute()}")
+        for name in ("warmup", "validation"):
+            self._set(name, getattr(self, name) or None)
+        try:
+            self.schedule.check(self.epochs)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate changes."""
+        return Schedule(self.lr_adjust, self.warmup or 0)
 
     @classmethod
     def from_record(cls, settings: Mapping[str, Any]) -> Self:
@@ -176,7 +200,7 @@ class TrainSettings(Settings):
         option="lstm_state",
     )
     meta_lr: float | None = setting(None, "gamma, the learning rate of M (default: 1e-3)", kind=Real(above=0), learned=1e-3)
-    meta_lr_adjust: bool | None = setting(None, "gamma drops together with alpha", kind=Switch(), learned=False)
+    meta_lr_adjust: bool | None = setting(None, "gamma is multiplied by the same factor as alpha", kind=Switch(), learned=False)
     meta_weight_decay: float | None = setting(None, "weight decay of M (default: 0)", "-decay", kind=Real(), learned=0.0)
     update_order: str | None = setting(
         None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from meta_utils.training import TrainingLoop
-from utils import LOGS
+from utils import LOGS, VALIDATION_LOG
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
 from utils.run.checkpoint import Checkpoints
@@ -82,7 +82,8 @@ FORM = {
         "_lowest_loss": NUMBER,
         "meters": Value("two pairs of numbers", lambda value: isinstance(value, list) and [*map(_is_pair, value)] == [True] * 2),
         "elapsed": NUMBER,
-        "log_sizes": dict.fromkeys(LOGS, COUNT),
+        "val_acc": replace(NUMBERS, may_lack=True),  # with validation images alone
+        "log_sizes": {**dict.fromkeys(LOGS, COUNT), VALIDATION_LOG: replace(COUNT, may_lack=True)},
         "log_hashes": DIGESTS,
         "epoch": FORMER,
         "batches": FORMER,
@@ -112,8 +113,12 @@ def find_problem(state: Any) -> str | None:
     loop, recorder = state["loop"], state["recorder"]
     if recorder["iteration"] != loop["iteration"]:
         return f"recorder.iteration is {recorder['iteration']}, and loop.iteration {loop['iteration']}"
-    if not len(recorder["test_acc"]) == len(recorder["epoch_losses"]) == len(recorder["seconds_per_epoch"]):
+    epochs = len(recorder["test_acc"])
+    if not epochs == len(recorder["epoch_losses"]) == len(recorder["seconds_per_epoch"]):
         return "recorder.test_acc, epoch_losses and seconds_per_epoch are not of one length"
+    validated = recorder.get("val_acc") is not None
+    if validated != (VALIDATION_LOG in recorder["log_sizes"]) or len(recorder.get("val_acc", recorder["test_acc"])) != epochs:
+        return f"recorder.val_acc and log_sizes.{VALIDATION_LOG} do not fit each other, or test_acc"
     return None
 
 

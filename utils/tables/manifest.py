@@ -2,7 +2,8 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of a table: how often it is run, with which settings, and what was printed."""
+    """A cell of a table: how often it is run, with which settings, and what was printed.
+
+    varied: the settings, with dashes, in which it differs from the cell's other rows in a sweep, as texts.
+    """
 
     cell: Cell
     trials: int
     settings: dict[str, Any]  # main.py train's long flags without their dashes -> values
     published: str | None  # mean (population variance) of the last 10 epochs, percent
+    varied: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,29 @@ class Assignment(Kind):
         return value
 
 
+class Values(Kind):
+    """NAME=VALUE,VALUE,... as the pair (NAME, (VALUE, ...)), NAME with dashes; semicolons separate values that have commas."""
+
+    accepts = (
+        "NAME=VALUE,VALUE,... with a flag's name without dashes and at least two values, such as init-lr=1e-3,1e-2; "
+        "semicolons separate values that have commas"
+    )
+
+    def text(self, value: tuple[str, tuple[str, ...]]) -> str:
+        name, values = value
+        return f"{name}={(';' if any(',' in each for each in values) else ',').join(values)}"
+
+    def _parsed(self, text: str) -> tuple[str, tuple[str, ...]]:
+        name, _, values = text.partition("=")
+        return name.replace("_", "-"), tuple(values.split(";" if ";" in values else ","))
+
+    def _checked(self, value: Any) -> tuple[str, tuple[str, ...]]:
+        name, values = value
+        if not name or name.startswith("-") or len(values) < 2 or not all(values):
+            raise ValueError
+        return value
+
+
 CELLS, RUNS, ENGINE = "selection of cells", "settings of the runs", "engine"  # headings of the help
 
 
@@ -86,7 +109,17 @@ class Selection(Options):
         "other flags of train, such as batch-size=64",
         kind=Assignment(),
         several=True,
+        repeatable=True,
         metavar="NAME=VALUE",
+        group=RUNS,
+    )
+    grid: tuple[tuple[str, tuple[str, ...]], ...] = setting(
+        (),
+        "a run for every combination of these values, such as init-lr=1e-3,1e-2,1e-1; the report names the best by validation",
+        kind=Values(),
+        several=True,
+        repeatable=True,
+        metavar="NAME=VALUE,VALUE,...",
         group=RUNS,
     )
     data_root: str = like(Settings, "data_root", group=RUNS)

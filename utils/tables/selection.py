@@ -4,7 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
+from utils.tables.grid import Grid, combinations, exp_spec, in_words, read_grid
 from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
@@ -46,7 +47,7 @@ class TableRun:
     program: Path
 
     def __str__(self) -> str:
-        return f"{self.row.cell} trial {self.trial}"
+        return f"{_named(self.row)} trial {self.trial}"
 
     @property
     def trial(self) -> int:
@@ -103,9 +104,10 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     if not any(trials.values()):
         there = selection.trials or max(row.trials for row in rows.values())
         raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
-    if (selected := sum(map(len, trials.values()))) > MAX_RUNS:
+    varied = _varied_rows(rows.values(), read_grid(selection.grid, dict(selection.set)))
+    if (selected := sum(len(trials[row.cell]) for row in varied)) > MAX_RUNS:
         raise BadInput(f"--manifest {selection.manifest}: these are {selected} runs; at most {MAX_RUNS} can be selected")
-    pairs = sorted(((trial, row) for row in rows.values() for trial in trials[row.cell]), key=lambda pair: pair[0])
+    pairs = sorted(((trial, row) for row in varied for trial in trials[row.cell]), key=lambda pair: pair[0])
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
@@ -126,26 +128,38 @@ def _chosen_rows(rows: dict[Cell, Row], selection: Selection, tables: Iterable[s
     return chosen
 
 
+def _varied_rows(rows: Iterable[Row], grid: Grid) -> list[Row]:
+    """Each row once for every combination of a grid's values. Raises BadInput for a setting that no row has a use for."""
+    varied = [replace(row, varied=values) for row in rows for values in combinations(grid, row.cell)]
+    if unused := [name for name in grid if not any(name in row.varied for row in varied)]:
+        raise BadInput(f"--grid {unused[0]}: no selected cell has a use for it")
+    return varied
+
+
+def _named(row: Row) -> str:
+    return f"{row.cell} ({in_words(row.varied)})" if row.varied else str(row.cell)
+
+
 def _chosen_trials(count: int, only: Collection[int]) -> list[int]:
     """Trials 1 to count, or those of them in `only`."""
     return [trial for trial in range(1, count + 1) if not only or trial in only]
 
 
 def status_table(runs: list[TableRun]) -> str:
-    """A Markdown table, a row per cell: how many of its trials are in which state.
+    """A Markdown table, a row per cell and combination of a sweep's values: how many of its trials are in which state.
 
     Below it: why runs failed, are refused or ended before their last epoch.
     """
     states = {run: run.state() for run in runs}
-    by_cell: dict[Cell, list[TableRun]] = {}
+    by_row: dict[str, list[TableRun]] = {}
     for run in runs:
-        by_cell.setdefault(run.row.cell, []).append(run)
+        by_row.setdefault(_named(run.row), []).append(run)
 
     def counts(members: Iterable[TableRun]) -> list[str]:
         tally = Counter(states[run][0] for run in members)
         return [str(tally[state] or "") for state in State]
 
-    rows = [[str(cell), members[0].row.published or "", *counts(members)] for cell, members in by_cell.items()]
+    rows = [[name, members[0].row.published or "", *counts(members)] for name, members in by_row.items()]
     table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
     reasons = [printable(f"{state}: {run}: {why}") for run, (state, why) in states.items() if why]
     return "\n".join([table, *([""] if reasons else []), *reasons])
@@ -181,11 +195,13 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
         if name in (*NOT_SETTINGS, "epochs"):
             raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
     values = row.cell._asdict() | row.settings | ({"epochs": selection.epochs} if selection.epochs else {}) | chosen
+    if row.varied:
+        values |= {**row.varied, "exp-spec": exp_spec(values.get("exp-spec"), row.varied)}
     values |= {"data-root": selection.data_root, "results-root": selection.results_root, "trial": trial}
     if selection.pretrained_root:
         values["pretrained"] = _base_model(selection.pretrained_root, row.cell, selection.results_root)
-    origin = " ".join(["--set", *map("=".join, chosen.items())]) if chosen else f"--manifest {selection.manifest}"
-    settings = TrainSettings.from_values(values, f"{origin}, {row.cell}")
+    told = [*(["--set", *map("=".join, chosen.items())] if chosen else []), *selection.flags(["grid"])]
+    settings = TrainSettings.from_values(values, f"{' '.join(told) or f'--manifest {selection.manifest}'}, {_named(row)}")
     return TableRun(row, settings, run_path(settings), program)
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import PROJECT
-from run_folders import CELL, DIGITS, make_run, make_trial, published_run, settings_of
+from run_folders import CELL, DIGITS, make_run, make_trial, published_run, rows_of, settings_of
 
 from utils.errors import BadInput
 from utils.report.csv_files import write_csv
@@ -18,14 +18,6 @@ from utils.report.tables import errata_markdown
 from utils.report.trials import group_trials
 
 LEARNED = DIGITS._replace(backward="MultiFC")
-
-
-def rows_of(markdown, title):
-    """The rows of a section's table, as a dict by heading."""
-    section = re.search(rf"^## {title}.*?(?=^## |\Z)", markdown, flags=re.MULTILINE | re.DOTALL)[0]
-    lines = re.findall(r"^\| .* \|$", section, flags=re.MULTILINE)
-    head, *rows = ([part.strip() for part in line[1:-1].split(" | ")] for line in lines)
-    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 def test_the_table_of_runs_pools_the_last_ten_epochs_with_the_population_variance(tmp_path):

@@ -96,6 +96,20 @@ def test_digests_may_be_there_and_may_lack(stopped, tally):
         assert place[-1] in refused(stopped, changed(stopped[3], place, 7), tally)
 
 
+def test_validation_is_in_both_places_or_in_none(stopped, tally):
+    validated = changed(changed(stopped[3], ("recorder", "val_acc"), [50.0]), ("recorder", "log_sizes", "val-acc"), 6)
+    assert find_problem(validated) is None
+    for state in (
+        changed(validated, ("recorder", "val_acc"), remove=True),
+        changed(validated, ("recorder", "log_sizes", "val-acc"), remove=True),
+        changed(validated, ("recorder", "val_acc"), []),
+    ):
+        assert "recorder.val_acc and log_sizes.val-acc do not fit" in refused(stopped, state, tally)
+    assert "recorder.val_acc is not a list of numbers" in refused(
+        stopped, changed(validated, ("recorder", "val_acc"), ["high"]), tally
+    )
+
+
 def test_a_checkpoint_that_lacks_something_is_refused(stopped, tally):
     for place in filter(lambda place: place[-1] not in MAY_LACK, places(stopped[3])):
         line = refused(stopped, changed(stopped[3], place, remove=True), tally)

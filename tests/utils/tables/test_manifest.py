@@ -115,6 +115,13 @@ def test_rules_trials_and_published_values(tmp_path):
     assert (second.trials, second.settings, second.published) == (2, {"epochs": 3}, "1.000 (2.000)")
 
 
+def test_a_manifest_can_ask_for_a_schedule_and_for_validation(tmp_path):
+    more = 'epochs = 9\nvalidation = 100\nwarmup = 1\nlr-adjust = "3,6"'
+    row = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", more)), "logs")["one"].rows[1]
+    settings = TrainSettings.from_values(row.cell._asdict() | row.settings, "test")
+    assert (settings.validation, settings.warmup, settings.lr_adjust) == (100, 1, "3,6")
+
+
 def test_layers_in_full_precision_are_a_list_or_a_text(tmp_path):
     def kept(value):
         (row, _) = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", f"keep = {value}")), "logs")["one"].rows

@@ -1,0 +1,67 @@
+"""Sweeps in the report: what belongs together, ties, and when no value is named."""
+
+import numpy as np
+from run_folders import DIGITS, make_run, make_trial, rows_of, settings_of
+
+from utils.report.csv_files import read_csv, write_csv
+from utils.report.report import Report, make_report
+from utils.report.trials import group_trials
+
+
+def trial(lr, val, number=1, base="", cell=DIGITS, validation=500, **changes):
+    spec = f"{base}-grid-init-lr-{lr}".removeprefix("-")
+    settings = settings_of(cell, number, 2, init_lr=lr, exp_spec=spec, validation=validation, **changes)
+    return make_trial([60.0, 50.0], cell, number, settings=settings, val_acc=np.array([val, 1.0]) if validation else np.empty(0))
+
+
+def choices(*trials):
+    report = Report(list(trials), *group_trials(trials, lambda cell: None))
+    return [(row["run"], row["value"], row["n"], row["by validation"]) for row in rows_of(report.markdown(), "Sweeps")]
+
+
+STE = "dorefa SGD STE"
+
+
+def test_trials_are_averaged_and_a_tie_names_both():
+    trials = [trial(0.1, 50, 1), trial(0.1, 60, 2), trial(0.2, 55, 1), trial(0.2, 55, 2), trial(0.3, 54.9)]
+    assert choices(*trials) == [
+        (STE, "init_lr 0.1", "2", "best"),
+        (STE, "init_lr 0.2", "2", "best"),
+        (STE, "init_lr 0.3", "1", ""),
+    ]
+
+
+def test_sweeps_of_other_cells_and_specs_are_apart():
+    other = DIGITS._replace(quantizer="BWN")
+    trials = [
+        trial(0.1, 50),
+        trial(0.2, 60),
+        trial(0.1, 90, base="short"),
+        trial(0.2, 80, base="short"),
+        trial(0.3, 70, cell=other),
+    ]
+    assert choices(*trials) == [
+        (STE, "init_lr 0.1", "1", ""),
+        (STE, "init_lr 0.2", "1", "best"),
+        (f"{STE} (short)", "init_lr 0.1", "1", "best"),
+        (f"{STE} (short)", "init_lr 0.2", "1", ""),
+        ("BWN SGD STE", "grid-init-lr-0.3", "1", "the only value so far"),
+    ]
+
+
+def test_without_the_same_validation_images_no_value_is_named():
+    without = "none is named: no validation images"
+    assert {row[-1] for row in choices(trial(0.1, 50), trial(0.2, 0, validation=None))} == {without}
+    assert {row[-1] for row in choices(trial(0.1, 50), trial(0.2, 60, validation=100))} == {
+        "none is named: other validation images"
+    }
+
+
+def test_a_sweep_is_known_from_a_csv_file_too_and_other_runs_are_no_sweep(tmp_path):
+    write_csv([trial(0.1, 50), trial(0.2, 60)], tmp_path / "runs.csv")
+    rows = rows_of(make_report([tmp_path / "runs.csv"])[0].markdown(), "Sweeps")
+    assert [row["by validation"] for row in rows] == ["", "best"]
+    assert len(read_csv(tmp_path / "runs.csv")) == 2
+    make_run(tmp_path / "a", DIGITS, settings=settings_of(DIGITS, exp_spec="short"))
+    make_run(tmp_path / "b", DIGITS, 2, settings=settings_of(DIGITS, 2, init_lr=3.0))
+    assert "## Sweeps" not in make_report([tmp_path / "a", tmp_path / "b"])[0].markdown()

@@ -1,0 +1,94 @@
+"""Sweeps (`tables run --grid`): which value of the varied settings is best by validation accuracy, never by test accuracy."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.report.formatting import Record, Table, measured, number
+from utils.report.tables import AT_BEST, method
+from utils.report.trials import IGNORED_IN_GROUPING, Group
+from utils.tables.cells import Cell
+from utils.tables.grid import sweep_of
+
+BEST = "best"
+NOT_COMPARED = {*IGNORED_IN_GROUPING, "exp_spec", "pretrained"}
+NOTE = (
+    "The values of --grid; accuracies in percent. validation: each trial's best validation accuracy, mean over the trials; the "
+    f"value with the highest one is {BEST}. {AT_BEST}: test accuracy at that epoch, mean over the trials; it plays no part in "
+    "the choice. Without validation images no value is named, because test accuracy must not choose one."
+)
+
+
+def sweeps_table(groups: Sequence[Group]) -> Table:
+    """A row per value of every sweep among the groups."""
+    records = [record for members in sweeps(groups).values() for record in _records(members)]
+    return Table(
+        "sweeps",
+        "Sweeps",
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "run": lambda r: method(Cell(*(r[name] for name in Cell._fields))) + (f" ({r['spec']})" if r["spec"] else ""),
+            "value": lambda r: r["value"],
+            "n": lambda r: str(r["n"]),
+            "validation": lambda r: number(r["best_val"]),
+            AT_BEST: lambda r: _percent(r, "at_best_val"),
+            "by validation": lambda r: r["choice"],
+        },
+        NOTE,
+    )
+
+
+def sweeps(groups: Sequence[Group]) -> Mapping[tuple, list[Group]]:
+    """The groups of each sweep: of one cell, with the same --exp-spec but for their values."""
+    found = defaultdict(list)
+    for group in groups:
+        spec = group.trials[0].settings.get("exp_spec")
+        if (base := sweep_of(spec if isinstance(spec, str) else None)) is not None:
+            found[group.cell, base].append(group)
+    return found
+
+
+def _records(members: Sequence[Group]) -> list[Record]:
+    """The records of a sweep's groups, in the order of their values."""
+    settings = [group.trials[0].enabled_settings for group in members]
+    names = sorted({name for each in settings for name in each} - NOT_COMPARED)
+    varied = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
+    choices = _choices(members, settings)
+    records = []
+    for group, each, choice in zip(members, settings, choices, strict=True):
+        found = group.statistics
+        value = ", ".join(f"{name} {each.get(name, 'off')}" for name in varied) or each["exp_spec"]
+        at_best = float(np.mean(found.at_best_val)) if found.at_best_val else np.nan
+        records.append(
+            {
+                **group.cell._asdict(),
+                "spec": sweep_of(each["exp_spec"]),
+                "value": value,
+                "n": found.n,
+                "best_val": found.best_val,
+                "at_best_val": at_best,
+                "choice": choice,
+            }
+        )
+    return records
+
+
+def _choices(members: Sequence[Group], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What validation accuracy says of each group of a sweep: best, or why none is named."""
+    scores = [group.statistics.best_val for group in members]
+    if np.isnan(scores).any():
+        return ["none is named: no validation images"] * len(members)
+    if len({each.get("validation") for each in settings}) > 1:
+        return ["none is named: other validation images"] * len(members)
+    if len(members) == 1:
+        return ["the only value so far"]
+    return [BEST if score == max(scores) else "" for score in scores]
+
+
+def _percent(record: Record, name: str) -> str:
+    value = record[name]
+    return "" if np.isnan(value) else measured(value, number(value, 2))

@@ -1,0 +1,71 @@
+"""Sweeps (`tables run --grid init-lr=1e-3,1e-2`): the combinations of several values, each a run of its own.
+
+A run's --exp-spec names its values, after the word "grid": the folders are distinct, and the report knows which runs are a sweep.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+
+from utils.errors import BadInput
+from utils.run.options import settings_of, spelling
+from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, TrainSettings, method_defaults
+from utils.tables.cells import Cell
+from utils.tables.manifest import NOT_SETTINGS
+
+MARK = "grid"
+SPEC = re.compile(rf"(?:(.*)-)?{MARK}-.+")
+OF_ALL_VALUES = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")  # what all runs of a sweep share
+Grid = Mapping[str, Sequence[str]]  # setting with dashes -> its values as texts
+
+
+def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str] = ()) -> Grid:
+    """The settings and values of --grid, each value as `train` writes it. fixed: the settings that --set gives.
+
+    Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.
+    """
+    known = {name.replace("_", "-"): entry for name, entry in settings_of(TrainSettings).items()}
+    not_varied = {*NOT_SETTINGS, *OF_ALL_VALUES, *(name.replace("_", "-") for name in MAY_DIFFER)}
+    grid: dict[str, list[str]] = {}
+    for name, texts in given:
+        if name in not_varied:
+            raise BadInput(f"--grid {name}: cannot be varied; runs of a sweep differ in settings that change how they learn")
+        if name not in known:
+            raise BadInput(f"--grid {name}: there is no setting --{name}")
+        if name in grid or name in fixed:
+            raise BadInput(f"--grid {name}: is given twice" if name in grid else f"--grid {name}: --set gives it, too")
+        kind = known[name].metadata["kind"]
+        try:
+            values = [kind.read(text) for text in texts]
+        except ValueError as error:
+            raise BadInput(f"--grid {name}: {spelling(known[name])}: {error}") from None
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise BadInput(f"--grid {name}: {texts[index]} is there twice")
+        grid[name] = list(map(kind.text, values))
+    return grid
+
+
+def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
+    """Every combination of a grid's values, as settings; one that the cell's method has no use for is not varied there."""
+    learned = {name.replace("_", "-") for name in (*META_OPTIONS, *LEARNED_DEFAULTS)}
+    own = {name.replace("_", "-") for name in method_defaults(cell.backward)}
+    names = [name for name in grid if name in own or name not in learned]
+    return [dict(zip(names, values, strict=True)) for values in product(*(grid[name] for name in names))]
+
+
+def exp_spec(base: str | None, varied: Mapping[str, str]) -> str:
+    """The --exp-spec of a run of a sweep: init-lr 0.01 of a run that has the spec "short" is short-grid-init-lr-0.01."""
+    parts = [f"{name}-{re.sub('[^A-Za-z0-9._-]', '-', value.replace('+', ''))}" for name, value in varied.items()]
+    return "-".join([*filter(None, [base]), MARK, *parts])
+
+
+def sweep_of(spec: str | None) -> str | None:
+    """What the --exp-spec of a run says beside its values in a sweep ("" for nothing); None where the run is of no sweep."""
+    found = SPEC.fullmatch(spec or "")
+    return found and (found[1] or "")
+
+
+def in_words(varied: Mapping[str, str]) -> str:
+    """A run's values of a sweep: init-lr 0.01, weight-decay 0.0."""
+    return ", ".join(f"{name} {value}" for name, value in varied.items())
