@@ -17,7 +17,7 @@ from markupsafe import Markup
 from utils.files.text import printable
 from utils.report.document import Picture, Section
 from utils.report.formatting import Field
-from utils.report.pictures import FRAME, INK, PAPER, save
+from utils.report.gallery import drawing
 
 TEMPLATE = "page.html.jinja"
 LONGEST_LINE, PADDING = 24, 2  # characters of a table's column
@@ -26,13 +26,13 @@ SVG = "{http://www.w3.org/2000/svg}"
 REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")  # where the name of an element begins in a value that refers to it
 COLOUR = re.compile("#[0-9a-f]{6}")
 DECIMALS = re.compile(r"\d+\.\d{3,}")
-THEMED = {INK: "currentColor", PAPER: "var(--paper)", FRAME: "var(--line)"}
+THEMED = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#cccccc": "var(--line)"}  # matplotlib's black, white and legend
 
 
 def save_pictures(sections: Sequence[Section], folder: Path) -> None:
     """Draws all pictures into the folder, as PNG and SVG."""
     for picture in _pictures(sections):
-        save(picture.draw(), folder / picture.name)
+        drawing().save(picture.draw(), folder / picture.name)
 
 
 def page(sections: Sequence[Section], folder: Path) -> str:
