@@ -253,9 +253,9 @@ class Recorder:
         usual = seconds_per_epoch(self.seconds_per_epoch)
         if usual is None:
             return ""
+        to_come = (self.epochs or 0) - self.epoch
         spent = min(usual, time.perf_counter() - self._started)  # of the next epoch: more than none where it is resumed
-        left = usual * ((self.epochs or 0) - self.epoch) - spent
-        return f"{usual:.1f} s per epoch" + (f", {duration(left)} left" if left > 0 else "")
+        return f"{usual:.1f} s per epoch" + (f", {duration(usual * to_come - spent)} left" if to_come > 0 else "")
 
     def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):
         """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.

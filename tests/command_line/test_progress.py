@@ -13,6 +13,7 @@ import tty
 import pytest
 
 from main import main
+from utils.choices import MODELS
 
 EPOCH = r"epoch {}: loss [\d.]+, train accuracy [\d.]+ %, test accuracy [\d.]+ % \(best [\d.]+ %\), [\d.]+ s per epoch"
 
@@ -134,6 +135,14 @@ def test_an_interrupted_run_leaves_no_bar_and_says_how_long_the_rest_takes(comma
     assert resumed.endswith("resumed after 6 iterations")
     assert re.fullmatch(r"  time:   [\d.]+ s per epoch, 00:0\d left", time)
     assert re.fullmatch(EPOCH.format(2), second)
+
+
+def test_the_weights_that_are_kept_are_not_counted_as_quantized(command, call_main):
+    outcome = call_main(*command, "-bw", "2", "--keep", "conv1", "--stop-after", "1")
+    net = MODELS.load("ResNet8")(num_classes=2)
+    weights = sum(p.numel() for name, p in net.named_parameters() if p.dim() > 1 and name != "conv1.weight")
+    all_of_it = sum(p.numel() for p in net.parameters())
+    assert f"ResNet8, {all_of_it:,} parameters, of which {weights:,} weights are quantized to 2 bits\n" in outcome.out
 
 
 def test_a_base_models_run_is_described(call_main, tiny_set, tmp_path):

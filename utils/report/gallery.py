@@ -1,7 +1,7 @@
 """The report's pictures: which ones there are, and what each one shows.
 
 A new picture is one more Picture in a list here: its file's name, its caption, and a function without arguments that returns a
-matplotlib figure. Only that function may import matplotlib, by `_drawing`: a report without files does without it.
+matplotlib figure. Only that function may import matplotlib, by `drawing`: a report without files does without it.
 """
 
 import os
@@ -59,8 +59,8 @@ def curves(published: Published, others: Sequence[Group], left_out: Sequence[Lef
     return found
 
 
-def _drawing() -> ModuleType:
-    """What draws. matplotlib is not imported where MPLBACKEND names what is not installed; here Agg draws."""
+def drawing() -> ModuleType:
+    """The module pictures.py. matplotlib is not imported where MPLBACKEND names what is not installed; here Agg draws."""
     os.environ.pop("MPLBACKEND", None)
     from utils.report import pictures
 
@@ -68,19 +68,19 @@ def _drawing() -> ModuleType:
 
 
 def _overview(title: str, cells: Mapping[Cell, Printed], published: Published) -> "Figure":
-    draw = _drawing()
+    draw = drawing()
     return draw.overview(title, [draw.Row(cell, value, published.get(cell, ())) for cell, value in cells.items()])
 
 
 def _curves(
     title: str, groups: Sequence[Group], logs: Sequence[Cell] = (), names: Callable[[Cell], str] | None = None
 ) -> "Figure":
-    draw = _drawing()
+    draw = drawing()
     return draw.curves([draw.curve_panels(title, draw.series_of(groups, logs, **({"name": names} if names else {})))])
 
 
 def _figure_3(published: Published) -> "Figure":
-    draw = _drawing()
+    draw = drawing()
     blocks = {optimizer: _of_block(published, *FIGURE_3, optimizer) for optimizer in ("SGD", "Adam")}
     panels = [draw.loss_panel(f"{' '.join(FIGURE_3)} {optimizer}", draw.series_of(*block)) for optimizer, block in blocks.items()]
     return draw.curves([panels])

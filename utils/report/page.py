@@ -17,22 +17,22 @@ from markupsafe import Markup
 from utils.files.text import printable
 from utils.report.document import Picture, Section
 from utils.report.formatting import Field
-from utils.report.pictures import FRAME, INK, PAPER, save
+from utils.report.gallery import drawing
 
 TEMPLATE = "page.html.jinja"
-LONGEST_LINE, PADDING = 24, 2  # characters of a table's column
+LONGEST_LINE = 20  # characters of a table's column that may have several lines
 NUMBER = re.compile(r"[+-]?\d")  # a field that begins so holds a number
 SVG = "{http://www.w3.org/2000/svg}"
 REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")  # where the name of an element begins in a value that refers to it
 COLOUR = re.compile("#[0-9a-f]{6}")
 DECIMALS = re.compile(r"\d+\.\d{3,}")
-THEMED = {INK: "currentColor", PAPER: "var(--paper)", FRAME: "var(--line)"}
+THEMED = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#cccccc": "var(--line)"}  # matplotlib's black, white and legend
 
 
 def save_pictures(sections: Sequence[Section], folder: Path) -> None:
     """Draws all pictures into the folder, as PNG and SVG."""
     for picture in _pictures(sections):
-        save(picture.draw(), folder / picture.name)
+        drawing().save(picture.draw(), folder / picture.name)
 
 
 def page(sections: Sequence[Section], folder: Path) -> str:
@@ -66,9 +66,10 @@ def _shown_in(sections: Sequence[Section]) -> dict[str, list[Section]]:
     return found
 
 
-def _width(head: str, fields: Sequence[Field]) -> int:
-    """The characters that a column has room for at least: a longer text has several lines."""
-    return PADDING + min(LONGEST_LINE, max(len(text) for text in (head, *(field.text for field in fields))))
+def _width(fields: Sequence[Field]) -> int:
+    """The characters that a column has room for at least; longer texts have several lines, but numbers and verdicts one."""
+    texts = [field.text for field in fields if not field.verdict and not NUMBER.match(field.text)]
+    return min(LONGEST_LINE, max(map(len, texts), default=0))
 
 
 def _printable(value: Any) -> Any:

@@ -24,7 +24,6 @@ from utils.tables.cells import Cell
 # Each colour has a contrast of at least 3 with a white and with a dark page.
 COLOURS = {"STE": "#7f7f7f", "FC-Grad": "#3b82c4", "MultiFC": "#cf6a1c", "LSTMFC": "#2e9460", "full precision": "#9a62cf"}
 ANOTHER = "#d0483a"  # of a method that has none of these
-INK, PAPER, FRAME = "#000000", "#ffffff", "#cccccc"  # matplotlib's; the page puts its own in their place
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS = "train_loss"
@@ -174,7 +173,7 @@ def overview(title: str, rows: Sequence[Row]) -> Figure:
 
 def _draw_row(axes: Axes, y: int, row: Row) -> None:
     logs = logged_statistics(row.cell)
-    axes.plot(row.printed.mean, y, "x", color=INK, label="printed")
+    axes.plot(row.printed.mean, y, "x", color="black", label="printed")
     points = [(logs, -0.17, "o", COLOURS["STE"], "published logs")] if logs else []
     points += [(group.statistics, 0.17, "D", ANOTHER, "ours") for group in row.groups]
     for found, offset, marker, colour, label in points:
