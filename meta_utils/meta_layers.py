@@ -68,10 +68,12 @@ class MetaLayers:
     - g_W_hat, by a hook; g_W_tilde: M's output that the forward used, or what autograd made of g_W_hat where it used none;
     - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
     An evaluation (eval mode or no_grad) changes none of them.
+    quantizer: the one with parameters that is installed in the net (install.py); None: none.
     """
 
     def __init__(self, layers: Sequence[MetaLayer]):
         self.layers = list(layers)
+        self.quantizer: nn.Module | None = None
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
         self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
