@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import shlex
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,10 +82,9 @@ def train(args: Namespace) -> None:
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
-    loop = build_loop(s, loaders.train, device)
     contents = contents_of(loaders, args.program)
-    if has_base_model:
-        load_start(loop.net, s, contents[DATA])
+    load = partial(load_start, settings=s, data_digest=contents[DATA]) if has_base_model else None
+    loop = build_loop(s, loaders.train, device, load)
     with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, loaders, run)
 

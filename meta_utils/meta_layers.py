@@ -68,7 +68,10 @@ class MetaLayer:
 
 
 class _Lookahead(torch.autograd.Function):
-    """W' = W - alpha (u + stopgrad(r - u)), Eq. (6), from its value W - alpha r; its derivative with respect to u is -alpha."""
+    """W' = W - alpha (u + stopgrad(r - u)), Eq. (6), from its value W - alpha r; its derivative with respect to u is -alpha.
+
+    In one pass where autograd would take five.
+    """
 
     @staticmethod
     def forward(ctx, value: Tensor, u: Tensor, times_alpha: Callable[[Tensor], Tensor]) -> Tensor:
@@ -76,8 +79,8 @@ class _Lookahead(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[None, Tensor, None]:
-        return None, ctx.times_alpha(g).neg_(), None
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return g, ctx.times_alpha(g).neg_() if ctx.needs_input_grad[1] else None, None
 
 
 class MetaLayers:
@@ -88,10 +91,12 @@ class MetaLayers:
     - g_W_hat, by a hook; g_W_tilde: M's output that the forward used, or what autograd made of g_W_hat where it used none;
     - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
     An evaluation (eval mode or no_grad) changes none of them.
+    quantizer: the one with parameters that is installed in the net (install.py); None: none.
     """
 
     def __init__(self, layers: Sequence[MetaLayer]):
         self.layers = list(layers)
+        self.quantizer: nn.Module | None = None
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
         for index, layer in enumerate(self.layers):
             layer.shown_in = (self, index)
@@ -155,11 +160,9 @@ class MetaLayers:
         W = stored = self.weights()
         operands, meta_grads = {}, None
         if meta_grad_dict:
-            stored = stored.detach()  # step 6 makes the weights' gradients
             meta_grads = MetaGradients.of(meta_grad_dict, self.paths, self.layout)
             u = meta_grads.calibrate(quantizer, stored)
-            W = self._minus(stored, self.refined(), lr)
-            W = _Lookahead.apply(W, u, partial(self._times, lr)) if u.requires_grad else W.requires_grad_()
+            W = _Lookahead.apply(self._minus(stored, self.refined(), lr), u, partial(self._times, lr))
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
                     operands |= dict.fromkeys(layer.bias_uses, minus(layer.bias, r, rate_of(lr, layer.bias)))

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.profiler import record_function
 
+from meta_utils.install import installed_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
 from meta_utils.optimizee import Rates
@@ -28,14 +29,15 @@ OWN = ("layer_name_list", "meta")  # the attributes that a net gets
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the first, or the other three
 
 
-def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int = 1) -> nn.Module:
+def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int | None = None) -> nn.Module:
     """Makes the weights of every Conv1d/2d/3d, ConvTranspose, Linear and nn.MultiheadAttention of a net quantizable, in place.
 
     keep: patterns (as of fnmatch, such as "conv1" or "*.downsample.*") of the dotted names of layers that stay in full precision.
-    bitW: bits per weight where `quantized_type` below is a name.
+    bitW: bits per weight where `quantized_type` below is a name; None: the quantizer's own number.
 
     Returns the same net. It is called as `net(inputs, quantized_type=None, meta_grad_dict={}, lr=1e-3)`:
-    quantized_type: a quantizer or its registered name; None computes with the full-precision weights.
+    quantized_type: a quantizer or its registered name; None computes with the full-precision weights. The name of a quantizer
+        that is installed (install.py) means that one.
     meta_grad_dict: layer name -> (path, g_W_tilde, bias gradient or None) for all quantized layers or none, from
         meta_gradient_generation; the layers compute with their updated weights W' (step 3 of the loop), with a graph to phi.
     lr: alpha, the step from W to W'; or parameter -> its own alpha.
@@ -70,7 +72,7 @@ def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int = 1) -> nn.
 class QuantizedForward:
     """The forward of a metaquantized net, which calls the net's own."""
 
-    def __init__(self, net: nn.Module, bitW: int):
+    def __init__(self, net: nn.Module, bitW: int | None):
         self._plain, self._bitW = _PlainForward(net), bitW
 
     @record_function("forward")
@@ -82,7 +84,7 @@ class QuantizedForward:
         lr: Rates = 1e-3,
     ) -> Any:
         net = self._plain.net
-        quantizer = get_quantizer(quantized_type, self._bitW)
+        quantizer = installed_quantizer(net, quantized_type) or get_quantizer(quantized_type, self._bitW)
         training = net.training and torch.is_grad_enabled()
         operands = net.meta.prepare(quantizer, meta_grad_dict, lr, training)
         if not operands:

@@ -15,7 +15,7 @@ class ProxQuant:
 
     That is the proximal step of the distance |W - W_hat|_1, with a strength that grows with the iteration t of `iterations`; from
     `hard_from` of training on, W is set to W_hat. The training forward computes with W (TrainingLoop's quantized_forward=False).
-    strength: 1e-4 is the paper's for CIFAR-10. hard_from: two thirds, of which the schedule is the paper's, too.
+    As in the paper the strength grows linearly and a hard phase follows; the numbers are this project's choice.
     """
 
     quantizer: Quantizer

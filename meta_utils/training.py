@@ -45,7 +45,8 @@ class TrainingLoop:
     not wait for the device.
     quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
     Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or with
-    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, for a clip that is not positive.
+    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, for a clip that is not positive,
+    for a quantizer with parameters that is not installed in the net, or whose parameters no forward would train.
     """
 
     def __init__(
@@ -75,6 +76,10 @@ class TrainingLoop:
             raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be above 0, not {clip}")
+        if isinstance(quantizer, nn.Module) and quantizer is not net.meta.quantizer:
+            raise ValueError(f"{quantizer} has parameters: install_quantizer(net, quantizer) makes them the net's")
+        if isinstance(quantizer, nn.Module) and not quantized_forward:
+            raise ValueError(f"training without a quantized forward would not train the parameters of {quantizer}")
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
         self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
@@ -227,12 +232,17 @@ class TrainingLoop:
         own = [optimizer for optimizer in optimizers if getattr(optimizer, "device_rates", None) is None]
         return tuple(group["lr"] for optimizer in own for group in optimizer.param_groups)
 
-    def hyperparameters(self) -> dict[str, dict[str, Any]]:
-        """What the optimizers of the net and, if there is one, of M were built with, learning rates apart."""
+    def hyperparameters(self) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
+        """What the optimizers of the net and, if there is one, of M were built with, learning rates apart.
+
+        A list, with an entry for each group of parameters, where there are several.
+        """
         optimizers = {"net": self.optimizee} | ({"meta_net": self.meta_optimizer} if self.learned else {})
-        groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
-        changing = ("params", "lr", "initial_lr")
-        return {name: {key: value for key, value in g.items() if key not in changing} for name, g in groups.items()}
+        changing, found = ("params", "lr", "initial_lr"), {}
+        for name, optimizer in optimizers.items():
+            groups = [{key: g[key] for key in g if key not in changing} for g in optimizer.param_groups]
+            found[name] = groups if len(groups) > 1 else groups[0]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on: parameters and buffers, phi, both optimizers, M's state, each

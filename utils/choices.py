@@ -33,6 +33,10 @@ class Place:
         return getattr(import_module(module), name)
 
 
+class TrainedPlace(Place):
+    """Of a quantizer with parameters of its own."""
+
+
 class Registry(dict[str, Any]):
     """Name -> a class or function, or the Place of one."""
 
@@ -94,6 +98,9 @@ QUANTIZERS = Registry(  # (bits) -> Quantizer, see utils/quantize.py
         "dorefa": Place("utils.quantize:DoReFa", bits=1),
         "BWN": Place("utils.quantize:BWN", bits=1),
         "BWN-F": Place("utils.quantize:BWNF", bits=1),
+        "ternary": Place("utils.quantize:Ternary", bits=2),
+        "LSQ": TrainedPlace("utils.trained_quantizers:LSQ", bits=1),
+        "TTQ": TrainedPlace("utils.trained_quantizers:TTQ", bits=2),
     }
 )
 
@@ -168,6 +175,18 @@ def torchvision_name(model: str) -> str | None:
 def is_net(name: Any) -> bool:
     """Whether something is the name of a registered net, or torchvision:NAME."""
     return isinstance(name, str) and (name in MODELS or torchvision_name(name) is not None)
+
+
+def usual_bits(quantizer: str) -> int:
+    """A quantizer's own number of bits: the default of its class."""
+    bits = QUANTIZERS.options(quantizer).get("bits")
+    return bits if isinstance(bits, int) else 1
+
+
+def is_trained(quantizer: str) -> bool:
+    """Whether a quantizer has parameters of its own, which `start` sets up (utils/trained_quantizers.py)."""
+    entry = QUANTIZERS[quantizer]
+    return isinstance(entry, TrainedPlace) or hasattr(entry, "start")
 
 
 def npz_path(dataset_name: str) -> Path | None:

@@ -63,6 +63,10 @@ class OneTensor:
         """A number for the weight, (1,), as it is; keeps the graph."""
         return values
 
+    def numel(self, x: Tensor) -> Tensor:
+        """The number of coordinates, (1,), in x's dtype."""
+        return x.new_full((1,), x.numel())
+
     def parts(self, x: Tensor) -> list[Tensor]:
         """The coordinates of each weight."""
         return [x]
@@ -169,6 +173,10 @@ class FlatLayout:
         """A number for each weight, (count,), at each of its coordinates (N,); keeps the graph."""
         pieces = zip(values.unbind(), self.sizes, strict=True)
         return torch.cat([value.expand(size) for value, size in pieces])  # the gradient is a sum for each weight
+
+    def numel(self, x: Tensor) -> Tensor:
+        """The number of coordinates of each weight, (count,), in x's dtype."""
+        return self._sizes.to(x.dtype)
 
     def parts(self, x: Tensor) -> list[Tensor]:
         """The coordinates of each weight: views of x (N,)."""

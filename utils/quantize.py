@@ -2,7 +2,8 @@
 
 A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by a
 gradient estimator (discretize.py), STE where no other is given; the constants around it multiply.
-Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py.
+Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py. Those with parameters of
+their own are in trained_quantizers.py.
 """
 
 from collections.abc import Iterable
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.choices import MAX_BITS, QUANTIZERS
+from utils.choices import MAX_BITS, QUANTIZERS, usual_bits
 from utils.discretize import BY_STE, Discretize, Estimator
-from utils.layout import ONE_TENSOR, Layout
+from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.miscellaneous import accuracy
 
 
@@ -60,7 +61,7 @@ class EstimatedQuantizer:
         return self.quantizer.calibration(W, layout)
 
 
-def _sign(x: Tensor) -> Tensor:
+def sign(x: Tensor) -> Tensor:
     """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values."""
     return (x >= 0).to(x.dtype).mul_(2).sub_(1)
 
@@ -142,7 +143,7 @@ class BWN:
         """W_hat = scale * sign(W_tilde), the step from x = W_tilde; the scale is a constant for autograd and multiplies."""
         values = W_tilde.detach()
         scale = self._scale(values, values if W is None else W.detach(), layout)
-        return scale * discretize(W_tilde, _sign(values), layout, unit=scale)
+        return scale * discretize(W_tilde, sign(values), layout, unit=scale)
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """1."""
@@ -167,6 +168,45 @@ class BWNF(BWN):
         return layout.abs_mean_per_filter(layout.convolutions_from(W, others=W_tilde))
 
 
+@dataclass(frozen=True)
+class Ternary:
+    """W_tilde = W; W_hat = s q, q = round(W_tilde / s) limited to -1, 0, 1, where s = mean|W_tilde| of the tensor; any shape.
+
+    >>> Ternary().quantize(torch.tensor([-0.5, 0.25, 0.75, 1.5]))
+    tensor([-0.7500,  0.0000,  0.7500,  0.7500])
+
+    Raises ValueError unless bits is 2, which is what three values take.
+    """
+
+    bits: int = 2
+
+    def __post_init__(self):
+        require_two_bits("ternary", self.bits)
+
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """W_tilde = W."""
+        return W
+
+    def quantize(
+        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
+    ) -> Tensor:
+        """W_hat = s q, the step from x = W_tilde to s q: no factor stands before the estimator's gradient; no graph to s."""
+        values = W_tilde.detach()
+        s = layout.abs_mean(values)
+        q = torch.round(values / nonzero(s)).clamp(-1, 1) + 0.0  # -0 becomes 0
+        return discretize(W_tilde, s * q, layout)
+
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """1."""
+        return torch.ones_like(W)
+
+
+def require_two_bits(name: str, bits: int) -> None:
+    """Raises ValueError, naming the quantizer, unless bits is 2."""
+    if bits != 2:
+        raise ValueError(f"{name} takes 2 bits, for its three values, not {bits!r}")
+
+
 def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:
     """The quantizer with an estimator's gradient.
 
@@ -184,8 +224,8 @@ def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: 
     return EstimatedQuantizer(quantizer, Discretize(estimator, progress))
 
 
-def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quantizer | None:
-    """A registered name at `bits` bits as a quantizer; a quantizer or None (full precision) as it is.
+def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = None) -> Quantizer | None:
+    """A registered name at `bits` bits (None: the quantizer's own number) as a quantizer; a quantizer or None as it is.
 
     Raises ValueError for an unknown name, naming the known ones, or for bits that the quantizer does not take.
     """
@@ -193,7 +233,7 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int = 1) -> Quan
         return quantized_type
     if quantized_type not in QUANTIZERS:
         raise ValueError(f"unknown quantizer {quantized_type!r}: choose from {', '.join(sorted(QUANTIZERS))}")
-    return QUANTIZERS.load(quantized_type)(bits)
+    return QUANTIZERS.load(quantized_type)(usual_bits(quantized_type) if bits is None else bits)
 
 
 def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:

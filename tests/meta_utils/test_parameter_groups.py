@@ -56,7 +56,7 @@ def test_groups_have_their_own_learning_rates(method, optimizee, order, tiny_net
     tiny_net.fc.register_forward_hook(lambda layer, x, output: biases.append(output - x[0] @ layer.quantized_weight.t()))
     for t, (images, targets) in enumerate(batches(4)):
         old = {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
-        r = {name: p.grad.clone() for name, p in tiny_net.named_parameters() if t and order == "notebook"}
+        r = {name: p.grad.clone() for name, p in tiny_net.named_parameters() if t}
         u = (
             t
             and spy.calibration(meta.weights(), meta.layout)

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils import MAIN
 from utils.benchmark.options import BenchmarkOptions
+from utils.choices import is_trained
 from utils.errors import shortened
 from utils.files.text import printable
 from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
@@ -183,6 +184,8 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
     if args.command == "train":
         used = method_defaults(args.backward)
         yield [name for name in (*META_OPTIONS, *LEARNED_DEFAULTS) if name not in used], f"with --backward {args.backward}"
+        if not is_trained(args.quantizer):
+            yield ["quantizer_lr"], f"with --quantizer {args.quantizer}"
     if args.command in ("pretrain", "train"):
         if args.loader != "torchvision":
             yield ["workers"], f"with --loader {args.loader}"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_utils.adam import Adam
+from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
@@ -67,23 +68,34 @@ def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1, k
     return net.to(device, memory_format=torch.channels_last)
 
 
-def build_loop(settings: TrainSettings, loader: Loader, device: torch.device) -> TrainingLoop:
-    """The training loop of a run's settings at iteration 0, its net for the loader's classes and at random."""
+def build_loop(
+    settings: TrainSettings, loader: Loader, device: torch.device, load: Callable[[nn.Module], None] | None = None
+) -> TrainingLoop:
+    """The training loop of a run's settings at iteration 0, its net for the loader's classes.
+
+    load: puts the base model's weights into the net, before a quantizer with parameters begins with them; None: they are random.
+    """
     s = settings
     net = build_net(s.model, loader, device, s.bits, s.keep)
+    if load is not None:
+        load(net)
+    try:
+        quantizer = install_quantizer(net, get_quantizer(s.quantizer, s.bits))
+    except ValueError as error:
+        raise BadInput(f"--quantizer {s.quantizer}: {error}") from None
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
-    optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), **options)
-    quantizer = get_quantizer(s.quantizer, s.bits)
+    optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
     how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
     if s.backward in META_NETWORKS:
         meta_net, meta_optimizer = _build_meta_network(s, device)
         return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
     if s.backward in PROXIMAL:
         prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])
-        return TrainingLoop(net, optimizee, quantizer, after_step=[prox], quantized_forward=False, **how)
-    estimator = None if s.backward == STE else ESTIMATORS.load(s.backward)  # STE is the quantizers' own
+        how |= {"after_step": [prox], "quantized_forward": False}
+    elif s.backward != STE:  # the quantizers' own
+        how["estimator"] = ESTIMATORS.load(s.backward)
     try:
-        return TrainingLoop(net, optimizee, quantizer, estimator=estimator, **how)
+        return TrainingLoop(net, optimizee, quantizer, **how)
     except ValueError as error:
         raise BadInput(f"--backward {s.backward}: {error}") from None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from meta_utils.install import install_quantizer
 from utils.batches import Loader
 from utils.choices import is_net, npz_path
 from utils.dataset import get_dataloader, load_images
@@ -56,7 +57,10 @@ class Trained:
             print(f"note: {self.path} {other}", file=sys.stderr)
 
     def load_into(self, net: nn.Module) -> None:
-        """Loads the weights strictly. Raises BadInput where they are damaged, not there, or of another net or run."""
+        """Loads the weights strictly, and those of a quantizer with parameters, which is installed in the net.
+
+        Raises BadInput where they are damaged, not there, or of another net or run.
+        """
         if not self.path.is_dir():
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
             return
@@ -65,6 +69,7 @@ class Trained:
             raise BadInput(f"{self.path} has no checkpoint yet")
         check_checkpoint(self.path, state, self.made_of, "put back its own checkpoint or run.json")
         try:
+            install_quantizer(net, self.quantizer)
             load_weights(net, state["loop"]["net"])
         except ValueError as error:
             origin = f"{self.path} has a checkpoint that is not of {self.model} for {self.dataset}"
@@ -96,7 +101,7 @@ def _of_run(path: Path, given: str | None) -> Trained:
     if given not in (None, dataset) and not (npz_path(given) and npz_path(dataset)):
         raise BadInput(f"-d/--dataset {given}: {path} was trained on {dataset}")
     try:
-        quantizer = get_quantizer(quantizer, settings.get("bits", 1))
+        quantizer = get_quantizer(quantizer, settings.get("bits"))
         keep = tuple(settings.get("keep") or ())
         return Trained(path, model, given or dataset, quantizer, Identity.of_record(record), keep)
     except ValueError as error:

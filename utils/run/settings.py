@@ -23,8 +23,10 @@ from utils.choices import (
     STARTS,
     UPDATE_ORDERS,
     Place,
+    is_trained,
     methods,
     npz_path,
+    usual_bits,
 )
 from utils.errors import BadInput
 from utils.run.kinds import (
@@ -161,7 +163,15 @@ class TrainSettings(Settings):
     """
 
     quantizer: str = setting("dorefa", "quantizer of every layer's weights", "-q", kind=QUANTIZER)
-    bits: int = setting(1, "bits per weight (BWN and BWN-F take 1)", "-bw", kind=Whole(1, MAX_BITS))
+    bits: int | None = setting(
+        None,
+        "bits per weight: dorefa and LSQ take any, BWN and BWN-F 1, ternary and TTQ 2 (default: 1; ternary, TTQ: 2)",
+        "-bw",
+        kind=Whole(1, MAX_BITS),
+    )
+    quantizer_lr: float | None = setting(
+        None, "learning rate of the quantizer's own parameters, of LSQ and TTQ (default: alpha)", kind=Real()
+    )
     optimizer: str = setting("SGD", "optimizer of the net", "-o", kind=OPTIMIZER)
     weight_decay: float | None = setting(
         None,
@@ -228,7 +238,9 @@ class TrainSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_bits()
+        self._resolve_bits()
+        if not is_trained(self.quantizer) or self.quantizer_lr == self.init_lr:
+            self._set("quantizer_lr", None)
         self._set("keep", tuple(sorted(set(self.keep))))
         defaults, choice = method_defaults(self.backward), OPTIMIZEES[self.optimizer]
         learned = self.backward in META_NETWORKS
@@ -245,9 +257,12 @@ class TrainSettings(Settings):
         if self.optimizer_options is None:
             self._set("optimizer_options", {} if learned else dict(choice.options_ste))
 
-    def _check_bits(self) -> None:
-        if self.bits == 1 and isinstance(QUANTIZERS[self.quantizer], Place):
-            return  # every built-in quantizer takes 1 bit; its class would import torch
+    def _resolve_bits(self) -> None:
+        usual = usual_bits(self.quantizer)
+        if self.bits is None:
+            self._set("bits", usual)
+        if self.bits == usual and isinstance(QUANTIZERS[self.quantizer], Place):
+            return  # a built-in quantizer takes its own number; its class would import torch
         try:
             QUANTIZERS.load(self.quantizer)(self.bits)
         except ValueError as error:

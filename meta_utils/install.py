@@ -1,0 +1,52 @@
+"""A quantizer with parameters of its own (utils/trained_quantizers.py) as a part of a net, and of what an optimizee trains."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from utils.choices import QUANTIZERS
+from utils.quantize import Quantizer
+
+NAME = "quantizer"  # of the submodule, and of its group of parameters
+
+
+def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
+    """Makes a quantizer the submodule `quantizer` of a metaquantized net, set up from the net's weights; returns it.
+
+    Its parameters are then the net's, under `quantizer.*` in the state dict, which files of the plain net lack: load those
+    before. A quantizer that is no module has no parameters, and leaves the net as it is.
+
+    Raises ValueError for a module without `start`, and where the net has a submodule or attribute of that name.
+    """
+    if not isinstance(quantizer, nn.Module):
+        return quantizer
+    if not hasattr(quantizer, "start"):
+        raise ValueError(f"{type(quantizer).__name__} is a module and has no start(W, layout), which makes its parameters")
+    if hasattr(net, NAME):
+        raise ValueError(f"the net has a {NAME} already: {getattr(net, NAME)}")
+    W = net.meta.weights().detach()
+    quantizer.start(W, net.meta.layout)
+    net.add_module(NAME, quantizer.to(W))
+    net.meta.quantizer = quantizer
+    return quantizer
+
+
+def installed_quantizer(net: nn.Module, name: str | Quantizer | None) -> Quantizer | None:
+    """The quantizer that is installed in a net, where a registered name means its class; None otherwise."""
+    installed = net.meta.quantizer
+    is_name = installed is not None and isinstance(name, str) and name in QUANTIZERS
+    return installed if is_name and type(installed) is QUANTIZERS.load(name) else None
+
+
+def parameter_groups(net: nn.Module, quantizer_lr: float | None = None) -> Iterable[Any]:
+    """What an optimizee of a net takes: all its parameters, and an installed quantizer's in a group of their own.
+
+    That group has no weight decay. quantizer_lr: its learning rate; None: the optimizee's.
+    """
+    own = list(net.meta.quantizer.parameters()) if net.meta.quantizer is not None else []
+    if not own:
+        return net.parameters()
+    group = {"name": NAME, "params": own, "weight_decay": 0.0}
+    others = [p for name, p in net.named_parameters() if not name.startswith(f"{NAME}.")]
+    return [{"name": "net", "params": others}, group if quantizer_lr is None else group | {"lr": quantizer_lr}]
