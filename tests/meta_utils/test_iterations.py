@@ -10,6 +10,7 @@ from tape import CannotCapture, Tape
 
 from meta_utils.adam import Adam
 from meta_utils.capture import CudaGraphs
+from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.iterations import Iterations
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
@@ -26,6 +27,7 @@ CASES = [
     ("MultiFC", "BWN-F", "SGD", "paper", {"use_nonlinear": "tanh", "hidden_size": 3}),
     ("LSTMFC", "dorefa", "SGD", "notebook", {"hidden_size": 2}),
 ]
+WITH_PARAMETERS = [("STE", "LSQ", "SGD-M", "notebook", {}), ("MultiFC", "TTQ", "Adam", "paper", {})]  # of the quantizer's own
 BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 
 
@@ -33,12 +35,13 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
     net = metaquantize(ResNet(20 if device == "cuda" else 8)).to(device, dtype, memory_format=torch.channels_last)
-    optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    quantizer = install_quantizer(net, get_quantizer(quantizer, 2 if quantizer == "LSQ" else None))
+    optimizee = OPTIMIZEES[optimizer].build(parameter_groups(net, quantizer_lr=1e-2), lr=1e-3, weight_decay=1e-4)
     meta_net = meta_optimizer = None
     if method != "STE":
         meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
         meta_optimizer = Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)
-    loop = TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
+    loop = TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, order)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     loader = ResidentLoader(
         ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", BATCH, device=device
@@ -77,7 +80,7 @@ def assert_equal_runs(eager, captured, rtol):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
+@pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=lambda case: "-".join(case[:4]))
 def test_a_captured_iteration_is_the_iteration(case):
     """Everything that an iteration computes, it computes by operations on the same tensors every time: replaying them is it."""
     tape = Tape()
@@ -99,13 +102,20 @@ def test_a_captured_iteration_heeds_every_groups_learning_rate(order):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
+@pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=lambda case: "-".join(case[:4]))
 def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
 
 
-@pytest.mark.parametrize("method", ["STE", *META_NETWORKS])
-@pytest.mark.parametrize(("quantizer", "optimizer"), [("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam")])
+@pytest.mark.parametrize(
+    ("method", "quantizer", "optimizer"),
+    [
+        *((m, *q) for m in ("STE", *META_NETWORKS) for q in (("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam"))),
+        ("STE", "LSQ", "Adam"),
+        ("MultiFC", "TTQ", "SGD"),
+        ("STE", "ternary", "SGD"),
+    ],
+)
 def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimizer):
     """On torch's meta device there are shapes and no numbers, so that whatever asks for one raises."""
     work = iterations((method, quantizer, optimizer, "notebook", {}), device="meta", dtype=torch.float32)
