@@ -2,6 +2,7 @@
 
 import torch
 
+from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from utils.choices import META_NETWORKS
@@ -12,8 +13,10 @@ def make_loop(net, method="STE", quantizer="dorefa", optimizee=None, meta_net=No
     if meta_net is None and method != "STE":
         meta_net = META_NETWORKS.load(method)(hidden_size=10).double()
     meta_optimizer = None if meta_net is None else torch.optim.Adam(meta_net.parameters(), lr=meta_lr)
-    optimizee = optimizee or SGD(net.parameters(), lr=0.05)
-    return TrainingLoop(net, optimizee, get_quantizer(quantizer), meta_net, meta_optimizer, order)
+    if isinstance(quantizer, str):
+        quantizer = install_quantizer(net, get_quantizer(quantizer))
+    optimizee = optimizee or SGD(parameter_groups(net), lr=0.05)
+    return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, order)
 
 
 class Spy:
@@ -26,7 +29,7 @@ class Spy:
         return getattr(self.quantizer, name)
 
     def preprocess(self, W, layout):
-        self.W = W
+        self.W, self.layout = W, layout
         if W.requires_grad:
             W.retain_grad()
         self.seen = [W_used.clone() for W_used in layout.split(W.detach())]

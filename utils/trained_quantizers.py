@@ -38,7 +38,7 @@ class TrainedQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, W: Tensor, layout: Layout = ONE_TENSOR) -> None:
-        """Makes the parameters, each (number of weights,), from the stored weights: one tensor, or a flat vector (N,)."""
+        """Makes the parameters, each (number of weights,), from the stored W: one tensor, or all as one flat vector (N,)."""
         for name, values in zip(self.names, zip(*map(self.first_values, layout.parts(W)), strict=True), strict=True):
             setattr(self, name, nn.Parameter(torch.stack(values)))
 
@@ -127,7 +127,7 @@ class LSQ(TrainedQuantizer):
 
 
 class TTQ(TrainedQuantizer):
-    """W_hat is W_p where W > t, -W_n where W < -t, 0 between, t = 0.05 max|W|; W_p, W_n: learned, one per weight; any shape.
+    """W_hat is W_p where W > t, -W_n where W < -t, else 0; t = 0.05 max|W|; W_p, W_n learned, one per weight tensor; any shape.
 
     The gradients are the paper's: dL/dW_p is the sum of dL/dW_hat over the weights at W_p, dL/dW_n minus that over the weights at
     -W_n (the paper's formula leaves the minus out), and dL/dW is dL/dW_hat times W_p, 1 or W_n, and times the estimator's factor

@@ -15,7 +15,11 @@ from utils.cli.parser import flags_without_effect
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
     (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
     (["-q", "BWN-F"], ["-q", "BWN"], "quantizer", "BWN-F", "loss"),
+    (["-q", "ternary"], [], "quantizer", "ternary", "loss"),
+    (["-q", "LSQ"], ["-q", "BWN"], "quantizer", "LSQ", "net"),
+    (["-q", "TTQ"], ["-q", "LSQ"], "quantizer", "TTQ", "loss"),
     (["-bw", "2"], [], "bits", 2, "loss"),
+    (["--quantizer-lr", "0"], ["-q", "LSQ"], "quantizer_lr", 0.0, "net"),
     (["-o", "SGD-M"], [], "optimizer", "SGD-M", "loss"),
     (["-o", "Nesterov"], ["-o", "SGD-M"], "optimizer", "Nesterov", "loss"),
     (["-o", "Adam"], [], "optimizer", "Adam", "loss"),
@@ -133,6 +137,8 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
     [
         ("train -m ResNet20 -d Digits -meta STE -hidden 5 --meta-lr 1", ["--hidden-size", "--meta-lr"]),
         ("train -m ResNet20 -d Digits -meta MultiFC -nlstm 2 --lstm-state reset", ["--num-lstm", "--lstm-state"]),
+        ("train -m ResNet20 -d Digits -q BWN --quantizer-lr 1", ["--quantizer-lr"]),
+        ("train -m ResNet20 -d Digits -q TTQ --quantizer-lr 1", []),
         ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager --tf32", ["--workers", "--tf32", "--eager"]),
         ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --tf32", []),
         ("train -m ResNet20 -d Digits --loader torchvision --device cuda --eager", ["--eager"]),

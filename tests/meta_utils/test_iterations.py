@@ -12,6 +12,7 @@ from training_loops import Spy
 
 from meta_utils.adam import Adam
 from meta_utils.capture import CudaGraphs
+from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.iterations import Iterations
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
@@ -38,6 +39,7 @@ CASES = [
     ("ProxQuant", "dorefa", "SGD-M", "notebook", {}),
     ("FC-Grad", "dorefa", "SGD", "paper", {"clip": 0.5}),
 ]
+WITH_PARAMETERS = [("STE", "LSQ", "SGD-M", "notebook", {}), ("MultiFC", "TTQ", "Adam", "paper", {})]  # of the quantizer's own
 BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 TOTAL = 20  # iterations of 5 epochs
 
@@ -46,8 +48,9 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
     net = metaquantize(ResNet(20 if device == "cuda" else 8)).to(device, dtype, memory_format=torch.channels_last)
-    optimizee = OPTIMIZEES[optimizer].build(net.parameters(), lr=1e-3, weight_decay=1e-4)
-    quantizer, options = get_quantizer(quantizer), dict(options)
+    quantizer = install_quantizer(net, get_quantizer(quantizer, 2 if quantizer == "LSQ" else None))
+    optimizee = OPTIMIZEES[optimizer].build(parameter_groups(net, quantizer_lr=1e-2), lr=1e-3, weight_decay=1e-4)
+    options = dict(options)
     how = {"update_order": order, "iterations": TOTAL, "clip": options.pop("clip", None)}
     if method in META_NETWORKS:
         meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
@@ -97,7 +100,7 @@ def assert_equal_runs(eager, captured, rtol):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
+@pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=lambda case: "-".join(case[:4]))
 def test_a_captured_iteration_is_the_iteration(case):
     """Everything that an iteration computes, it computes by operations on the same tensors every time: replaying them is it."""
     tape = Tape()
@@ -212,13 +215,25 @@ def test_cuda_graphs_follow_a_schedule(case):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:4]))
+@pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=lambda case: "-".join(case[:4]))
 def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize(("quantizer", "optimizer"), [("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam")])
+=======
+@pytest.mark.parametrize(
+    ("method", "quantizer", "optimizer"),
+    [
+        *((m, *q) for m in ("STE", *META_NETWORKS) for q in (("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam"))),
+        ("STE", "LSQ", "Adam"),
+        ("MultiFC", "TTQ", "SGD"),
+        ("STE", "ternary", "SGD"),
+    ],
+)
+>>>>>>> learned-quantizers
 def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimizer):
     """On torch's meta device there are shapes and no numbers, so that whatever asks for one raises; rates on the device, too."""
     work = scheduled((method, quantizer, optimizer, "notebook", {}), SCHEDULES[0], device="meta", dtype=torch.float32)

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from training_loops import Spy, make_loop
 
 from meta_utils.adam import Adam
+from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.meta_network import MetaFC
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from utils.choices import META_NETWORKS, OPTIMIZEES
+from utils.quantize import get_quantizer
 
 GROUPS = {"conv1.weight": 0.0, "layer1.0.bn1.bias": 0.0, "layer2.0.conv1.weight": 0.5, "fc.bias": 0.25, "fc.weight": 0.0}
 LEFT_OUT = ("layer3.0.conv1.weight", "bn1.weight")  # in no group
@@ -111,3 +113,38 @@ def test_groups_with_one_learning_rate_are_one_group(order, tiny_net, batches):
     for p, q, s in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(p, q)
         assert torch.equal(p, s)
+
+
+@pytest.mark.parametrize("quantizer_lr", [0.3, 0.0])
+@pytest.mark.parametrize(("method", "order"), [("STE", "notebook"), ("MultiFC", "notebook"), ("MultiFC", "paper")])
+@pytest.mark.parametrize(("quantizer", "optimizee"), [("LSQ", SGD), ("LSQ", Adam), ("TTQ", SGD)])
+def test_a_quantizers_parameters_have_their_own_learning_rate(
+    quantizer, method, order, optimizee, quantizer_lr, tiny_net, batches
+):
+    """They are updated when all parameters are; the forward computes with the values from before, as in batch normalisation."""
+    quantizer = install_quantizer(tiny_net, get_quantizer(quantizer, 2))
+    groups, alpha = parameter_groups(tiny_net, quantizer_lr), quantizer_lr
+    loop = make_loop(tiny_net, method, quantizer, optimizee(groups, lr=0.05, weight_decay=0.5), order=order)
+    spy = loop.training_quantizer = Spy(quantizer)
+    for t, batch in enumerate(batches(3)):
+        old = {name: p.detach().clone() for name, p in quantizer.named_parameters()}
+        before = {name: p.grad.clone() for name, p in quantizer.named_parameters() if t}
+        loop.step(*batch)
+        with torch.no_grad():
+            expected = quantizer_with(quantizer, old).quantize(spy.layout.flatten(spy.seen), None, spy.layout)
+        assert torch.equal(tiny_net.meta.get("W_hat"), expected)
+        for name, p in quantizer.named_parameters():
+            if method != "STE" and t == 0:
+                assert torch.equal(p, old[name])
+            elif order == "notebook":  # .grad is refined
+                torch.testing.assert_close(p.detach(), old[name] - alpha * p.grad, rtol=1e-14, atol=1e-15)
+            elif optimizee is SGD:  # .grad is that of the new forward; no weight decay, so that pi is the identity
+                torch.testing.assert_close(p.detach(), old[name] - alpha * before[name], rtol=1e-14, atol=1e-15)
+            assert torch.equal(p, old[name]) == (alpha == 0 or (method != "STE" and t == 0)), name
+
+
+def quantizer_with(quantizer, values):
+    """A copy of a quantizer with other values of its parameters."""
+    other = copy.deepcopy(quantizer)
+    other.load_state_dict(values)
+    return other

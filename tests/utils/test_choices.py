@@ -5,9 +5,21 @@ import sys
 from inspect import signature
 
 import pytest
+from torch.nn import Module
 
 from utils import PROJECT
-from utils.choices import DATASETS, LOADERS, META_NETWORKS, MODELS, OPTIMIZEES, QUANTIZERS, Place, Registry
+from utils.choices import (
+    DATASETS,
+    LOADERS,
+    META_NETWORKS,
+    MODELS,
+    OPTIMIZEES,
+    QUANTIZERS,
+    Place,
+    Registry,
+    is_trained,
+    usual_bits,
+)
 
 REGISTRIES = {"quantizers": QUANTIZERS, "meta networks": META_NETWORKS, "models": MODELS, "data": DATASETS, "loaders": LOADERS}
 
@@ -26,7 +38,13 @@ def test_options_are_the_constructors(name):
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_a_quantizer_takes_bits(name):
     own = {p.name: p.default for p in signature(QUANTIZERS.load(name)).parameters.values()}
-    assert QUANTIZERS.options(name) == own == {"bits": 1}
+    assert QUANTIZERS.options(name) == own == {"bits": usual_bits(name)}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantizer_with_parameters_is_a_module_with_a_start(name):
+    made = QUANTIZERS.load(name)
+    assert is_trained(name) == issubclass(made, Module) == hasattr(made, "start")
 
 
 @pytest.mark.parametrize("name", OPTIMIZEES)

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from utils import quantize
 from utils.choices import QUANTIZERS
 from utils.miscellaneous import accuracy
-from utils.quantize import BWN, BWNF, DoReFa, evaluate, get_quantizer, ste_gradient
+from utils.quantize import BWN, BWNF, DoReFa, Ternary, evaluate, get_quantizer, ste_gradient
+from utils.trained_quantizers import LSQ, TTQ
 
 ALL = [DoReFa(bits) for bits in range(1, 9)] + [BWN(), BWNF()]
 shapes = st.sampled_from([(1,), (7,), (3, 5), (2, 3, 3, 3), (4, 1, 1, 1)])
@@ -131,7 +132,10 @@ def test_impossible_quantizers_are_refused(name, bits):
 
 
 def test_every_registered_quantizer_is_found_by_name():
-    assert {name: get_quantizer(name, 1) for name in QUANTIZERS} == {"dorefa": DoReFa(1), "BWN": BWN(), "BWN-F": BWNF()}
+    made = {name: get_quantizer(name) for name in QUANTIZERS}
+    assert (type(made.pop("LSQ")), type(made.pop("TTQ"))) == (LSQ, TTQ)
+    assert made == {"dorefa": DoReFa(1), "BWN": BWN(), "BWN-F": BWNF(), "ternary": Ternary()}
+    assert get_quantizer("dorefa", 3) == DoReFa(3)
     assert get_quantizer(None) is None
 
 

@@ -309,8 +309,26 @@ def test_ones_own_quantizer_and_meta_network_are_names_like_others(monkeypatch):
     assert made.meta_network_options() == {"hidden_size": 7}
     assert train_settings(made.arguments()) == made
     assert run_name(made) == "Meta-Gain-Nonlinear-None-hidden-size-7-ternary-SGD-2bits-lr-30-trial-1"
+    assert TrainSettings(**CELL, quantizer="ternary").bits == 2  # the default of its class
     with pytest.raises(BadInput, match="-bw/--bits 1: Ternary takes 2 bits, not 1"):
-        TrainSettings(**CELL, quantizer="ternary")
+        TrainSettings(**CELL, quantizer="ternary", bits=1)
+
+
+@pytest.mark.parametrize(("quantizer", "bits"), [("dorefa", 1), ("BWN-F", 1), ("LSQ", 1), ("ternary", 2), ("TTQ", 2)])
+def test_bits_are_the_quantizers_own_unless_they_are_given(quantizer, bits):
+    made = TrainSettings(**CELL, quantizer=quantizer)
+    assert (made.bits, made.as_dict()["bits"]) == (bits, bits)
+    assert f"-{bits}bits-" in run_name(made)
+    assert made == TrainSettings(**CELL, quantizer=quantizer, bits=bits) == train_settings(made.arguments())
+
+
+def test_a_quantizers_learning_rate():
+    """Only with parameters of the quantizer's own; alpha's own value is the default, and a record of before is the same run."""
+    made = TrainSettings(**CELL, quantizer="LSQ", quantizer_lr=0)
+    assert made.as_dict()["quantizer_lr"] == 0.0
+    assert train_settings(made.arguments()) == TrainSettings.from_record(made.as_dict()) == made
+    assert TrainSettings(**CELL, quantizer="LSQ", quantizer_lr=1e-3) == TrainSettings(**CELL, quantizer="LSQ")
+    assert TrainSettings(**CELL, quantizer_lr=0.1) == TrainSettings(**CELL)
 
 
 @pytest.mark.parametrize(
