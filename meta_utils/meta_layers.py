@@ -74,13 +74,13 @@ class _Lookahead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, value: Tensor, u: Tensor, times_alpha: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.times_alpha = times_alpha
+    def forward(ctx, value: Tensor, u: Tensor, times_minus_alpha: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.times_minus_alpha = times_minus_alpha
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        return g, ctx.times_alpha(g).neg_() if ctx.needs_input_grad[1] else None, None
+        return g, ctx.times_minus_alpha(g) if ctx.needs_input_grad[1] else None, None
 
 
 class MetaLayers:
@@ -162,7 +162,7 @@ class MetaLayers:
         if meta_grad_dict:
             meta_grads = MetaGradients.of(meta_grad_dict, self.paths, self.layout)
             u = meta_grads.calibrate(quantizer, stored)
-            W = _Lookahead.apply(self._minus(stored, self.refined(), lr), u, partial(self._times, lr))
+            W = _Lookahead.apply(self._minus(stored, self.refined(), lr), u, partial(self._times_minus, lr))
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
                     operands |= dict.fromkeys(layer.bias_uses, minus(layer.bias, r, rate_of(lr, layer.bias)))
@@ -181,12 +181,12 @@ class MetaLayers:
         pieces = zip(self.layout.parts(x), self.layout.parts(y), self.layers, strict=True)
         return torch.cat([minus(x_part, y_part, rate_of(lr, layer.weight)) for x_part, y_part, layer in pieces])
 
-    def _times(self, lr: Rates, x: Tensor) -> Tensor:
-        """alpha x, flat (N,), with each layer's alpha."""
+    def _times_minus(self, lr: Rates, x: Tensor) -> Tensor:
+        """-alpha x, flat (N,), with each layer's alpha."""
         if not isinstance(lr, Mapping):
-            return x * lr
+            return x * -lr
         pieces = zip(self.layout.parts(x), self.layers, strict=True)
-        return torch.cat([part * rate_of(lr, layer.weight) for part, layer in pieces])
+        return torch.cat([part * -rate_of(lr, layer.weight) for part, layer in pieces])
 
     def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
         self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
