@@ -16,6 +16,7 @@ from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
 from utils.choices import OPTIMIZEES, QUANTIZERS, is_trained
+from utils.discretize import BY_STE
 from utils.quantize import evaluate, get_quantizer
 from utils.trained_quantizers import LSQ, TTQ, TrainedQuantizer
 
@@ -136,7 +137,7 @@ class Fixed(TrainedQuantizer):
     def start(self, W, layout):
         self.register_buffer("level", W.new_full((), 0.5))
 
-    def quantize(self, W_tilde, W, layout, discretize):
+    def quantize(self, W_tilde, W, layout, discretize=BY_STE):
         return discretize(W_tilde, self.level * W_tilde.detach().sign(), layout)
 
 

@@ -220,20 +220,15 @@ def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("method", methods())
-@pytest.mark.parametrize(("quantizer", "optimizer"), [("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam")])
-=======
 @pytest.mark.parametrize(
     ("method", "quantizer", "optimizer"),
     [
-        *((m, *q) for m in ("STE", *META_NETWORKS) for q in (("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam"))),
+        *((m, *q) for m in methods() for q in (("dorefa", "SGD-M"), ("BWN", "SGD"), ("BWN-F", "Adam"))),
         ("STE", "LSQ", "Adam"),
         ("MultiFC", "TTQ", "SGD"),
         ("STE", "ternary", "SGD"),
     ],
 )
->>>>>>> learned-quantizers
 def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimizer):
     """On torch's meta device there are shapes and no numbers, so that whatever asks for one raises; rates on the device, too."""
     work = scheduled((method, quantizer, optimizer, "notebook", {}), SCHEDULES[0], device="meta", dtype=torch.float32)

@@ -57,13 +57,7 @@ RECORDED = {
     "trial": 1,
     "pretrained": "elsewhere/ResNet20-CIFAR10-pretrain.pth",
 }
-NEWER = {
-    "label_smoothing",
-    "clip",
-    "keep",
-    "warmup",
-    "validation",
-}  # that those records lack, off unless a command says otherwise
+NEWER = {"label_smoothing", "clip", "keep", "warmup", "validation", "quantizer_lr"}  # off unless a command says otherwise
 OWN = {"quantizer": "BWN", "backward": "FC-Grad", "meta_init": "identity", "drop_last": True}
 OF_STE = {**RECORDED, **dict.fromkeys((*META_OPTIONS, *LEARNED_DEFAULTS)), "quantizer": "dorefa", "backward": "STE"}
 
