@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
+from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput
 from utils.run.options import settings_of, spelling
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, TrainSettings, method_defaults
@@ -47,10 +48,11 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
 
 
 def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
-    """Every combination of a grid's values, as settings; one that the cell's method has no use for is not varied there."""
-    learned = {name.replace("_", "-") for name in (*META_OPTIONS, *LEARNED_DEFAULTS)}
-    own = {name.replace("_", "-") for name in method_defaults(cell.backward)}
-    names = [name for name in grid if name in own or name not in learned]
+    """Every combination of a grid's values, as settings; one that the cell's method or quantizer has not is not varied there."""
+    trained = cell.quantizer in QUANTIZERS and is_trained(cell.quantizer)  # an unknown name is the settings' to refuse
+    used = {*method_defaults(cell.backward), *(["quantizer_lr"] if trained else [])}
+    of_some = {*META_OPTIONS, *LEARNED_DEFAULTS, "quantizer_lr"} - used
+    names = [name for name in grid if name.replace("-", "_") not in of_some]
     return [dict(zip(names, values, strict=True)) for values in product(*(grid[name] for name in names))]
 
 

@@ -75,6 +75,7 @@ BAD_GRIDS = [  # flags, words that the one line must hold
         for name in ("epochs", "trial", "seed", "model", "validation", "workers", "exp-spec", "pretrained", "data-root")
     ],
     (["--grid", "num-lstm=1,2"], ["--grid num-lstm", "no selected cell"]),
+    (["--grid", "quantizer-lr=1e-3,1e-2"], ["--grid quantizer-lr", "no selected cell"]),
     (["--grid", "bits=1,9"], ["--grid bits", "-bw/--bits", "from 1 to 8", "'9'"]),
     (["--grid", "warmup=1,100"], ["--grid warmup=1,100", "(warmup 100)", "--warmup 100"]),
 ]
@@ -84,6 +85,14 @@ BAD_GRIDS = [  # flags, words that the one line must hold
 def test_a_bad_grid_is_one_line(flags, words, refuses, tmp_path):
     manifest = str(PROJECT / "scripts" / "digits.toml")
     refuses(["tables", "run", "digits", "--manifest", manifest, "--pretrained-root", "none", *flags], words)
+
+
+def test_an_unknown_quantizer_in_a_manifest_is_one_line_beside_a_grid_too(call_main, tmp_path, manifest):
+    manifest.write_text(manifest.read_text().replace('"dorefa"', '"TWN"'))
+    outcome = call_main("tables", "run", "tiny", "--manifest", manifest, "--pretrained-root", "none", "--grid", "init-lr=1,2")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "-q/--quantizer" in outcome.err
+    assert "'TWN'" in outcome.err
 
 
 def test_an_exp_spec_says_whether_its_run_is_of_a_sweep():
