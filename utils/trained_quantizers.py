@@ -123,7 +123,7 @@ class LSQ(TrainedQuantizer):
         n = sign(values) if self.bits == 1 else values.clamp(-self.Q_N, self.Q_P).round()
         middle, half = (self.Q_P - self.Q_N) / 2, (self.Q_P + self.Q_N) / 2
         q = (n - middle) / half
-        return s * (n + half * (discretize((steps - middle) / half, q, layout) - q))  # n exactly, where the step's value is q
+        return s * (half * discretize((steps - middle) / half, q, layout) + middle)  # half q + middle is exactly n
 
 
 class TTQ(TrainedQuantizer):
