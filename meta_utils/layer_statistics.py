@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meta_utils.helpers import learned_gradient
 from meta_utils.training import TrainingLoop
+from utils.discretize import STE
 from utils.layers_csv import LayerRow
 from utils.layout import ONE_TENSOR, FlatLayout, Layout
 from utils.quantize import Quantizer, lets_estimators_in, ste_gradient
@@ -140,11 +141,18 @@ def _of_gradients(loop: TrainingLoop, W: Tensor, layout: FlatLayout) -> dict[str
     else:
         g_W = ste_gradient(loop.training_quantizer, W, g_W_hat, layout)  # by its own estimator
     norm = _norms(layout, g_W)
-    if not loop.learned and loop.training_quantizer is loop.quantizer:
+    if _is_ste(loop):
         return {"norm": norm}
     ste = ste_gradient(loop.quantizer, W, g_W_hat, layout)
     products = [(g.double() * s.double()).sum() for g, s in zip(layout.parts(g_W), layout.parts(ste), strict=True)]
     return {"norm": norm, "cosine": torch.stack(products) / (norm * _norms(layout, ste))}  # 0 / 0: NaN
+
+
+def _is_ste(loop: TrainingLoop) -> bool:
+    """Whether the gradient is the quantizer's own, or passes by STE."""
+    if loop.learned or loop.training_quantizer is loop.quantizer:
+        return not loop.learned
+    return loop.training_quantizer.discretize.estimator == STE()
 
 
 def _means(layout: FlatLayout, values: Tensor) -> Tensor:

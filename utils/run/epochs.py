@@ -32,7 +32,8 @@ def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
     """Trains for the run's epochs, from its checkpoint on; after each epoch evaluates and adjusts the learning rate."""
     settings, per_epoch = run.settings, len(loaders.train)
     validated, has_layers = loaders.validation is not None, loop.quantizer is not None
-    with Recorder(run.path, settings.dataset, run.resume(loop), settings.epochs, validated, has_layers) as recorder:
+    options = {"epochs": settings.epochs, "validation": validated, "layers": has_layers}
+    with Recorder(run.path, settings.dataset, state=run.resume(loop), **options) as recorder:
         print(description(run, loop.net, loaders, recorder.pace()), flush=True)
         recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
         if has_layers and not recorder.levels:

@@ -138,7 +138,7 @@ def test_a_checkpoint_with_a_value_of_another_type_is_refused(wrong, stopped, ta
             assert place[-1] in refused(stopped, changed(stopped[3], place, wrong), tally)
 
 
-LEVEL = torch.zeros(77_360, dtype=torch.uint8)  # of ResNet8's weights
+LEVEL = torch.zeros(76_848, dtype=torch.uint8)  # of the weights of ResNet8 for two classes
 ADAM = ("loop", "optimizee", "state", 0)
 GROUP = ("loop", "optimizee", "param_groups")
 OTHER = {  # place, value there, words; without a value: what is there is gone
