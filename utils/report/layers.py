@@ -22,10 +22,11 @@ from utils.run.fields import is_name
 LIMIT = 16 * MIB  # of the file; 112 layers in 200 epochs take 2
 LONGEST_NAME = 1000  # characters of a layer's
 COUNT = re.compile(r"[1-9]\d{0,11}", re.ASCII)
-VALUE = re.compile(NUMBER.decode(), re.ASCII)
+VALUE = re.compile(f"(?:{NUMBER.decode()})?", re.ASCII)  # or nothing
 SHARES = ("flipped", "flipped_since_start", "oscillating")
 RANGES = {**dict.fromkeys(SHARES, (0.0, 1.0)), "cosine": (-1.0, 1.0)}  # of all other columns: not negative
 COLUMNS = LayerRow._fields[3:]
+VALUES = re.compile(",".join([VALUE.pattern] * len(COLUMNS)), re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class LayerTable:
 class _Row(NamedTuple):
     epoch: int
     layer: str
-    weights: int
+    weights: str
     values: list[float]
 
 
@@ -70,11 +71,11 @@ def read_layers(path: Path, epochs: int, over: bool) -> LayerTable | None:
     if not os.path.lexists(path):
         return None
     try:
-        text = read_limited(path, LIMIT).decode()
-        whole = text[: text.rfind("\n") + 1]
-        if over and whole != text:
+        data = read_limited(path, LIMIT)
+        whole = data[: data.rfind(b"\n") + 1]
+        if over and whole != data:
             raise ValueError("its last row is cut off: it does not end with a newline")
-        rows = list(_rows(whole, epochs, over))
+        rows = list(_rows(whole.decode(), epochs, over))
         return _table(rows, epochs) if rows else None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {reason(error)}") from None
@@ -92,53 +93,53 @@ def _rows(text: str, epochs: int, over: bool) -> Iterator[_Row]:
     if tuple(head) != LayerRow._fields:
         raise ValueError(f"its columns are {shown(','.join(head))}, not {','.join(LayerRow._fields)}")
     for number, fields in enumerate(lines, start=2):
-        try:
-            row = _row(fields)
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from None
-        if row.epoch > epochs:
+        if len(fields) != len(LayerRow._fields):
+            raise ValueError(f"row {number} has {len(fields)} fields, not {len(LayerRow._fields)}")
+        epoch, layer, weights, *values = fields
+        _require_count(number, "epoch", epoch)
+        if int(epoch) > epochs:
             if over:
-                raise ValueError(f"row {number} is of epoch {row.epoch}, and the run has {epochs}")
+                raise ValueError(f"row {number} is of epoch {epoch}, and the run has {epochs}")
             return
-        yield row
+        if not VALUES.fullmatch(",".join(values)):
+            column, text = next(pair for pair in zip(COLUMNS, values, strict=True) if not VALUE.fullmatch(pair[1]))
+            raise ValueError(f"row {number}: {column} is {shown(text)}, not a number")
+        yield _Row(int(epoch), layer, weights, [float(value) if value else math.nan for value in values])
 
 
-def _row(fields: list[str]) -> _Row:
-    if len(fields) != len(LayerRow._fields):
-        raise ValueError(f"it has {len(fields)} fields, not {len(LayerRow._fields)}")
-    epoch, layer, weights, *values = fields
-    for name, text in (("epoch", epoch), ("weights", weights)):
-        if not COUNT.fullmatch(text):
-            raise ValueError(f"{name} is {shown(text)}, not a whole number of at least 1")
-    if not is_name(layer, LONGEST_NAME):
-        raise ValueError(f"layer is {shown(layer)}, not a name of at most {LONGEST_NAME} printable characters")
-    return _Row(int(epoch), layer, int(weights), [_value(*pair) for pair in zip(COLUMNS, values, strict=True)])
-
-
-def _value(column: str, text: str) -> float:
-    """NaN for an empty field."""
-    if not text:
-        return math.nan
-    low, high = RANGES.get(column, (0.0, math.inf))
-    value = float(text) if VALUE.fullmatch(text) else math.nan
-    if not (math.isfinite(value) and low <= value <= high):
-        allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else "of at least 0, and finite"
-        raise ValueError(f"{column} is {shown(text)}, not a number {allowed}")
-    return value
+def _require_count(number: int, name: str, text: str) -> None:
+    if not COUNT.fullmatch(text):
+        raise ValueError(f"row {number}: {name} is {shown(text)}, not a whole number of at least 1")
 
 
 def _table(rows: list[_Row], epochs: int) -> LayerTable:
     first = rows[0].epoch
-    layers = [(row.layer, row.weights) for row in rows if row.epoch == first]
+    layers = [row[1:3] for row in rows if row.epoch == first]
+    for number, (layer, weights) in enumerate(layers, start=2):
+        _require_count(number, "weights", weights)
+        if not is_name(layer, LONGEST_NAME):
+            raise ValueError(f"row {number}: {shown(layer)} is not a name of at most {LONGEST_NAME} printable characters")
     names, weights = zip(*layers, strict=True)
     if len(set(names)) < len(names):
         raise ValueError(f"epoch {first} has a layer twice")
     expected = [(epoch, *layer) for epoch in range(first, epochs + 1) for layer in layers]
     for number, (row, place) in enumerate(zip(rows, expected, strict=False), start=2):
         if row[:3] != place:
-            of = "epoch {}, layer {} with {} weights"
+            of = "epoch {}, layer {}, weights {}"
             raise ValueError(f"row {number} is of {of.format(*map(shown, row[:3]))}, not of {of.format(*map(shown, place))}")
     if len(rows) != len(expected):
         raise ValueError(f"it has {len(rows)} rows, not {len(expected)} for epochs {first} to {epochs}")
-    values = np.array([row.values for row in rows]).reshape(-1, len(layers), len(COLUMNS))
-    return LayerTable(first, names, np.array(weights, dtype=float), dict(zip(COLUMNS, np.moveaxis(values, 2, 0), strict=True)))
+    columns = dict(zip(COLUMNS, np.array([row.values for row in rows]).T, strict=True))
+    for name, values in columns.items():
+        _require_range(name, values)
+    shape = (-1, len(layers))
+    return LayerTable(first, names, np.array(weights, dtype=float), {name: v.reshape(shape) for name, v in columns.items()})
+
+
+def _require_range(column: str, values: np.ndarray) -> None:
+    low, high = RANGES.get(column, (0.0, math.inf))
+    right = np.isnan(values) | (np.isfinite(values) & (values >= low) & (values <= high))
+    if not right.all():
+        row = int(right.argmin())
+        allowed = f"from {low:g} to {high:g}" if math.isfinite(high) else "of at least 0, and finite"
+        raise ValueError(f"row {row + 2}: {column} is {values[row]:g}, not a number {allowed}")
