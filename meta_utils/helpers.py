@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from meta_utils.meta_gradients import MetaGradients
@@ -56,13 +56,21 @@ class GradientComparison(NamedTuple):
 
 
 @torch.no_grad()
+def learned_gradient(
+    meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_hidden_state_dict: dict
+) -> tuple[Tensor, Tensor]:
+    """g_W_tilde, and g_W = c g_W_tilde, flat (N,), that M would make of the last iteration's g_W_hat; changes nothing."""
+    g_W_tilde, _ = meta_net(net.meta.get("g_W_hat"), net.meta.get("W_tilde"), meta_hidden_state_dict)
+    return g_W_tilde, quantizer.calibration(net.meta.weights(), net.meta.layout) * g_W_tilde
+
+
+@torch.no_grad()
 def compare_with_ste(
     meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_hidden_state_dict: dict
 ) -> GradientComparison:
     """What M would make of the last iteration's g_W_hat beside what STE would; changes nothing."""
     layout, W, g_W_hat = net.meta.layout, net.meta.weights(), net.meta.get("g_W_hat")
-    g_W_tilde, _ = meta_net(g_W_hat, net.meta.get("W_tilde"), meta_hidden_state_dict)
-    g_W = quantizer.calibration(W, layout) * g_W_tilde
+    g_W_tilde, g_W = learned_gradient(meta_net, net, quantizer, meta_hidden_state_dict)
     s = meta_net.scale()
     scale = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
     cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)

@@ -1,11 +1,15 @@
 """Generators of records, CSV files and manifests that nobody should believe; each is named by its file or folder."""
 
+import csv
 import json
 import lzma
 import os
 import random
+from io import StringIO
 
-from run_folders import DIGITS, settings_of
+from run_folders import DIGITS, layer_rows, settings_of
+
+from utils import layers_csv
 
 INF = "<1e999>"  # becomes a number that JSON can write and no float can hold
 LONG = "x" * 100_000
@@ -141,6 +145,54 @@ def hostile_csv_files(seed=0):
         (".csv", lambda path: path.open("wb").truncate(1 << 40)),
     ]
     return [(f"runs-{number:03}{suffix}", make) for number, (suffix, make) in enumerate(makers)]
+
+
+NO_COUNT_AT_ALL = ("", "0", "-1", "1.5", "x", "1e2", "\u0661", "9" * 30, "9" * 5000, "nan")
+NO_SHARE = ("nan", "inf", "1e999", "-0.1", "1.1", "5500", "high", "0x1", " 0.1", "1" * 100_000)
+NOT_POSITIVE = ("nan", "inf", "-inf", "1e999", "-1e-9", "x", "1_0", "\u0661")
+WRONG_OF_LAYERS = {
+    "epoch": NO_COUNT_AT_ALL,
+    "layer": ("", "a\x1b[31m", "\x9b31m", "\u202ea", "two\nlines", LONG),
+    "weights": NO_COUNT_AT_ALL,
+    **dict.fromkeys(("flipped", "flipped_since_start", "oscillating"), NO_SHARE),
+    **dict.fromkeys(("distance", "norm"), NOT_POSITIVE),
+    "cosine": ("nan", "inf", "-1.1", "1.001", "1e999", "x"),
+}
+
+
+def hostile_layers(epochs, seed=0):
+    """(name, a function that makes layers.csv at a path) for a run that is done after so many epochs, 3 at least."""
+    chance, whole = random.Random(seed), layers_csv.HEADER + layers_csv.csv_text(layer_rows(epochs))
+    head, *lines = whole.splitlines(keepends=True)
+    texts = []
+    for column, values in WRONG_OF_LAYERS.items():
+        for value in values:
+            rows = list(csv.reader(lines))
+            rows[-2][head.strip().split(",").index(column)] = value
+            file = StringIO()
+            csv.writer(file, lineterminator="\n").writerows(rows)
+            texts.append(head + file.getvalue())
+    texts += [whole.replace(name, "other", 1) for name in head.strip().split(",")]
+    texts += [head.replace(",norm", "") + "".join(lines), head.strip() + ",more\n" + "".join(lines), "".join(lines)]
+    texts += ["", "\n", " ", ",,,,,,,,\n", "\ufeff" + whole, whole.replace(",", ";"), whole.replace("\n", "\r"), whole + "\0"]
+    texts += [whole[:-1], whole[:-9], head + "".join(lines[:-1]), head + "".join(lines[1:]), head + "".join(lines[3:6])]
+    texts += [head + "".join(reversed(lines)), head + "".join(lines[3:] + lines[:3]), whole + lines[-1], whole + "".join(lines)]
+    texts += [whole.replace("2,fc", "2,fc2"), whole.replace("2,fc,640", "2,fc,641"), whole.replace("fc", "conv1")]
+    texts += [whole.replace("\n3,", "\n2,"), whole + layers_csv.csv_text(layer_rows(epochs + 1, epochs + 1)), whole + "1,2\n"]
+    texts += [whole.replace("fc", '"fc', 1), whole.replace("fc", '"fc\n"'), head + "\n" + "".join(lines), whole + "\n"]
+    datas = [text.encode() for text in texts] + [whole.encode("utf-16"), b"\xff" + whole.encode(), b"\x89PNG\r\n\x1a\n\0\0"]
+    datas += [bytes(chance.randrange(256) for _ in range(chance.randrange(1, 2000))) for _ in range(10)]
+    makers = [lambda path, data=data: path.write_bytes(data) for data in datas]
+    makers += [
+        lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("nothing"),
+        lambda path: path.symlink_to(path),
+        lambda path: path.open("wb").truncate(1 << 40),
+        lambda path: path.write_bytes((head + lines[0] * 20_000).encode()),
+    ]
+    return [(f"layers-{number:03}", make) for number, make in enumerate(makers)]
 
 
 MANIFEST = """

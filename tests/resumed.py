@@ -5,6 +5,7 @@ import torch
 from utils.run.checkpoint import load_tensors
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
+LAYERS = "layers.csv"  # of a run with a quantizer
 
 
 def only_run(root):
@@ -17,7 +18,13 @@ def outcome(root):
     run = only_run(root)
     state = load_tensors(run / "checkpoint.pth", "test", checksum_required=True)
     weights = {f"{part} {name}": value for part in ("net", "meta_net") for name, value in state["loop"][part].items()}
-    return {name: (run / name).read_bytes() for name in LOGS}, weights
+    return log_bytes(run), weights
+
+
+def log_bytes(run):
+    """The bytes of a run's logs."""
+    names = [*LOGS, LAYERS] if (run / LAYERS).exists() else LOGS
+    return {name: (run / name).read_bytes() for name in names}
 
 
 def assert_same(root, reference):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.layers_csv import HEADER, LayerRow, csv_text
 from utils.report.published import logged
 from utils.report.trials import Trial
 from utils.tables.cells import Cell
@@ -50,6 +51,24 @@ def make_run(path: Path, cell=CELL, trial=1, epochs=12, shift=0.0, per_epoch=3, 
         "git": {"commit": "0123456789abcdef", "dirty": False},
     }
     (path / "run.json").write_text(json.dumps(full | record))
+    return path
+
+
+LAYERS = {"conv1": 432, "layer1.0.conv1": 2304, "fc": 640}  # name -> weights
+
+
+def layer_rows(epochs, first=1, learned=True, layers=LAYERS):
+    """Rows of layers.csv: in epoch k of the n-th layer (from 0) n / (10 k) flip; the cosine is 1 - 1 / k."""
+    return [
+        LayerRow(k, name, weights, n / (10 * k), n / 10, 0.0 if k > 1 else None, 0.5, 2.0, 1 - 1 / k if learned else None)
+        for k in range(first, epochs + 1)
+        for n, (name, weights) in enumerate(layers.items())
+    ]
+
+
+def write_layers(path, rows):
+    """layers.csv in a run's folder."""
+    (path / "layers.csv").write_text(HEADER + csv_text(rows))
     return path
 
 

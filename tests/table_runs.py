@@ -3,7 +3,7 @@
 import json
 
 from parsed import parsed
-from resumed import LOGS
+from resumed import log_bytes
 
 from utils.tables.options import Selection
 from utils.tables.selection import select_runs
@@ -22,7 +22,7 @@ def by_hand(runs, call_main):
 
 
 def logs_of(runs):
-    return {run.path.name: [(run.path / name).read_bytes() for name in LOGS] for run in runs}
+    return {run.path.name: log_bytes(run.path) for run in runs}
 
 
 def record(run):

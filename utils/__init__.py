@@ -5,8 +5,14 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 MAIN = PROJECT / "main.py"
-LOGS = ("loss", "train-acc", "test-acc", "lr")  # a run's text files, each with the suffix .txt
+LOGS = ("loss", "train-acc", "test-acc", "lr")  # every run's text files
 VALIDATION_LOG = "val-acc"  # one more, of a run with validation images
+LAYERS_LOG = "layers"  # one more, of a run with a quantizer
+
+
+def log_file(log: str) -> str:
+    """The name of a log's file in a run's folder."""
+    return f"{log}.{'csv' if log == LAYERS_LOG else 'txt'}"
 
 
 def default_data_root() -> str:

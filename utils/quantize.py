@@ -219,9 +219,14 @@ def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: 
     if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
         got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
         raise ValueError(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
-    if "discretize" not in signature(quantizer.quantize).parameters:
+    if not lets_estimators_in(quantizer):
         raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: it takes no estimator but its own")
     return EstimatedQuantizer(quantizer, Discretize(estimator, progress))
+
+
+def lets_estimators_in(quantizer: Quantizer) -> bool:
+    """Whether the step of the quantizer is a Discretize that it is given."""
+    return "discretize" in signature(quantizer.quantize).parameters
 
 
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = None) -> Quantizer | None:
@@ -237,7 +242,10 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = Non
 
 
 def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-    """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph."""
+    """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph.
+
+    Of an EstimatedQuantizer: as its estimator makes it.
+    """
     W = W.detach().requires_grad_()
     with torch.enable_grad():
         W_hat = quantizer.quantize(quantizer.preprocess(W, layout), W, layout)

@@ -6,15 +6,19 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
 from torch.optim import Optimizer
 
-from utils import LOGS, VALIDATION_LOG
+from utils import LAYERS_LOG, LOGS, VALIDATION_LOG, log_file
 from utils.errors import BadInput, InUse
 from utils.files.regular import hold, is_in_place, open_regular
+from utils.layers_csv import HEADER, LayerRow, csv_text, group_means
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
 from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
@@ -31,6 +35,7 @@ class Recorder:
     - loss.txt, train-acc.txt, lr.txt: a row "iteration, value" per iteration t = 0, 1, ...; loss and top-1 accuracy (percent)
       are running means since the epoch's start;
     - test-acc.txt: a row "epoch, value" per epoch 1, 2, ...; with `validation` also val-acc.txt;
+    - with `layers` also layers.csv: a row per epoch and quantized layer (LayerRow);
     - TensorBoard events.
 
     `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
@@ -49,6 +54,7 @@ class Recorder:
         state: dict[str, Any] | None = None,
         epochs: int | None = None,
         validation: bool = False,
+        layers: bool = False,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
@@ -61,17 +67,22 @@ class Recorder:
         self.val_acc: list[float] = []
         self.epoch_losses: list[float] = []
         self.seconds_per_epoch: list[float] = []
+        self.levels: dict[str, Tensor] = {}  # which the next rows of layers.csv need, as `record_layers` got them
         self.loss, self.top1 = AverageMeter(), AverageMeter()
         self._drops = self._epochs_without_progress = 0
         self._lowest_loss = math.inf
         self._started = self._drawn = time.perf_counter()
         self._has_bar = False
-        logs = (*LOGS, VALIDATION_LOG) if validation else LOGS
-        self._logs = {name: open(self.path / f"{name}.txt", "a+", opener=open_regular) for name in logs}
+        logs = (*LOGS, *[VALIDATION_LOG] * validation, *[LAYERS_LOG] * layers)
+        self._logs = {
+            name: open(self.path / log_file(name), "a+", encoding="utf-8", newline="", opener=open_regular) for name in logs
+        }
         self._lock_logs()
         self._hashes = {name: hashlib.sha256(self._rows(name, log.tell())) for name, log in self._logs.items()}
         if state is not None:
             self._restore(state)
+        if layers and not self._logs[LAYERS_LOG].tell():
+            self._write(LAYERS_LOG, HEADER)
         self._threads_errors, threading.excepthook = threading.excepthook, self._pass_over
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
 
@@ -93,6 +104,8 @@ class Recorder:
 
     def _restore(self, state: dict[str, Any]) -> None:
         sizes = state["log_sizes"] if state else dict.fromkeys(self._logs, 0)
+        if LAYERS_LOG in self._logs:
+            sizes = {LAYERS_LOG: 0, **sizes}  # earlier checkpoints know no layers.csv
         if sizes.keys() != self._logs.keys():
             there, here = (" and ".join(names) for names in (sizes, self._logs))
             raise BadInput(f"{self.path}: its checkpoint has the logs {there}, and not {here}")
@@ -107,6 +120,7 @@ class Recorder:
         for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
             meter.sum, meter.count = total, count
             meter.avg = total / count if count else 0.0
+        self.levels = state.get("levels", {})
         self._started = time.perf_counter() - state["elapsed"]
 
     @property
@@ -143,6 +157,7 @@ class Recorder:
             **{name: getattr(self, name) for name in self._kept},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
+            **({"levels": self.levels} if LAYERS_LOG in self._logs else {}),
             "log_sizes": {name: log.tell() for name, log in self._logs.items()},
             "log_hashes": {name: found.hexdigest() for name, found in self._hashes.items()},
         }
@@ -200,6 +215,19 @@ class Recorder:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
         self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
+    def record_layers(self, rows: Sequence[LayerRow], W_tilde: Mapping[str, np.ndarray], levels: dict[str, Tensor]) -> None:
+        """Records an epoch's rows of layers.csv, before its test accuracy; in TensorBoard means over groups of layers.
+
+        W_tilde: layer -> values, whose histograms TensorBoard shows. levels: what the next epoch's rows depend on, for the
+        checkpoint.
+        """
+        self._write(LAYERS_LOG, csv_text(rows))
+        self._summarise(group_means(rows))
+        for layer, values in W_tilde.items():
+            if np.isfinite(values).all():
+                self._writer.add_histogram(f"W_tilde/{layer}", values, self._step)
+        self.levels = levels
+
     def _end_epoch(self, test_acc: float, val_acc: float | None) -> None:
         self._erase_bar()
         self.test_acc.append(test_acc)
@@ -222,10 +250,14 @@ class Recorder:
             log.flush()
 
     def _summarise(self, scalars: dict[str, float | None]) -> None:
-        """TensorBoard events at the step of the last iteration: a run that is resumed drops those of the iterations to come."""
         for name, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(name, value, max(0, self.iteration - 1))
+                self._writer.add_scalar(name, value, self._step)
+
+    @property
+    def _step(self) -> int:
+        """The step of TensorBoard events, the last iteration: a run that is resumed drops those of the iterations to come."""
+        return max(0, self.iteration - 1)
 
     def print_training_result(self, batch_idx: int, n_batch: int) -> None:
         """Shows how far the epoch is (batch_idx from 0), and the time left: a bar ten times a second on a terminal, a line every

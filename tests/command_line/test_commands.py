@@ -68,7 +68,7 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
     assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
     assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
-    for name in ("curves.png", "curves.svg", "claims.csv", "claims.tex", "runs.csv.xz"):
+    for name in ("curves.png", "curves.svg", "flips.png", "flip_map_2.svg", "claims.csv", "claims.tex", "runs.csv.xz"):
         assert (tmp_path / "report" / name).stat().st_size > 100
 
 

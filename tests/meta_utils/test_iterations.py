@@ -14,6 +14,7 @@ from meta_utils.adam import Adam
 from meta_utils.capture import CudaGraphs
 from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.iterations import Iterations
+from meta_utils.layer_statistics import first_levels, layer_statistics
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
@@ -107,6 +108,30 @@ def test_a_captured_iteration_is_the_iteration(case):
     assert_equal_runs(iterations(case), iterations(case, tape), 1e-12)
     assert tape.captures == 4  # two sizes of batches, two learning rates
     assert tape.replays == TOTAL - 4  # three of the first size to warm up, one of the second
+
+
+def layer_rows(work, epochs=4):
+    """The rows of layers.csv."""
+    rows, levels = [], first_levels(work.loop, is_epochs_end=True)
+    for epoch in range(epochs):
+        for size in work.begin(epoch):
+            work.run(size)
+        statistics = layer_statistics(work.loop, levels)
+        levels = statistics.levels
+        rows += statistics.read(epoch + 1)[0]
+    return rows
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=lambda case: "-".join(case[:4]))
+def test_captured_iterations_give_the_rows_of_eager_ones(case):
+    tape = Tape()
+    eager, captured = layer_rows(iterations(case)), layer_rows(iterations(case, tape))
+    assert tape.replays
+    assert [row[:6] for row in eager] == [row[:6] for row in captured]  # what is counted
+    assert any(row.flipped for row in eager)
+    for ours, theirs in zip(eager, captured, strict=True):
+        assert ours[6:8] == pytest.approx(theirs[6:8], rel=1e-9)
+        assert (ours.cosine is theirs.cosine is None) if case[0] == "STE" else ours.cosine == pytest.approx(theirs.cosine)
 
 
 @pytest.mark.parametrize("order", ["notebook", "paper"])
@@ -241,6 +266,21 @@ def test_an_iteration_needs_no_number_from_the_device(method, quantizer, optimiz
     assert work.loop.iteration == len(sizes) == 4
     with pytest.raises(NotImplementedError, match="meta"):
         work.read()
+
+
+@pytest.mark.parametrize("method", ["STE", *META_NETWORKS])
+@pytest.mark.parametrize("quantizer", ["dorefa", "BWN-F"])
+def test_the_statistics_of_an_epoch_need_no_number_before_they_are_read(method, quantizer):
+    work = iterations((method, quantizer, "SGD", "notebook", {}), device="meta", dtype=torch.float32)
+    levels = first_levels(work.loop, is_epochs_end=True)
+    for epoch in range(2):
+        for size in work.begin(epoch):
+            work.run(size)
+        statistics = layer_statistics(work.loop, levels)
+        levels = statistics.levels
+    assert {"flipped", "flipped_since_start", "oscillating", "distance", "norm"} <= statistics.columns.keys()
+    with pytest.raises(NotImplementedError, match="meta"):
+        statistics.read(2)
 
 
 def test_what_is_captured_waits_for_nothing():

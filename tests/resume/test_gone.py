@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import until
-from resumed import LOGS, only_run
+from resumed import LAYERS, LOGS, only_run
 
 from utils.errors import RunFailed
 from utils.recorder import Recorder
@@ -58,8 +58,8 @@ def files(folder):
 GONE = {
     "lock deleted": (delete("run.lock"), "run.lock"),
     "lock replaced": (replace("run.lock"), "run.lock"),
-    **{f"{name} deleted": (delete(name), name) for name in LOGS},
-    **{f"{name} replaced": (replace(name), name) for name in LOGS},
+    **{f"{name} deleted": (delete(name), name) for name in (*LOGS, LAYERS)},
+    **{f"{name} replaced": (replace(name), name) for name in (*LOGS, LAYERS)},
     "log linked": (link("loss.txt"), "loss.txt"),
     "folder deleted": (shutil.rmtree, "run.lock"),
     "folder moved": (move, "run.lock"),
@@ -82,7 +82,7 @@ LEFT = {}  # run -> what its folder held after that
 def work(path, act):
     """A run of which something is lost after its second checkpoint."""
     settings, loop = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1), Loop()
-    with Run(path, settings, torch.device("cpu")) as run, Recorder(path, state={}) as recorder:
+    with Run(path, settings, torch.device("cpu")) as run, Recorder(path, state={}, layers=True) as recorder:
         for loop.iteration in (1, 2, 3):
             recorder.update(loss=1.0, acc=50.0, batch_size=1, cur_lr=0.1)
             recorder.flush()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from resumed import LOGS, only_run
+from resumed import LAYERS, LOGS, log_bytes, only_run
 from run_folders import make_run
 
 from utils.errors import BadInput
@@ -57,7 +57,7 @@ def untouched(outside):
 
 def test_every_file_of_a_run_is_looked_at():
     checkpoints = {"checkpoint.pth", "checkpoint.pth.tmp", "checkpoint-previous.pth"}
-    assert set(OWN_FILES) == {"run.lock", "run.json", "run.json.tmp", *checkpoints, *LOGS, "val-acc.txt"}
+    assert set(OWN_FILES) == {"run.lock", "run.json", "run.json.tmp", *checkpoints, *LOGS, "val-acc.txt", LAYERS}
 
 
 @pytest.mark.parametrize("trap", TRAPS)
@@ -165,7 +165,7 @@ def test_a_folder_behind_a_link_keeps_working(command, call_main, tmp_path):
     results = [call_main(*command(root, *flags)) for root in ("plain", "linked")]
     assert [result.code for result in results] == [0, 0]
     plain = only_run(tmp_path / "plain")
-    assert {name: (run / name).read_bytes() for name in LOGS} == {name: (plain / name).read_bytes() for name in LOGS}
+    assert log_bytes(run) == log_bytes(plain)
 
 
 def test_output_of_a_table_still_goes_into_its_log(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.errors import BadInput
+from utils.layers_csv import HEADER, LayerRow
 from utils.miscellaneous import AverageMeter, progress_bar
 from utils.recorder import Recorder
 
@@ -173,6 +174,80 @@ def test_a_resumed_runs_events_are_those_of_a_run_that_was_not_interrupted(tmp_p
 
 
 LOGS = ("loss", "train-acc", "test-acc", "lr")
+ROWS = [
+    LayerRow(1, "conv1", 10, 0.1, 0.1, None, 0.25, 2.0, None),
+    LayerRow(1, "layer1.0.conv1", 30, 0.3, 0.3, None, 0.5, 123456789.0, -0.5),
+]
+
+
+def test_layers_csv_has_a_row_per_layer_and_tensorboard_their_means(tmp_path):
+    levels = {"last": torch.ones(40, dtype=torch.uint8)}
+    with Recorder(tmp_path, state={}, layers=True) as recorder:
+        recorder.update(loss=1.0, acc=50.0, batch_size=1)
+        recorder.record_layers(ROWS, {"conv1": np.arange(10.0), "odd": np.array([np.nan])}, levels)
+        state = recorder.state_dict()
+    text = HEADER + "1,conv1,10,0.1,0.1,,0.25,2,\n1,layer1.0.conv1,30,0.3,0.3,,0.5,1.23457e+08,-0.5\n"
+    assert (tmp_path / "layers.csv").read_text() == text
+    assert (state["levels"], state["log_sizes"]["layers"]) == (levels, len(text))
+    values = {tag: events[0][1] for tag, events in scalars(tmp_path).items() if tag.startswith("layers/")}
+    assert values == pytest.approx(
+        {
+            "layers/flipped/all": 0.25,
+            "layers/flipped/conv1": 0.1,
+            "layers/flipped/layer1": 0.3,
+            "layers/distance/all": 0.4375,
+            "layers/distance/conv1": 0.25,
+            "layers/distance/layer1": 0.5,
+            "layers/cosine/all": -0.5,
+            "layers/cosine/layer1": -0.5,
+        }
+    )
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["histograms"] == ["W_tilde/conv1"]
+    (histogram,) = events.Histograms("W_tilde/conv1")
+    assert (histogram.step, histogram.histogram_value.num, histogram.histogram_value.sum) == (0, 10, 45)
+
+
+def test_layers_csv_is_begun_once_and_cut_back(tmp_path):
+    with Recorder(tmp_path, state={}, layers=True) as recorder:
+        begun = recorder.state_dict()
+        recorder.record_layers(ROWS, {}, {})
+        state = recorder.state_dict()
+        recorder.record_layers([row._replace(epoch=2) for row in ROWS], {}, {})
+    path = tmp_path / "layers.csv"
+    whole = path.read_bytes()
+    with Recorder(tmp_path, layers=True):
+        assert path.read_bytes() == whole
+    with Recorder(tmp_path, state=state, layers=True) as recorder:
+        recorder.record_layers([row._replace(epoch=2) for row in ROWS], {}, {})
+    assert path.read_bytes() == whole
+    with pytest.raises(BadInput, match=r"has the logs loss and train-acc and test-acc and lr and layers, and not"):
+        Recorder(tmp_path, state=state)
+    for earlier in (begun, {}):
+        with Recorder(tmp_path, state=earlier, layers=True):
+            pass
+        assert path.read_text() == HEADER
+
+
+def without_layers(state):
+    """As the checkpoint of an earlier version has it."""
+    state = copy.deepcopy(state)
+    del state["levels"], state["log_sizes"]["layers"], state["log_hashes"]["layers"]
+    return state
+
+
+def test_an_earlier_versions_checkpoint_begins_layers_csv(tmp_path):
+    with Recorder(tmp_path, state={}, layers=True) as recorder:
+        recorder.update(loss=1.0, acc=50.0, batch_size=1)
+        state = without_layers(recorder.state_dict())
+        recorder.record_layers(ROWS, {}, {})
+    for _ in range(2):
+        with Recorder(tmp_path, state=state, layers=True) as recorder:
+            assert (recorder.levels, recorder.iteration) == ({}, 1)
+        assert (tmp_path / "layers.csv").read_text() == HEADER
+        (tmp_path / "layers.csv").unlink()
+
+
 CHANGES = {  # of what a log held at the checkpoint; its length stays or grows
     "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
     "a digit more": lambda data: data.replace(b"\n", b"7\n", 1),
@@ -182,53 +257,57 @@ CHANGES = {  # of what a log held at the checkpoint; its length stays or grows
 }
 
 
+FILES = {"layers": "layers.csv", **{name: f"{name}.txt" for name in (*LOGS, "val-acc")}}
+
+
 def two_epochs(recorder):
     """Two iterations and a test each; a validation accuracy that is not asked for is not written."""
     for epoch in range(2):
         recorder.reset_performance()
         for loss in (3.0, 2.0):
             recorder.update(loss=loss + epoch, acc=40.0, batch_size=1, cur_lr=0.1)
+        recorder.record_layers([row._replace(epoch=recorder.epoch + 1) for row in ROWS], {}, {})
         recorder.update(loss=None, acc=60.0 + epoch, batch_size=0, is_train=False, val_acc=55.0 + epoch)
 
 
 def test_logs_that_have_changed_are_refused_and_stay(tmp_path, tally):
-    logs = (*LOGS, "val-acc")
-    with Recorder(tmp_path, state={}, validation=True) as recorder:
+    with Recorder(tmp_path, state={}, validation=True, layers=True) as recorder:
         two_epochs(recorder)
         state = recorder.state_dict()
         recorder.update(loss=1.0, acc=50.0, batch_size=1, cur_lr=0.1)  # after the checkpoint: is cut off again
-    whole = {name: (tmp_path / f"{name}.txt").read_bytes() for name in logs}
-    for name in logs:
+        recorder.record_layers(ROWS, {}, {})
+    whole = {name: (tmp_path / file).read_bytes() for name, file in FILES.items()}
+    for name, file in FILES.items():
         for case, change in CHANGES.items():
             changed = whole | {name: change(whole[name])}
             for other, data in changed.items():
-                (tmp_path / f"{other}.txt").write_bytes(data)
-            with pytest.raises(BadInput, match=f"{name}.txt has (changed|lost rows)"):
-                Recorder(tmp_path, state=state, validation=True)
-            assert {other: (tmp_path / f"{other}.txt").read_bytes() for other in logs} == changed, case
+                (tmp_path / FILES[other]).write_bytes(data)
+            with pytest.raises(BadInput, match=f"{file} has (changed|lost rows)"):
+                Recorder(tmp_path, state=state, validation=True, layers=True)
+            assert {other: (tmp_path / FILES[other]).read_bytes() for other in FILES} == changed, case
             tally("log file changed before a resume: refused, nothing touched")
     for name, data in whole.items():
-        (tmp_path / f"{name}.txt").write_bytes(data)
+        (tmp_path / FILES[name]).write_bytes(data)
     for _ in range(2):  # the hashes go on through a resume
-        with Recorder(tmp_path, state=state, validation=True) as recorder:
+        with Recorder(tmp_path, state=state, validation=True, layers=True) as recorder:
             assert recorder.state_dict()["log_hashes"] == state["log_hashes"]
             two_epochs(recorder)
             state = recorder.state_dict()
     assert rows(tmp_path / "loss.txt")[-1][0] == 11
-    found = {name: hashlib.sha256((tmp_path / f"{name}.txt").read_bytes()).hexdigest() for name in logs}
+    found = {name: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for name, file in FILES.items()}
     assert state["log_hashes"] == found
 
 
 def test_checkpoints_without_hashes_compare_lengths_and_whole_rows(tmp_path):
-    with Recorder(tmp_path, state={}) as recorder:
+    with Recorder(tmp_path, state={}, layers=True) as recorder:
         two_epochs(recorder)
         state = recorder.state_dict()
     del state["log_hashes"]
-    Recorder(tmp_path, state=state).close()
+    Recorder(tmp_path, state=state, layers=True).close()
     path = tmp_path / "loss.txt"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     with pytest.raises(BadInput, match=r"loss\.txt has changed: its first 24 bytes are not those"):
-        Recorder(tmp_path, state=state)
+        Recorder(tmp_path, state=state, layers=True)
 
 
 class Terminal(io.StringIO):

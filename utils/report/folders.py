@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from utils import LAYERS_LOG, log_file
 from utils.files.untrusted import reason
 from utils.run.record import REPLACED
 
@@ -37,7 +38,7 @@ def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
             logged.add(folder)
         inner = []
         for entry in entries:
-            if entry.name in (REPLACED, RECORD, LOG):
+            if entry.name in (REPLACED, RECORD, LOG, log_file(LAYERS_LOG)):
                 continue
             path = folder / entry.name
             try:

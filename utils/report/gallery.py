@@ -6,6 +6,7 @@ matplotlib figure. Only that function may import matplotlib, by `drawing`: a rep
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from utils.report.document import Picture
 from utils.report.published import Printed, printed
 from utils.report.statistics import LAST
 from utils.report.tables import LEFT_OUT, curves_name, method
-from utils.report.trials import Group, LeftOut
+from utils.report.trials import Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
@@ -25,6 +26,15 @@ FIGURE_3 = ("ResNet20", "CIFAR10", "dorefa")  # the paper's Figure 3 has a panel
 CURVES_NOTE = (
     "Per epoch: a line is the mean over trials, and its band reaches from the lowest to the highest trial. A paler band with a "
     "dotted mean shows the published logs."
+)
+
+MOST_MAPS = 8
+FLIPS_NOTE = (
+    "From the layers.csv of the runs that have one. A weight flips in an epoch where its quantized value (at 1 bit its sign) is "
+    "another one at the epoch's end than at the end of the epoch before. A line is the mean over trials of the share of all "
+    "quantized weights that flip, and of the cosine between a layer's gradient g_W and the one that STE makes of the same "
+    "g_W_hat, weighted by the layers' numbers of weights; STE itself has no cosine. The maps show the first trial of each "
+    f"method, of {MOST_MAPS} at most."
 )
 
 Published = Mapping[Cell, Sequence[Group]]  # our groups of the published cells
@@ -59,6 +69,35 @@ def curves(published: Published, others: Sequence[Group], left_out: Sequence[Lef
     return found
 
 
+def flips(published: Published, others: Sequence[Group], left_out: Sequence[LeftOut]) -> list[Picture]:
+    """Of the runs that have a layers.csv: the flips and the cosine of the blocks and cells as in `curves`; maps of some runs."""
+    alone = [Group(left.trial.cell, f"trial {left.trial.number}", (left.trial,)) for left in left_out if not left.repeated]
+    blocks = {cell.block: cell for cell in published}
+    parts = {
+        **{f"flips_{'_'.join(block)}": _of_block(published, *block)[0] for block in blocks},
+        "flips": others,
+        f"flips_{LEFT_OUT}": alone,
+    }
+    whose = {"flips": "The cells that the paper does not have", f"flips_{LEFT_OUT}": "The runs that are in no mean"}
+    found, groups = [], []
+    for name, part in parts.items():
+        if known := [group for group in map(_with_layers, part) if group.trials]:
+            title = "" if name in whose else " ".join(known[0].cell.block)
+            caption = f"{whose.get(name, title)}: weights that flipped in each epoch, and cosine between the gradient and STE's."
+            found.append(Picture(name, caption, partial(_flips, title, known, _names(known) if name in whose else None)))
+            groups += known
+    for number, group in enumerate(groups[:MOST_MAPS], start=1):
+        trial = group.trials[0]
+        title = f"{_full_name(trial.cell)}{f' ({group.label})' if group.label else ''}, trial {trial.number}"
+        caption = f"{title}: weights of each layer that flipped in each epoch, in percent."
+        found.append(Picture(f"flip_map_{number}", caption, partial(_flip_map, title, trial)))
+    return found
+
+
+def _with_layers(group: Group) -> Group:
+    return replace(group, trials=tuple(trial for trial in group.trials if trial.layers))
+
+
 def drawing() -> ModuleType:
     """The module pictures.py. matplotlib is not imported where MPLBACKEND names what is not installed; here Agg draws."""
     os.environ.pop("MPLBACKEND", None)
@@ -77,6 +116,15 @@ def _curves(
 ) -> "Figure":
     draw = drawing()
     return draw.curves([draw.curve_panels(title, draw.series_of(groups, logs, **({"name": names} if names else {})))])
+
+
+def _flips(title: str, groups: Sequence[Group], names: Callable[[Cell], str] | None) -> "Figure":
+    draw = drawing()
+    return draw.curves([draw.layer_panels(title, draw.series_of(groups, **({"name": names} if names else {})))])
+
+
+def _flip_map(title: str, trial: Trial) -> "Figure":
+    return drawing().flip_map(title, trial.layers)
 
 
 def _figure_3(published: Published) -> "Figure":

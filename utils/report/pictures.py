@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from utils.errors import shortened
 from utils.files.text import printable
+from utils.report.layers import LayerTable
 from utils.report.published import Printed, logged, logged_statistics
 from utils.report.statistics import LAST
 from utils.report.trials import Group, Trial
@@ -26,9 +28,10 @@ COLOURS = {"STE": "#7f7f7f", "FC-Grad": "#3b82c4", "MultiFC": "#cf6a1c", "LSTMFC
 ANOTHER = "#d0483a"  # of a method that has none of these
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
-LOSS = "train_loss"
+LOSS, FLIPPED = "train_loss", "flipped"
 LONGEST = 150  # characters of a label
 MOST_LABELS = 60  # of a legend
+MOST_NAMES, LONGEST_NAME = 60, 40  # of layers beside a map; characters
 LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
@@ -93,6 +96,14 @@ def curve_panels(title: str, series: Sequence[Series]) -> tuple[Panel, Panel]:
     return loss_panel(title, series), Panel(title, series, "test_acc", "test accuracy (%)")
 
 
+def layer_panels(title: str, series: Sequence[Series]) -> list[Panel]:
+    """The flips, on a logarithmic axis, and the cosine with STE's gradient of the same series, where there is any."""
+    panels = [Panel(title, series, FLIPPED, "flipped weights (%)")]
+    if any(np.isfinite(trial.cosine).any() for one in series for trial in one.trials):
+        panels.append(Panel(title, series, "cosine", "cosine with STE's gradient"))
+    return panels
+
+
 def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Draws rows of equally many panels, by `curves`, into <path> with each suffix."""
     save(curves(rows), path, suffixes)
@@ -111,7 +122,7 @@ def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
             for series in panel.series:
                 _draw(axes, series, panel.curve)
             axes.set(xlabel="epoch", ylabel=panel.label, title=plain(panel.title))
-            if panel.curve == LOSS:
+            if panel.curve in (LOSS, FLIPPED):
                 logarithmic(axes)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             axes.grid(alpha=0.3)
@@ -196,6 +207,24 @@ def _legend(figure: Figure) -> None:
     figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(labels) // columns) - 1))
     title = f"the first {len(labels)} of {len(found)}" if len(found) > len(labels) else None
     figure.legend([found[x] for x in labels], labels, loc="outside lower center", ncols=columns, fontsize="small", title=title)
+
+
+def flip_map(title: str, table: LayerTable) -> Figure:
+    """The percentage of each layer's weights that flipped in each epoch: a row per layer, the first on top."""
+    flipped = 100 * table.columns[FLIPPED]
+    layers = len(table.names)
+    figure = _figure((8.5, 1.6 + 0.17 * min(max(layers, 6), MOST_NAMES)))
+    axes = figure.subplots()
+    edges = (table.first - 0.5, table.first + len(flipped) - 0.5, layers - 0.5, -0.5)
+    norm = PowerNorm(0.5, vmin=0, vmax=max(np.nanmax(flipped, initial=0), 1e-3))
+    image = axes.imshow(flipped.T, norm=norm, extent=edges, aspect="auto", interpolation="nearest")
+    step = -(-layers // MOST_NAMES)
+    names = [plain(shortened(name, LONGEST_NAME)) for name in table.names[::step]]
+    axes.set(title=plain(title), xlabel="epoch", yticks=range(0, layers, step), yticklabels=names)
+    axes.tick_params(axis="y", labelsize="x-small")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+    figure.colorbar(image, ax=axes, label="flipped weights (%)").solids.set_rasterized(True)
+    return figure
 
 
 def save(figure: Figure, path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:

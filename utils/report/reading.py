@@ -3,18 +3,20 @@
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils import VALIDATION_LOG
+from utils import LAYERS_LOG, VALIDATION_LOG, log_file
 from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE
 from utils.errors import BadInput, shortened
 from utils.files.text import printable
 from utils.files.untrusted import why_no_folder
 from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
+from utils.report.layers import read_layers
 from utils.report.logs import EPOCH, ITERATION, read_log
 from utils.report.trials import FULL_PRECISION, Trial
 from utils.run.identity import Identity
@@ -58,9 +60,19 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
             except BadInput as error:
                 problems.append(str(error))
                 continue
-            trials += new
+            trials += [_with_layers(trial, problems) for trial in new] if os.path.isdir(path) else new
             problems += [] if new else [f"{path} has no rows"]
     return trials, problems
+
+
+def _with_layers(trial: Trial, problems: list[str]) -> Trial:
+    """The trial of a folder with what its layers.csv says; one that cannot be believed is named among the problems instead."""
+    try:
+        layers = read_layers(trial.source / log_file(LAYERS_LOG), trial.epochs, over=trial.state == "done")
+    except BadInput as error:
+        problems.append(str(error))
+        return trial
+    return replace(trial, layers=layers)
 
 
 def _sources(root: Path) -> tuple[list[Path], list[str]]:

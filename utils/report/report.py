@@ -12,7 +12,7 @@ from utils.errors import BadInput
 from utils.report.csv_files import write_csv
 from utils.report.document import Section, markdown
 from utils.report.formatting import Table
-from utils.report.gallery import CURVES_NOTE, curves, overviews
+from utils.report.gallery import CURVES_NOTE, FLIPS_NOTE, curves, flips, overviews
 from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, printed, published_settings
 from utils.report.reading import find_trials
@@ -82,6 +82,8 @@ class Report:
             found.append(Section("fairness", "Fairness", f"{FAIRNESS_NOTE} There are none."))
         if pictures := curves(self.published, self.others, self.left_out):
             found.append(Section("curves", "Curves", CURVES_NOTE, pictures=pictures))
+        if pictures := flips(self.published, self.others, self.left_out):
+            found.append(Section("layers", "Flips and gradients", FLIPS_NOTE, pictures=pictures))
         if self.published:
             found.append(errata_section(errata()))
         if any(trial.recorded for trial in self.trials):

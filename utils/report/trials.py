@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.report.layers import LayerTable
 from utils.report.statistics import Statistics, statistics
 from utils.run.identity import CONTENTS, in_words, switched_on
 from utils.run.paths import dataset_label
@@ -27,7 +28,7 @@ class Trial:
     test_acc, train_acc, val_acc: percent; val_acc is empty without validation. train_acc and train_loss are averages over the
     epoch. state: done, running or failed; error: why it failed, or ended before its last epoch.
     settings: as in run.json, and the first digits of the digests that the run's record has (CONTENTS); or {"folder": ...} for
-    logs without a record. seconds: per epoch; empty if unknown.
+    logs without a record. seconds: per epoch; empty if unknown. layers: what its layers.csv says, if there is one.
     """
 
     cell: Cell
@@ -42,6 +43,20 @@ class Trial:
     error: str = ""
     made_by: str = ""
     val_acc: np.ndarray = field(default_factory=lambda: np.empty(0))
+    layers: LayerTable | None = None
+
+    @property
+    def flipped(self) -> np.ndarray:
+        """Percent of all quantized weights that flipped, per finished epoch; NaN where it is not known."""
+        return 100 * self._mean_of_layers("flipped")
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Mean over the layers, weighted by their weights, of the cosine between g_W and STE's g_W; as `flipped`."""
+        return self._mean_of_layers("cosine")
+
+    def _mean_of_layers(self, column: str) -> np.ndarray:
+        return self.layers.mean(column) if self.layers else np.full(self.epochs, np.nan)
 
     @property
     def epochs(self) -> int:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from meta_utils.capture import CudaGraphs, Graphs
 from meta_utils.iterations import Iterations, Measured
+from meta_utils.layer_statistics import first_levels, layer_statistics
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
 from utils.errors import RunFailed
@@ -29,10 +30,14 @@ COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with S
 
 def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
     """Trains for the run's epochs, from its checkpoint on; after each epoch evaluates and adjusts the learning rate."""
-    settings, per_epoch, validated = run.settings, len(loaders.train), loaders.validation is not None
-    with Recorder(run.path, settings.dataset, run.resume(loop), settings.epochs, validated) as recorder:
+    settings, per_epoch = run.settings, len(loaders.train)
+    validated, has_layers = loaders.validation is not None, loop.quantizer is not None
+    options = {"epochs": settings.epochs, "validation": validated, "layers": has_layers}
+    with Recorder(run.path, settings.dataset, state=run.resume(loop), **options) as recorder:
         print(description(run, loop.net, loaders, recorder.pace()), flush=True)
         recorder.stop &= settings.schedule.follows_loss  # a checkpoint of an earlier version may have it after another schedule
+        if has_layers and not recorder.levels:
+            recorder.levels = first_levels(loop, loop.iteration == recorder.epoch * per_epoch)
         iterations = checked_iterations(loop, loaders.train, graphs_of(run, loaders.train), recorder.epoch, run)
         while recorder.epoch < settings.epochs and not recorder.stop:
             run.give_way(loop, recorder)
@@ -41,6 +46,8 @@ def fit(loop: TrainingLoop, loaders: Loaders, run: Run) -> None:
             if validated:
                 val_acc = test(loop, interruptible(loaders.validation, run, loop, recorder), run, "validation").top1
             evaluation = test(loop, interruptible(loaders.test, run, loop, recorder), run, "test")
+            if has_layers:
+                record_layers(loop, recorder)
             recorder.update(loss=None, acc=evaluation.top1, batch_size=0, is_train=False, val_acc=val_acc)
             end_epoch(loop, settings, per_epoch, recorder)
             print(describe_epoch(recorder), flush=True)
@@ -125,6 +132,13 @@ def test(loop: TrainingLoop, batches: Iterable, run: Run, what: str) -> Evaluati
         where = f"{name} is not finite" if name else "with every parameter finite"
         raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint(bad=loop.iteration)}")
     return evaluation
+
+
+def record_layers(loop: TrainingLoop, recorder: Recorder) -> None:
+    """Records the rows of layers.csv of the epoch that ends. On CUDA this waits once, for all of its numbers."""
+    found = layer_statistics(loop, recorder.levels)
+    rows, W_tilde = found.read(recorder.epoch + 1)
+    recorder.record_layers(rows, W_tilde, found.levels)
 
 
 def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Recorder, run: Run) -> None:

@@ -14,13 +14,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from utils import LOGS, VALIDATION_LOG
+from utils import LAYERS_LOG, LOGS, VALIDATION_LOG, log_file
 from utils.errors import BadInput, InUse
 from utils.files.regular import hold, is_in_place, open_regular
 from utils.files.text import printable
 
 FILE = "run.lock"
-LOCKED = (FILE, *(f"{name}.txt" for name in (*LOGS, VALIDATION_LOG)))
+LOCKED = (FILE, *map(log_file, (*LOGS, VALIDATION_LOG, LAYERS_LOG)))
 
 
 def is_locked(folder: Path) -> bool:

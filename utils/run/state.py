@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from meta_utils.layer_statistics import LEVELS
 from meta_utils.training import TrainingLoop
-from utils import LOGS, VALIDATION_LOG
+from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
 from utils.run.checkpoint import Checkpoints
@@ -83,8 +84,9 @@ FORM = {
         "meters": Value("two pairs of numbers", lambda value: isinstance(value, list) and [*map(_is_pair, value)] == [True] * 2),
         "elapsed": NUMBER,
         "val_acc": replace(NUMBERS, may_lack=True),  # with validation images alone
-        "log_sizes": {**dict.fromkeys(LOGS, COUNT), VALIDATION_LOG: replace(COUNT, may_lack=True)},
+        "log_sizes": dict.fromkeys(LOGS, COUNT) | dict.fromkeys((VALIDATION_LOG, LAYERS_LOG), replace(COUNT, may_lack=True)),
         "log_hashes": DIGESTS,
+        "levels": replace(TENSORS, may_lack=True),
         "epoch": FORMER,
         "batches": FORMER,
     },
@@ -142,7 +144,7 @@ def restore(loop: TrainingLoop, state: dict[str, Any], where: str) -> None:
     Raises BadInput where the state is another net's, quantizer's, M's or optimizer's.
     """
     try:
-        if problem := _difference(loop, state["loop"]):
+        if problem := _difference(loop, state["loop"] | {"levels": state["recorder"].get("levels", {})}):
             raise ValueError(problem)
         loop.load_state_dict(state["loop"])
         restore_random_states(state["random"])
@@ -151,12 +153,13 @@ def restore(loop: TrainingLoop, state: dict[str, Any], where: str) -> None:
 
 
 def _difference(loop: TrainingLoop, state: dict[str, Any]) -> str | None:
-    """Why a loop's state cannot be this loop's; None where it can."""
+    """Why a loop's state, and the levels of its weights, cannot be this loop's; None where they can."""
     W = loop.net.meta.weights().detach().to("meta")  # all coordinates (N,)
     parts = {
         "net": loop.net.state_dict(),
         "gradients": {name: p for name, p in loop.net.named_parameters() if name in state["gradients"]},
         "layers": {"g_W_hat": W, "W_tilde": W} if state["layers"] else {},
+        "levels": {name: W.to(torch.uint8) for name in LEVELS if name in state["levels"]},
         "meta_net": loop.meta_net.state_dict() if loop.learned else {},
     }
     shapes = loop.meta_net.state_shapes(len(W)) if loop.learned else {}

@@ -21,7 +21,7 @@ from utils.run.state import find_problem, load_state
 
 WRONG = "checkpoint with wrong keys or values: refused in one line"
 PARTS = ("loop", "recorder", "random")
-MAY_LACK = ("data_digest", "base_model", "program", "log_hashes")
+MAY_LACK = ("data_digest", "base_model", "program", "log_hashes", "levels", "layers")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,13 @@ def test_validation_is_in_both_places_or_in_none(stopped, tally):
     )
 
 
+def test_a_checkpoint_may_know_nothing_of_layers_csv(stopped):
+    state = changed(changed(stopped[3], ("recorder", "levels"), remove=True), ("recorder", "log_sizes", "layers"), remove=True)
+    assert resume(stopped, state).iteration == 3
+    for levels in ({}, {"last": stopped[3]["recorder"]["levels"]["last"]}):
+        assert resume(stopped, changed(stopped[3], ("recorder", "levels"), levels)).iteration == 3
+
+
 def test_a_checkpoint_that_lacks_something_is_refused(stopped, tally):
     for place in filter(lambda place: place[-1] not in MAY_LACK, places(stopped[3])):
         line = refused(stopped, changed(stopped[3], place, remove=True), tally)
@@ -131,6 +138,7 @@ def test_a_checkpoint_with_a_value_of_another_type_is_refused(wrong, stopped, ta
             assert place[-1] in refused(stopped, changed(stopped[3], place, wrong), tally)
 
 
+LEVEL = torch.zeros(76_848, dtype=torch.uint8)  # of the weights of ResNet8 for two classes
 ADAM = ("loop", "optimizee", "state", 0)
 GROUP = ("loop", "optimizee", "param_groups")
 OTHER = {  # place, value there, words; without a value: what is there is gone
@@ -145,6 +153,11 @@ OTHER = {  # place, value there, words; without a value: what is there is gone
     "fewer coordinates": (("loop", "layers", "W_tilde"), torch.ones(7), "layers: W_tilde has shape (7,)"),
     "no W_tilde": (("loop", "layers", "W_tilde"), None, "layers: W_tilde is missing"),
     "another symbol": (("loop", "layers", "W"), torch.ones(7), "layers: W is unexpected"),
+    "levels of fewer weights": (("recorder", "levels", "last"), torch.ones(7).byte(), "levels: last has shape (7,), not"),
+    "levels that are no bytes": (("recorder", "levels", "start"), LEVEL.float(), "levels: start is torch.float32, not"),
+    "levels of another time": (("recorder", "levels", "next"), LEVEL, "levels: next is unexpected"),
+    "levels in words": (("recorder", "levels", "start"), "low", "recorder.levels is not tensors by name"),
+    "a size in words": (("recorder", "log_sizes", "layers"), "large", "recorder.log_sizes.layers is not a whole number"),
     "phi of another size": (("loop", "meta_net", "fc.weight"), torch.ones(1, 9), "meta_net: fc.weight has shape (1, 9)"),
     "phi of another M": (("loop", "meta_net"), {"fc.maps.0.weight": torch.ones(3, 1)}, "meta_net: lstm.weight_ih_l0 is missing"),
     "no phi": (("loop", "meta_net"), {}, "meta_net: lstm.weight_ih_l0 is missing"),

@@ -1,0 +1,169 @@
+"""What layers.csv says of each quantized layer at the end of an epoch.
+
+Weights are compared by their levels, a byte for each. A run keeps three vectors (N,) of them: before training, and at the ends of
+the last two epochs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meta_utils.helpers import learned_gradient
+from meta_utils.training import TrainingLoop
+from utils.discretize import STE
+from utils.layers_csv import LayerRow
+from utils.layout import ONE_TENSOR, FlatLayout, Layout
+from utils.quantize import Quantizer, lets_estimators_in, ste_gradient
+
+START, LAST, BEFORE_LAST = LEVELS = ("start", "last", "before_last")
+SAMPLE = 1 << 16  # the largest number of a layer's W_tilde that a histogram is made of
+
+
+class Discretized(NamedTuple):
+    """What a quantizer makes of W, each (N,): W_tilde; q, its discrete value; error, x - W_hat in the units of W_hat.
+
+    x is what Q discretizes: 2 W_tilde - 1 for dorefa, W_tilde for BWN and BWN-F.
+    """
+
+    W_tilde: Tensor
+    q: Tensor
+    error: Tensor
+
+
+class _Watched:
+    """Stands in for a Discretize: a step without a gradient, of which q and the error are kept."""
+
+    def __call__(self, x: Tensor, q: Tensor, layout: Layout = ONE_TENSOR, unit: Tensor | None = None) -> Tensor:
+        self.q, self.error = q, x - (q if unit is None else unit * q)
+        return q
+
+
+def discretized(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> Discretized:
+    """What the quantizer makes of W, (N,), in an evaluation.
+
+    Of one without the argument `discretize`, which does not show its step: q is the sign of W_hat, and x is W_tilde.
+    """
+    W_tilde = quantizer.preprocess(W, layout)
+    if not lets_estimators_in(quantizer):
+        W_hat = quantizer.quantize(W_tilde, W, layout)
+        return Discretized(W_tilde, W_hat.sign(), W_tilde - W_hat)
+    step = _Watched()
+    quantizer.quantize(W_tilde, W, layout, step)
+    return Discretized(W_tilde, step.q, step.error)
+
+
+def level(q: Tensor) -> Tensor:
+    """A byte for each discrete value, equal where q is equal.
+
+    Different ones for q = 2 i / (2**k - 1) - 1, i = 0, 1, ..., k up to 8, and for whole numbers from -128 to 127.
+    """
+    return (127.5 * q + 127.75).floor().to(torch.int16).to(torch.uint8)
+
+
+@torch.no_grad()
+def first_levels(loop: TrainingLoop, is_epochs_end: bool) -> dict[str, Tensor]:
+    """The levels of a loop of which none are known: before training, or of a run that was begun without them.
+
+    is_epochs_end: whether the loop is at the end of an epoch (the start is one, too), whose levels W then has.
+    """
+    W, layout = loop.net.meta.weights(), loop.net.meta.layout
+    levels = {LAST: level(discretized(loop.quantizer, W, layout).q)} if is_epochs_end else {}
+    return levels if loop.iteration else levels | {START: levels[LAST]}
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """The statistics of an epoch's end, on the device until `read`.
+
+    levels: of this epoch's end and those before, for the next one's. columns: of layers.csv -> a number for each layer, (L,), in
+    float64. W_tilde: layer -> at most SAMPLE of its values, evenly spaced, flat: of the first, the middle and the last layer.
+    """
+
+    names: Sequence[str]
+    weights: Sequence[int]
+    levels: Mapping[str, Tensor]
+    columns: Mapping[str, Tensor]
+    W_tilde: Mapping[str, Tensor]
+
+    def read(self, epoch: int) -> tuple[list[LayerRow], dict[str, np.ndarray]]:
+        """The rows of layers.csv, and W_tilde by layer, in one transfer, which waits for the device. epoch: from 1."""
+        parts = [*self.columns.values(), *self.W_tilde.values()]
+        there = torch.cat([part.double() for part in parts]).cpu().numpy()
+        columns = np.split(there, np.cumsum([len(part) for part in parts])[:-1])
+        known = dict(zip(self.columns, columns, strict=False))
+        found = {name: known.get(name, np.full(len(self.names), np.nan)) for name in LayerRow._fields[3:]}
+        numbers = [[None if np.isnan(x) else float(x) for x in row] for row in zip(*found.values(), strict=True)]
+        rows = [LayerRow(epoch, *each, *row) for *each, row in zip(self.names, self.weights, numbers, strict=True)]
+        return rows, dict(zip(self.W_tilde, columns[len(known) :], strict=True))
+
+
+@torch.no_grad()
+def layer_statistics(loop: TrainingLoop, levels: Mapping[str, Tensor]) -> LayerStatistics:
+    """The statistics of a loop at the end of an epoch; changes nothing, and does not wait for the device.
+
+    levels: those that the epoch before left, or `first_levels`, as far as they are known.
+    """
+    meta = loop.net.meta
+    W, layout = meta.weights(), meta.layout
+    levels = {name: value.to(W.device) for name, value in levels.items()}
+    found = discretized(loop.quantizer, W, layout)
+    now = level(found.q)
+    columns = {"distance": _means(layout, found.error.abs())}
+    for name, before in (("flipped", LAST), ("flipped_since_start", START)):
+        if before in levels:
+            columns[name] = _means(layout, now != levels[before])
+    if LAST in levels and BEFORE_LAST in levels:
+        columns["oscillating"] = _means(layout, (now != levels[LAST]) & (now == levels[BEFORE_LAST]))
+    columns |= _of_gradients(loop, W, layout)
+    following = {START: levels.get(START), LAST: now, BEFORE_LAST: levels.get(LAST)}
+    names = [layer.name or type(layer.module).__name__ for layer in meta.layers]
+    shown = sorted({0, len(names) // 2, len(names) - 1})
+    return LayerStatistics(
+        names,
+        layout.sizes,
+        {name: value for name, value in following.items() if value is not None},
+        columns,
+        {names[i]: _sample(layout.parts(found.W_tilde)[i]) for i in shown},
+    )
+
+
+def _of_gradients(loop: TrainingLoop, W: Tensor, layout: FlatLayout) -> dict[str, Tensor]:
+    """The columns of g_W; none where the forward quantizes nothing (ProxQuant), so that there is no g_W_hat."""
+    if "g_W_hat" not in loop.net.meta.shown:
+        return {}
+    g_W_hat = loop.net.meta.get("g_W_hat")
+    if loop.learned:
+        _, g_W = learned_gradient(loop.meta_net, loop.net, loop.quantizer, loop.meta_hidden_state_dict)
+    else:
+        g_W = ste_gradient(loop.training_quantizer, W, g_W_hat, layout)  # by its own estimator
+    norm = _norms(layout, g_W)
+    if _is_ste(loop):
+        return {"norm": norm}
+    ste = ste_gradient(loop.quantizer, W, g_W_hat, layout)
+    products = [(g.double() * s.double()).sum() for g, s in zip(layout.parts(g_W), layout.parts(ste), strict=True)]
+    return {"norm": norm, "cosine": torch.stack(products) / (norm * _norms(layout, ste))}  # 0 / 0: NaN
+
+
+def _is_ste(loop: TrainingLoop) -> bool:
+    """Whether the gradient is the quantizer's own, or passes by STE."""
+    if loop.learned or loop.training_quantizer is loop.quantizer:
+        return not loop.learned
+    return loop.training_quantizer.discretize.estimator == STE()
+
+
+def _means(layout: FlatLayout, values: Tensor) -> Tensor:
+    """The mean over each layer, (L,), in float64; values: (N,)."""
+    return torch.stack([part.sum(dtype=torch.float64) / len(part) for part in layout.parts(values)])
+
+
+def _norms(layout: FlatLayout, values: Tensor) -> Tensor:
+    """The 2-norm of each layer's values, (L,), in float64."""
+    return torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in layout.parts(values)])
+
+
+def _sample(values: Tensor) -> Tensor:
+    return values[:: -(-len(values) // SAMPLE)]
