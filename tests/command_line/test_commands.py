@@ -64,7 +64,7 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
     outcome = call_main("report", tmp_path / "machine-1", tmp_path / "machine-2", "--out", tmp_path / "report")
     assert (outcome.code, outcome.err) == (0, "")
     assert "| ResNet8 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
-    assert "| ResNet8 NPZ-tiny | dorefa Adam FC-Grad | 2, 2 |" in outcome.out.split("## Method minus baseline")[1]
+    assert "| ResNet8 NPZ-tiny | dorefa Adam FC-Grad | STE | 2, 2 |" in outcome.out.split("## Method minus baseline")[1]
     assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
     assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out

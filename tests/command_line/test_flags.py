@@ -12,6 +12,7 @@ from meta_utils.meta_network import MetaNetwork
 from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL
 from utils.cli.parser import flags_without_effect
 
+FIXED = [name for name in (*ESTIMATORS, *PROXIMAL) if not name.startswith("STE")]
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
     (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
     (["-q", "BWN-F"], ["-q", "BWN"], "quantizer", "BWN-F", "loss"),
@@ -27,11 +28,8 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["-meta", "STE"], ["-meta", "FC-Grad"], "backward", "STE", "loss"),
     (["-meta", "FC-Grad"], [], "backward", "FC-Grad", "net"),
     (["-meta", "LSTMFC", "-hidden", "4"], ["-hidden", "4"], "backward", "LSTMFC", "net"),
-    *(
-        [["-meta", name], ["-meta", "STE", "-q", "BWN"], "backward", name, "net"]
-        for name in (*ESTIMATORS, *PROXIMAL)
-        if name != "STE"
-    ),
+    (["-meta", "STE-identity"], ["-meta", "STE"], "backward", "STE-identity", None),  # no weight is beyond 1
+    *([["-meta", name], ["-meta", "STE", "-q", "BWN"], "backward", name, "net"] for name in FIXED),
     (["--label-smoothing", "0.1"], [], "label_smoothing", 0.1, "loss"),
     (["--clip", "0.01"], [], "clip", 0.01, "net"),
     (["-hidden", "7"], [], "hidden_size", 7, "meta_net"),
@@ -253,8 +251,11 @@ def test_a_meta_network_whose_option_has_no_default_is_refused(refuses, monkeypa
 def test_tensorboard_shows_ms_gradient_beside_stes(train):
     accumulators = [EventAccumulator(str(train("-meta", method).path)).Reload() for method in ("FC-Grad", "STE")]
     learned, ste = (set(accumulator.Tags()["scalars"]) for accumulator in accumulators)
-    assert ste == {"train/loss", "train/accuracy", "lr/alpha", "test/accuracy"}
-    assert learned - ste == {"meta/scale", "meta/cosine with STE", "lr/gamma"}
+    means = {f"layers/{column}/all" for column in ("flipped", "oscillating", "distance", "cosine")}
+    assert {tag for tag in ste if not tag.startswith("layers/")} == {"train/loss", "train/accuracy", "lr/alpha", "test/accuracy"}
+    assert means - ste == {"layers/cosine/all"}
+    assert means <= learned
+    assert {tag for tag in learned - ste if "cosine/" not in tag} == {"meta/scale", "meta/cosine with STE", "lr/gamma"}
     (cosine,) = accumulators[0].Scalars("meta/cosine with STE")
     assert abs(cosine.value) == pytest.approx(1, abs=1e-4)  # FC-Grad is a number times g_W_hat, and so is dorefa's STE
 
