@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.report.formatting import Record, Table, measured, number
-from utils.report.tables import AT_BEST, method
+from utils.report.formatting import Record, Table, number
+from utils.report.tables import method
 from utils.report.trials import IGNORED_IN_GROUPING, Group
+from utils.report.validation import AT_BEST, at_best, validation_numbers
 from utils.tables.cells import Cell
 from utils.tables.grid import sweep_of
 
@@ -34,8 +35,8 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
             "run": lambda r: method(Cell(*(r[name] for name in Cell._fields))) + (f" ({r['spec']})" if r["spec"] else ""),
             "value": lambda r: r["value"],
             "n": lambda r: str(r["n"]),
-            "validation": lambda r: number(r["best_val"]),
-            AT_BEST: lambda r: _percent(r, "at_best_val"),
+            "validation": lambda r: number(r.get("best_val", np.nan)),
+            AT_BEST: at_best,
             "by validation": lambda r: r["choice"],
         },
         NOTE,
@@ -62,18 +63,8 @@ def _records(members: Sequence[Group]) -> list[Record]:
     for group, each, choice in zip(members, settings, choices, strict=True):
         found = group.statistics
         value = ", ".join(f"{name} {each.get(name, 'off')}" for name in varied) or each["exp_spec"]
-        at_best = float(np.mean(found.at_best_val)) if found.at_best_val else np.nan
-        records.append(
-            {
-                **group.cell._asdict(),
-                "spec": sweep_of(each["exp_spec"]),
-                "value": value,
-                "n": found.n,
-                "best_val": found.best_val,
-                "at_best_val": at_best,
-                "choice": choice,
-            }
-        )
+        about = {"spec": sweep_of(each["exp_spec"]), "value": value, "n": found.n}
+        records.append({**group.cell._asdict(), **about, **validation_numbers(found), "choice": choice})
     return records
 
 
@@ -87,8 +78,3 @@ def _choices(members: Sequence[Group], settings: Sequence[Mapping[str, Any]]) ->
     if len(members) == 1:
         return ["the only value so far"]
     return [BEST if score == max(scores) else "" for score in scores]
-
-
-def _percent(record: Record, name: str) -> str:
-    value = record[name]
-    return "" if np.isnan(value) else measured(value, number(value, 2))

@@ -21,6 +21,7 @@ from utils.report.published import (
 )
 from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_validation
 from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
+from utils.report.validation import AT_BEST, at_best, validation_numbers, with_note
 from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
 from utils.tables.cells import Cell
 
@@ -38,10 +39,6 @@ DETAILS_NOTE = (
 CLAIMS_NOTE = (
     "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
     "difference is shown; not finite: an accuracy is not."
-)
-AT_BEST = "at best validation"  # heading of a column that is there where a run has validation images
-AT_BEST_NOTE = (
-    f"{AT_BEST}: test accuracy at the first epoch with the best validation accuracy, mean over the trials; in brackets, of each."
 )
 LEFT_OUT = "left_out"  # the picture of the runs that are in no mean
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
@@ -74,7 +71,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             settings = {"settings": group.label if group else ""}
             paper = {"paper_mean": value.mean, "paper_variance": value.variance}
             numbers = {**paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison}
-            records.append({**_cell(cell), **settings, **numbers, **_validated(own)})
+            records.append({**_cell(cell), **settings, **numbers, **validation_numbers(own)})
     return Table(
         f"table{table}",
         f"Table {table} ({SOURCE})",
@@ -87,9 +84,9 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(_cell_of(r))),
             "ours - logs": _difference,
             "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
-            f"ours {AT_BEST}": _at_best,
+            f"ours {AT_BEST}": at_best,
         },
-        _with_note(TABLE_NOTE, records),
+        with_note(TABLE_NOTE, records),
     )
 
 
@@ -103,7 +100,7 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         paper = {"paper_best_mean": best, "paper_best_variance": variance}
         own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
         records.append(
-            {**_cell(group.cell), "settings": group.label, **paper, **logs_best, **own, **_validated(group.statistics)}
+            {**_cell(group.cell), "settings": group.label, **paper, **logs_best, **own, **validation_numbers(group.statistics)}
         )
     return Table(
         name,
@@ -117,12 +114,12 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
             "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
             "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
             "best, ours": lambda r: _measured_mean(r, "best_mean", "best_variance"),
-            AT_BEST: _at_best,
+            AT_BEST: at_best,
             "final": lambda r: _measured(r, "final"),
             "sd": lambda r: number(r["deviation"]),
             "s / epoch": lambda r: number(r["seconds"], 1),
         },
-        _with_note(DETAILS_NOTE, records),
+        with_note(DETAILS_NOTE, records),
     )
 
 
@@ -160,7 +157,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
             "epochs": lambda r: str(r["epochs"]),
             "test accuracy": lambda r: _measured(r, "final"),
             "best": lambda r: _measured(r, "best"),
-            AT_BEST: lambda r: _measured(r, "at_best_val"),
+            AT_BEST: at_best,
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "s / epoch": lambda r: number(r["seconds"], 1),
             "state": lambda r: r["state"],
@@ -266,27 +263,6 @@ def _cell_of(record: Record) -> Cell:
 def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
     values = {name: getattr(found, name) for name in ("n", "mean", "variance", "deviation")} if found else {"n": 0}
     return {f"{side}_{name}": value for name, value in values.items()}
-
-
-def _validated(found: Statistics | None) -> dict[str, Any]:
-    """What validation accuracy says of a group; empty without validation images."""
-    if found is None or not found.at_best_val:
-        return {}
-    mean = float(np.mean(found.at_best_val))
-    return {
-        "best_val": found.best_val,
-        "at_best_val": mean,
-        "at_best_val_of_each": ", ".join(f"{v:.2f}" for v in found.at_best_val),
-    }
-
-
-def _at_best(record: Record) -> str:
-    of_each = record.get("at_best_val_of_each", "")
-    return _measured(record, "at_best_val") + (f" ({of_each})" if "," in of_each else "")
-
-
-def _with_note(note: str, records: Sequence[Record]) -> str:
-    return f"{note} {AT_BEST_NOTE}" if any("at_best_val" in record for record in records) else note
 
 
 def _method_and_settings(record: Record) -> Field:

@@ -11,8 +11,8 @@ from utils.report.csv_files import read_csv, write_csv
 from utils.report.reading import read_folder
 from utils.report.report import Report, make_report
 from utils.report.statistics import at_best_validation, statistics
-from utils.report.tables import AT_BEST
 from utils.report.trials import group_trials
+from utils.report.validation import AT_BEST
 
 LOOKED = "runs have no validation images: test accuracy was evaluated after every epoch"
 
