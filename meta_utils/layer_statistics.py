@@ -6,7 +6,6 @@ the last two epochs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,52 +15,38 @@ from meta_utils.helpers import learned_gradient
 from meta_utils.training import TrainingLoop
 from utils.discretize import STE
 from utils.layers_csv import LayerRow
-from utils.layout import ONE_TENSOR, FlatLayout, Layout
+from utils.layout import ONE_TENSOR, FlatLayout, Layout, nonzero
 from utils.quantize import Quantizer, lets_estimators_in, ste_gradient
 
 START, LAST, BEFORE_LAST = LEVELS = ("start", "last", "before_last")
 SAMPLE = 1 << 16  # the largest number of a layer's W_tilde that a histogram is made of
 
 
-class Discretized(NamedTuple):
-    """What a quantizer makes of W, each (N,): W_tilde; q, its discrete value; error, x - W_hat in the units of W_hat.
-
-    x is what Q discretizes: 2 W_tilde - 1 for dorefa, W_tilde for BWN and BWN-F.
-    """
-
-    W_tilde: Tensor
-    q: Tensor
-    error: Tensor
-
-
-class _Watched:
-    """Stands in for a Discretize: a step without a gradient, of which q and the error are kept."""
+class _WithoutRounding:
+    """Stands in for a Discretize: x itself is the step's value, in the units of q."""
 
     def __call__(self, x: Tensor, q: Tensor, layout: Layout = ONE_TENSOR, unit: Tensor | None = None) -> Tensor:
-        self.q, self.error = q, x - (q if unit is None else unit * q)
-        return q
+        return x if unit is None else x / nonzero(unit)
 
 
-def discretized(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> Discretized:
-    """What the quantizer makes of W, (N,), in an evaluation.
+def error(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+    """x - W_hat, (N,), where x is W_hat without the rounding or sign in Q, so that it has its units.
 
-    Of one without the argument `discretize`, which does not show its step: q is the sign of W_hat, and x is W_tilde.
+    It is 2 W_tilde - 1 for dorefa, and W_tilde for BWN, BWN-F, ternary, TTQ and LSQ; also for a quantizer without the argument
+    `discretize`.
     """
     W_tilde = quantizer.preprocess(W, layout)
-    if not lets_estimators_in(quantizer):
-        W_hat = quantizer.quantize(W_tilde, W, layout)
-        return Discretized(W_tilde, W_hat.sign(), W_tilde - W_hat)
-    step = _Watched()
-    quantizer.quantize(W_tilde, W, layout, step)
-    return Discretized(W_tilde, step.q, step.error)
+    W_hat = quantizer.quantize(W_tilde, W, layout)
+    x = quantizer.quantize(W_tilde, W, layout, _WithoutRounding()) if lets_estimators_in(quantizer) else W_tilde
+    return x - W_hat
 
 
-def level(q: Tensor) -> Tensor:
-    """A byte for each discrete value, equal where q is equal.
-
-    Different ones for q = 2 i / (2**k - 1) - 1, i = 0, 1, ..., k up to 8, and for whole numbers from -128 to 127.
-    """
-    return (127.5 * q + 127.75).floor().to(torch.int16).to(torch.uint8)
+def levels_of(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+    """Which discrete value each weight has, whatever the scale: bytes (N,). Those of quantizer.level, else the sign of W_hat."""
+    W_tilde = quantizer.preprocess(W, layout)
+    if hasattr(quantizer, "level"):
+        return quantizer.level(W_tilde, layout).to(torch.uint8)
+    return (quantizer.quantize(W_tilde, W, layout).sign() + 1).to(torch.uint8)
 
 
 @torch.no_grad()
@@ -71,7 +56,7 @@ def first_levels(loop: TrainingLoop, is_epochs_end: bool) -> dict[str, Tensor]:
     is_epochs_end: whether the loop is at the end of an epoch (the start is one, too), whose levels W then has.
     """
     W, layout = loop.net.meta.weights(), loop.net.meta.layout
-    levels = {LAST: level(discretized(loop.quantizer, W, layout).q)} if is_epochs_end else {}
+    levels = {LAST: levels_of(loop.quantizer, W, layout)} if is_epochs_end else {}
     return levels if loop.iteration else levels | {START: levels[LAST]}
 
 
@@ -110,9 +95,8 @@ def layer_statistics(loop: TrainingLoop, levels: Mapping[str, Tensor]) -> LayerS
     meta = loop.net.meta
     W, layout = meta.weights(), meta.layout
     levels = {name: value.to(W.device) for name, value in levels.items()}
-    found = discretized(loop.quantizer, W, layout)
-    now = level(found.q)
-    columns = {"distance": _means(layout, found.error.abs())}
+    now = levels_of(loop.quantizer, W, layout)
+    columns = {"distance": _means(layout, error(loop.quantizer, W, layout).abs())}
     for name, before in (("flipped", LAST), ("flipped_since_start", START)):
         if before in levels:
             columns[name] = _means(layout, now != levels[before])
@@ -122,12 +106,13 @@ def layer_statistics(loop: TrainingLoop, levels: Mapping[str, Tensor]) -> LayerS
     following = {START: levels.get(START), LAST: now, BEFORE_LAST: levels.get(LAST)}
     names = [layer.name or type(layer.module).__name__ for layer in meta.layers]
     shown = sorted({0, len(names) // 2, len(names) - 1})
+    W_tilde = layout.parts(loop.quantizer.preprocess(W, layout))
     return LayerStatistics(
         names,
         layout.sizes,
         {name: value for name, value in following.items() if value is not None},
         columns,
-        {names[i]: _sample(layout.parts(found.W_tilde)[i]) for i in shown},
+        {names[i]: _sample(W_tilde[i]) for i in shown},
     )
 
 

@@ -17,14 +17,16 @@ class LayerRow(NamedTuple):
     """A layer at the end of an epoch; None: not known, or there is no such number.
 
     W_hat = Q(A(W)) is the quantized weight that an evaluation computes with after the epoch. A weight flips where its discrete
-    value, the level, differs: at 1 bit its sign; at k bits one of 2**k values. A change of a layer's scale is no flip.
+    value differs: its sign, or -1, 0 or 1 (ternary, TTQ), or one of 2**k values (dorefa and LSQ at k bits). A change of a layer's
+    scale is no flip.
 
     epoch: from 1. layer: its dotted name. weights: how many it has.
-    flipped: the share of levels that differ from those at the end of the epoch before, in epoch 1 from those before training.
-    flipped_since_start: the share that differ from those before training.
-    oscillating: the share that flipped back: flipped, and equal to the level at the end of the epoch before the last.
-    distance: mean |x - W_hat|, where x is what Q discretizes, in the units of W_hat: for dorefa 2 W_tilde - 1, for BWN and BWN-F
-    W_tilde = W.
+    flipped: the share of the weights whose discrete value differs from that at the end of the epoch before (epoch 1: before
+    training).
+    flipped_since_start: the share of those whose value differs from that before training.
+    oscillating: the share of those that flipped back: flipped, and with the value that they had an epoch earlier still.
+    distance: mean |x - W_hat|, where x is W_hat without the rounding or sign in Q: for dorefa 2 W_tilde - 1, for all others
+    W_tilde.
     norm: |g_W|, the 2-norm of the gradient that the method makes of the epoch's last g_W_hat at the W that the epoch ends with,
     before weight decay, clipping and momentum.
     cosine: between that g_W and the one that STE makes of the same g_W_hat and W; None for STE itself, and where one is 0.

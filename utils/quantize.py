@@ -35,7 +35,11 @@ class Quantizer(Protocol):
     def quantize(
         self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
     ) -> Tensor:
-        """Q: W_tilde -> W_hat. W: the stored weight, for a scale taken from it. discretize: makes the step from x to q."""
+        """Q: W_tilde -> W_hat. W: the stored weight, for a scale taken from it. discretize: makes the step from x to q.
+
+        One with other values than a negative, a positive and 0 also has a method level(W_tilde, layout): which of them each
+        weight has, as whole numbers from 0 to 255, by which layers.csv compares weights.
+        """
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """c of g_W = c g_W_tilde, Eq. (4): dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
@@ -104,9 +108,12 @@ class DoReFa:
         self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
     ) -> Tensor:
         """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1, the step from x = 2 W_tilde - 1."""
-        levels = 2**self.bits - 1
-        q = _round_half_up(levels * W_tilde.detach()).div_(levels).mul_(2).sub_(1)
+        q = self.level(W_tilde).div_(2**self.bits - 1).mul_(2).sub_(1)
         return discretize(2 * W_tilde - 1, q, layout)
+
+    def level(self, W_tilde: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """round((2**bits - 1) W_tilde): which value each weight has, from 0 to 2**bits - 1, in W_tilde's dtype; no graph."""
+        return _round_half_up((2**self.bits - 1) * W_tilde.detach())
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q."""

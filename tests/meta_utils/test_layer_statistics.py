@@ -2,19 +2,22 @@
 
 import io
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from training_loops import make_loop
 
-from meta_utils.layer_statistics import discretized, first_levels, layer_statistics, level
+from meta_utils.install import install_quantizer, parameter_groups
+from meta_utils.layer_statistics import error, first_levels, layer_statistics, levels_of
 from meta_utils.metaquantize import metaquantize
 from meta_utils.prox_quant import ProxQuant
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
-from utils.choices import ESTIMATORS, META_NETWORKS
+from utils.choices import ESTIMATORS, META_NETWORKS, QUANTIZERS
 from utils.environment import random_states
 from utils.layers_csv import LayerRow
 from utils.quantize import DoReFa, get_quantizer
@@ -27,19 +30,32 @@ CASES = [  # method, quantizer, bits, learning rate
     ("FC-Grad", "BWN-F", 1, 1.0),
     ("MultiFC", "dorefa", 3, 2.0),
     ("MultiFC", "BWN", 1, 30.0),
+    ("STE", "ternary", 2, 1.0),
+    ("STE", "LSQ", 2, 1.0),
+    ("MultiFC", "LSQ", 3, 1.0),
+    ("FC-Grad", "TTQ", 2, 1.0),
 ]
 EPOCHS, PER_EPOCH = 6, 3
 
 
+class SmallNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(16, 10)
+
+    def forward(self, inputs):
+        return self.fc(F.adaptive_avg_pool2d(self.conv(inputs).tanh(), 2).flatten(1))
+
+
 def small_net():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
-    return metaquantize(net).double().to(memory_format=torch.channels_last).train()
+    return metaquantize(SmallNet()).double().to(memory_format=torch.channels_last).train()
 
 
 def small_loop(method, quantizer, bits, lr):
     net = small_net()
-    optimizee, quantizer = SGD(net.parameters(), lr=lr), get_quantizer(quantizer, bits)
+    quantizer = install_quantizer(net, get_quantizer(quantizer, bits))
+    optimizee = SGD(parameter_groups(net, quantizer_lr=0.1), lr=lr)
     if method in META_NETWORKS:
         meta_net = META_NETWORKS.load(method)(hidden_size=5).double()
         return TrainingLoop(net, optimizee, quantizer, meta_net, torch.optim.Adam(meta_net.parameters(), lr=1e-2))
@@ -47,46 +63,67 @@ def small_loop(method, quantizer, bits, lr):
     return TrainingLoop(net, optimizee, quantizer, estimator=estimator, iterations=EPOCHS * PER_EPOCH)
 
 
-def x_and_q(W, quantizer, bits):
-    """What is discretized, its discrete value, and what 1 in the latter is in the former."""
-    if quantizer == "dorefa":
+class Stated(NamedTuple):
+    """A layer as NumPy has it: x and W_hat in the same units, the discrete value q, and dW_hat/dW by STE."""
+
+    x: np.ndarray
+    W_hat: np.ndarray
+    q: np.ndarray
+    ste: np.ndarray
+
+
+def stated(loop, index, name, bits):
+    W = loop.net.meta.layers[index].weight.detach().numpy()
+    if name == "dorefa":
         x, steps = np.tanh(W) / np.abs(np.tanh(W)).max(), 2**bits - 1
-        return x, 2 * np.floor(steps * (x + 1) / 2 + 0.5) / steps - 1, 1.0
-    axes = (1, 2, 3) if quantizer == "BWN-F" and W.ndim == 4 else None
-    return W, np.where(W >= 0, 1.0, -1.0), np.abs(W).mean(axis=axes, keepdims=True)
+        q = np.floor(steps * (x + 1) / 2 + 0.5)
+        return Stated(x, 2 * q / steps - 1, q, (np.abs(x) <= 1) * (1 - np.tanh(W) ** 2) / np.abs(np.tanh(W)).max())
+    if name.startswith("BWN"):
+        axes = (1, 2, 3) if name == "BWN-F" and W.ndim == 4 else None
+        q, scale = np.where(W >= 0, 1, -1), np.abs(W).mean(axis=axes, keepdims=True)
+        return Stated(W, scale * q, q, scale * (np.abs(W) <= 1))
+    if name == "ternary":
+        q = np.clip(np.round(W / np.abs(W).mean()), -1, 1)
+        return Stated(W, np.abs(W).mean() * q, q, (np.abs(W) <= 1) * 1.0)
+    of_layer = {key: np.abs(value.detach().numpy()[index]) for key, value in loop.quantizer.named_parameters()}
+    if name == "LSQ":
+        s, low, high = of_layer["s"], -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        q = np.round(np.clip(W / s, low, high))
+        return Stated(W, s * q, q, ((W / s >= low) & (W / s <= high)) * 1.0)
+    t = 0.05 * np.abs(W).max()
+    q = 1.0 * (t < W) - (-t > W)
+    factor = np.where(q > 0, of_layer["W_p"], np.where(q < 0, of_layer["W_n"], 1))
+    return Stated(W, factor * q, q, factor * (np.abs(W) <= 1))
 
 
-def gradients(layer, loop, method, quantizer, bits):
+def gradients(layer, loop, method, quantizer, here):
     """g_W of the method and of STE."""
     W, g, W_tilde = (x.detach().numpy() for x in (layer.weight, layer.quantized_grads, layer.pre_quantized_weight))
-    x, q, unit = x_and_q(W, quantizer, bits)
-    dx = (1 - np.tanh(W) ** 2) / np.abs(np.tanh(W)).max() if quantizer == "dorefa" else 1.0
-    ste = unit * g * (np.abs(x) <= 1) * dx
+    calibration = (1 - np.tanh(W) ** 2) / np.abs(np.tanh(W)).max() if quantizer == "dorefa" else 1.0
     s = loop.meta_net.scale().item() if loop.learned else None
     of_method = {
-        "STE": lambda: ste,
-        "ApproxSign": lambda: unit * g * np.maximum(0, 2 - 2 * np.abs(x)) * dx,
-        "EWGS": lambda: unit * g * (1 + 1e-3 * np.sign(g) * (x - q) / 2) * dx,
-        "FC-Grad": lambda: s * g * dx,
-        "MultiFC": lambda: s * W_tilde * g * dx,
+        "STE": lambda: g * here.ste,
+        "ApproxSign": lambda: g * here.ste * np.maximum(0, 2 - 2 * np.abs(here.x)),
+        "EWGS": lambda: g * here.ste * (1 + 1e-3 * np.sign(g) * (here.x - here.W_hat) / 2),
+        "FC-Grad": lambda: calibration * s * g,
+        "MultiFC": lambda: calibration * s * W_tilde * g,
     }
-    return of_method[method](), ste
+    return of_method[method](), g * here.ste
 
 
 def stated_rows(epoch, loop, case, history):
     """history: for each layer its q before training and at the ends of the epochs, this one's the last."""
     method, quantizer, bits, _ = case
     rows = []
-    for layer, qs in zip(loop.net.meta.layers, history, strict=True):
-        W = layer.weight.detach().numpy()
-        x, q, unit = x_and_q(W, quantizer, bits)
-        flipped = q != qs[-2]
-        back = float(np.mean(flipped & (q == qs[-3]))) if epoch > 1 else None
-        g_W, ste = gradients(layer.module, loop, method, quantizer, bits)
+    for index, (layer, qs) in enumerate(zip(loop.net.meta.layers, history, strict=True)):
+        here = stated(loop, index, quantizer, bits)
+        flipped = here.q != qs[-2]
+        back = float(np.mean(flipped & (here.q == qs[-3]))) if epoch > 1 else None
+        g_W, ste = gradients(layer.module, loop, method, quantizer, here)
         norm = math.sqrt(sum(g_W.ravel() ** 2))
         cosine = None if method == "STE" else (g_W * ste).sum() / norm / math.sqrt((ste**2).sum())
-        shares = float(np.mean(flipped)), float(np.mean(q != qs[0])), back
-        rows.append(LayerRow(epoch, layer.name, W.size, *shares, np.abs(x - unit * q).mean(), norm, cosine))
+        shares = float(np.mean(flipped)), float(np.mean(here.q != qs[0])), back
+        rows.append(LayerRow(epoch, layer.name, here.q.size, *shares, np.abs(here.x - here.W_hat).mean(), norm, cosine))
     return rows
 
 
@@ -105,7 +142,7 @@ def test_the_rows_are_their_definitions(case, batches):
     layers = loop.net.meta.layers
 
     def q_now():
-        return [x_and_q(layer.weight.detach().numpy(), *case[1:3])[1] for layer in layers]
+        return [stated(loop, index, *case[1:3]).q for index in range(len(layers))]
 
     history = [[q] for q in q_now()]
     levels, found = first_levels(loop, is_epochs_end=True), []
@@ -118,7 +155,7 @@ def test_the_rows_are_their_definitions(case, batches):
         statistics = layer_statistics(loop, levels)
         rows, W_tilde = statistics.read(epoch)
         assert_rows_equal(rows, stated_rows(epoch, loop, case, history))
-        assert [row.layer for row in rows] == list(W_tilde) == ["0", "4"]
+        assert [row.layer for row in rows] == list(W_tilde) == ["conv", "fc"]
         levels, found = statistics.levels, [*found, *rows]
     assert sum(row.flipped > 0 for row in found) > 4
     assert any(row.oscillating for row in found)
@@ -202,17 +239,33 @@ def test_no_cosine_where_a_gradient_is_zero(batches):
     assert {(row.norm, row.cosine) for row in rows} == {(0.0, None)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_level_is_a_byte_of_its_own_for_each_discrete_value(dtype):
-    for bits in range(1, 9):
-        W = torch.linspace(-1, 1, 4 * 2**bits + 1, dtype=dtype)
-        q = discretized(DoReFa(bits), W.atanh().clamp(-9, 9)).q
-        assert len(q.unique()) == 2**bits
-        values = {(a.item(), b.item()) for a, b in zip(q, level(q), strict=True)}
-        assert len(values) == len(level(q).unique()) == 2**bits
-    whole = torch.arange(-128, 128, dtype=dtype)
-    assert len(level(whole).unique()) == 256
-    assert level(whole).dtype == torch.uint8
+@pytest.mark.parametrize("name", ["dorefa", "LSQ"])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_a_level_is_a_byte_of_its_own_for_each_discrete_value(name, bits):
+    quantizer, W = get_quantizer(name, bits), torch.linspace(-0.9, 1, 3 * 2**bits + 1).atanh().clamp(-3, 3)
+    if name == "LSQ":
+        quantizer.start(W)
+        with torch.no_grad():
+            quantizer.s.fill_(6 / 2**bits)
+    levels, W_hat = levels_of(quantizer, W), quantizer.quantize(quantizer.preprocess(W), W)
+    assert levels.dtype == torch.uint8
+    pairs = set(zip(levels.tolist(), W_hat.tolist(), strict=True))
+    assert len(pairs) == len(levels.unique()) == len(W_hat.unique()) > 2**bits / 2
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_level_follows_the_discrete_value_and_not_the_scale(name):
+    quantizer, W = get_quantizer(name), torch.linspace(-0.9, 1.0, 41)
+    if isinstance(quantizer, nn.Module):
+        quantizer.start(W)
+    levels, distance = levels_of(quantizer, W), error(quantizer, W).abs().mean()
+    assert len(levels.unique()) == 2 + (name in ("ternary", "TTQ"))
+    with torch.no_grad():
+        for p in quantizer.parameters() if isinstance(quantizer, nn.Module) else ():
+            p *= 0.5
+    if name != "dorefa":  # whose W_hat has no scale
+        torch.testing.assert_close(levels_of(quantizer, W / 2), levels)
+        torch.testing.assert_close(error(quantizer, W / 2).abs().mean(), distance / 2)
 
 
 class Thirds:

@@ -47,7 +47,6 @@ def test_a_row_per_epoch_and_layer(whole):
     for (epoch, _), row in rows.items():
         assert [name for name, text in row.items() if not text] == (["oscillating"] if epoch == 1 else [])
     assert sum(float(row["flipped"]) > 0 for row in rows.values()) > 10
-    assert any(float(row["oscillating"] or 0) > 0 for row in rows.values())
 
 
 def test_a_resumed_run_writes_the_same_bytes(train, whole, tmp_path):
