@@ -162,7 +162,11 @@ def scheduled(case, schedule, graphs=None, on_device=True, **where):
     return work
 
 
-SCHEDULED = [*((COSINE, case) for case in [*CASES, WITH_PARAMETERS[1]]), (Schedule("1,2"), CASES[2]), (Schedule(1, 1), CASES[0])]
+SCHEDULED = [
+    *((COSINE, case) for case in (CASES[1], CASES[3], WITH_PARAMETERS[1])),
+    (Schedule("1,2"), CASES[0]),
+    (Schedule(1, warmup=1), CASES[2]),
+]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_pat
     loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"))
     images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
     loader = ResidentLoader(ImageSet(images, torch.arange(20) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)
-    settings = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1)
+    settings = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1, lr_adjust="cosine")
     with Run(tmp_path / "run", settings, torch.device("cpu")) as run, Recorder(run.path) as recorder:
         iterations = checked_iterations(loop, loader, graphs, 0, run)
         assert loop.iteration == 0
@@ -44,3 +44,5 @@ def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_pat
         assert "eagerly" not in error
     assert len((tmp_path / "run" / "loss.txt").read_text().splitlines()) == 5
     assert getattr(graphs, "replays", 0) == (4 + 2 if captured else 0)  # of the check, and after the warm-up of 3
+    if captured:
+        assert graphs.captures == 2  # in the check and after it, although alpha changes in every iteration
