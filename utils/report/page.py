@@ -96,7 +96,8 @@ def inline_svg(text: str, picture: Picture) -> Markup:
     for element in svg.iter():
         element.tag = element.tag.removeprefix(SVG)
         element.attrib = {name.rpartition("}")[2]: _inlined(name, value, picture) for name, value in element.attrib.items()}
-    svg.attrib |= {"role": "img", "aria-label": printable(picture.caption)}
+    size = f"max-width: {svg.attrib['width']}"  # a drawing is not enlarged, so that all have letters of one size
+    svg.attrib |= {"role": "img", "aria-label": printable(picture.caption), "style": size}
     return Markup(ElementTree.tostring(svg, encoding="unicode"))
 
 

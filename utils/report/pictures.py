@@ -24,8 +24,21 @@ from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
 # Each colour has a contrast of at least 3 with a white and with a dark page.
-COLOURS = {"STE": "#7f7f7f", "FC-Grad": "#3b82c4", "MultiFC": "#cf6a1c", "LSTMFC": "#2e9460", "full precision": "#9a62cf"}
-ANOTHER = "#d0483a"  # of a method that has none of these
+COLOURS = {
+    "full precision": "#9a62cf",
+    "STE": "#7f7f7f",
+    "FC-Grad": "#3b82c4",
+    "MultiFC": "#cf6a1c",
+    "LSTMFC": "#2e9460",
+    "STE-identity": "#a0705a",
+    "ApproxSign": "#c2468f",
+    "EDE": "#0f8f9c",
+    "ReSTE": "#94851e",
+    "EWGS": "#6673e0",
+    "BinaryRelax": "#d65a6e",
+    "ProxQuant": "#5f8f2e",
+}
+ANOTHER = "#d0483a"  # of a method of one's own
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 LOSS, FLIPPED = "train_loss", "flipped"

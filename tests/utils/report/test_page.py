@@ -7,12 +7,13 @@ from conftest import PROJECT
 from parsed_page import Page
 from run_folders import DIGITS, make_run, make_trial
 
+from utils.choices import methods
 from utils.report.document import Section, markdown
 from utils.report.formatting import Field, Table
 from utils.report.page import TEMPLATE, page
 from utils.report.pictures import ANOTHER, COLOURS, curve_panels, curves, series_of
 from utils.report.report import make_report
-from utils.report.trials import Group
+from utils.report.trials import FULL_PRECISION, Group
 from utils.tabular import markdown_table
 
 
@@ -148,6 +149,11 @@ def test_everything_can_be_read_in_the_light_and_in_the_dark(theme):
         assert contrast(theme[name], theme[f"{name}-paper"]) >= 4.5
     for colour in (*COLOURS.values(), ANOTHER):
         assert contrast(colour, theme["paper"]) >= 3
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(COLOURS) == {FULL_PRECISION, *methods()}
+    assert len({ANOTHER, *COLOURS.values()}) == len(COLOURS) + 1
 
 
 def test_equal_reports_are_equal_files_and_their_texts_are_texts(tmp_path):
