@@ -81,6 +81,15 @@ def test_every_picture_is_drawn(opened):
     assert opened.execute_script(used)
 
 
+def test_a_map_is_shown(browser, report_with_layers):
+    """Its image is a part of the page, which the page's policy lets pass."""
+    browser.get((report_with_layers[1] / "report.html").as_uri())
+    assert browser.get_log("browser") == []
+    maps = browser.execute_script(SIZES, "figure[id^=picture-flip_map] image")
+    assert len(maps) == 2 * 3  # each with its scale
+    assert all(width > 10 and height > 100 for width, height in maps)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_drawings_have_the_colours_of_the_page(opened, scheme):
     prefer(opened, scheme)

@@ -84,21 +84,6 @@ def test_hostile_files_are_named_and_the_rest_is_reported(call_main, tmp_path, t
     tally("hostile layers.csv: named, the run and the rest are reported", len(cases))
 
 
-@pytest.fixture(scope="module")
-def report_with_layers(tmp_path_factory):
-    """The report on runs with layers.csv and one without, and the folder into which it is written."""
-    root = tmp_path_factory.mktemp("layers")
-    for trial, cell in enumerate((DIGITS, LEARNED), 1):
-        write_layers(make_run(root / f"{trial}", cell, trial, 6), layer_rows(6, learned=cell == LEARNED))
-    make_run(root / "old", LEARNED, 9, 6, shift=1)
-    unfinished = make_run(root / "unfinished", LEARNED, 4, epochs=2, state="running")
-    write_layers(unfinished, layer_rows(3))
-    report, problems = make_report([root])
-    assert problems == []
-    report.write(root / "out")
-    return report, root / "out"
-
-
 NAMES = ["flips", "flips_left_out", "flip_map_1", "flip_map_2", "flip_map_3"]
 
 
