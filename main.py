@@ -90,19 +90,32 @@ def train(args: Namespace) -> None:
 
 
 def evaluate_files(args: Namespace) -> None:
-    """Print test accuracy and each layer's distinct weight values, for a run's folder or a base-model file."""
+    """Print test accuracy and what each layer computes with, for a run's folder, an exported file or a base-model file."""
     from utils.environment import choose_device, keep_freed_memory
     from utils.quantize import evaluate
-    from utils.run.build import build_net
     from utils.run.evaluation import describe_evaluation, find_trained
 
     trained = find_trained(Path(args.path), args.model, args.dataset)
     trained.compare_program(args.program)
     keep_freed_memory()
     test_loader = trained.load_test_data(args.data_root)
-    net = build_net(trained.model, test_loader, choose_device(args.device), keep=trained.keep)
-    trained.load_into(net)
-    print(describe_evaluation(evaluate(net, trained.quantizer, test_loader), net, trained.quantizer))
+    net = trained.build(test_loader, choose_device(args.device))
+    result = evaluate(net, trained.quantizer, test_loader)
+    print(describe_evaluation(result, net, trained.quantized_weights(net)))
+
+
+def export(args: Namespace) -> None:
+    """Write a run's quantized net to a file, with packed weights or as ONNX, and test what was written."""
+    from utils.environment import keep_freed_memory
+    from utils.run.evaluation import find_run
+    from utils.run.export import check_target, export_net
+
+    target = Path(args.file)
+    check_target(target)
+    trained = find_run(Path(args.path), args.dataset)
+    trained.compare_program(args.program)
+    keep_freed_memory()
+    print(export_net(trained, trained.load_test_data(args.data_root), target))
 
 
 def report(args: Namespace) -> None:
@@ -169,6 +182,7 @@ COMMANDS = {
     "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate_files,
+    "export": export,
     "report": report,
     "benchmark": benchmark,
     "tables": tables,
