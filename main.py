@@ -64,11 +64,10 @@ def pretrain(args: Namespace) -> None:
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     from utils.environment import choose_device, keep_freed_memory, seed_everything
-    from utils.run.base_model import check_start, load_start
+    from utils.run.base_model import check_start, load_start, run_contents
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
-    from utils.run.identity import DATA
     from utils.run.nets import check_net_name
     from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
@@ -76,14 +75,15 @@ def train(args: Namespace) -> None:
     s = TrainSettings.of(args)
     check_net_name(s.model)
     path = run_path(s)
+    begun_from = run_contents(s, path)
     if not args.overwrite:
-        check_record(path, s)
+        check_record(path, s, begun_from)
     has_base_model = check_start(s, None if args.overwrite else path)
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
-    contents = contents_of(loaders, args.program)
-    load = partial(load_start, settings=s, data_digest=contents[DATA]) if has_base_model else None
+    contents = contents_of(loaders, args.program) | begun_from
+    load = partial(load_start, settings=s, contents=contents) if has_base_model else None
     loop = build_loop(s, loaders.train, device, load)
     with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, loaders, run)

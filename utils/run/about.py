@@ -1,6 +1,5 @@
 """What an exported file says of itself: net, quantizer, data, accuracy and run, by name, each as a JSON text."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -12,7 +11,7 @@ from utils.choices import MAX_BITS, is_net
 from utils.files import strict_json
 from utils.files.text import is_text, shown
 from utils.run.fields import COUNT, NAME, NUMBER, TEXT, WHOLE, Check, each, list_of, or_none
-from utils.run.identity import Identity
+from utils.run.identity import NOTHING, Identity, content_digest
 
 FORMAT, VERSION = "metaquant", 1
 IMAGE_SIZE = [3, SIZE, SIZE]
@@ -60,7 +59,7 @@ class About:
         return Identity({"dataset": self.dataset}, self.contents)
 
     @classmethod
-    def of(cls, texts: Mapping[str, str], more: Mapping[str, Check] = {}) -> tuple[Self, dict[str, Any]]:
+    def of(cls, texts: Mapping[str, str], more: Mapping[str, Check] = NOTHING) -> tuple[Self, dict[str, Any]]:
         """From a file's metadata; more: fields beside them, which are returned by name.
 
         Raises ValueError, naming the field, for what is missing, unknown or of another kind; for another format or version; and
@@ -123,12 +122,6 @@ FORM = {
 
 
 def digest_of(texts: Mapping[str, str], arrays: Iterable[tuple[str, np.ndarray]]) -> str:
-    """SHA-256 of the metadata, apart from the digest itself, and of arrays by name, in the order of names."""
-    digest = hashlib.sha256()
-    for name, text in sorted(texts.items()):
-        if name != DIGEST:
-            digest.update(f"{name}\0{text}\0".encode(errors="surrogatepass"))
-    for name, array in arrays:
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    """SHA-256 of the metadata, apart from the digest itself, and of arrays by name, in the order given."""
+    others = {name: text for name, text in texts.items() if name != DIGEST}
+    return content_digest(((name, np.ascontiguousarray(array)) for name, array in arrays), others)

@@ -4,6 +4,7 @@ in words.
 
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from utils.run.record import fault_of_result, read_record
 from utils.run.state import load_state
 from utils.run.weights import load_weights
 
-SHOWN = 8  # values of a layer; BWN-F has two per filter
+SHOWN = 8  # values of a layer
 
 
 @dataclass(frozen=True)
@@ -161,16 +162,16 @@ def describe_evaluation(result: Evaluation, net: nn.Module, quantized: dict[Meta
 def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
     """Name, shape, distinct values (up to 8 are shown), bits per weight, and the scale, which is the largest |value|."""
     values = W_hat.unique()
-    shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN].tolist()) + (", ..." if len(values) > SHOWN else "")
-    try:
+    shown = f": {', '.join(f'{value:.4g}' for value in values[:SHOWN].tolist())}" + (", ..." if len(values) > SHOWN else "")
+    bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
+    with suppress(ValueError):
         packed = pack(W_hat.cpu().numpy(), layer.filters)
-    except ValueError:
-        bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
-    else:
         bits, scales = f"{packed.bits} bit{'s' * (packed.bits > 1)}", packed.scales
-    scale = f"scale {scales.min():.4g}" + (f" to {scales.max():.4g} by output channel" if len(scales) > 1 else "")
+        if len(scales) > 1:
+            shown = f", up to {packed.levels.shape[-1]} per output channel"
+    scale = f"scale {scales.min():.4g}" + (f" to {scales.max():.4g}" if len(scales) > 1 else "")
     shape = "x".join(map(str, W_hat.shape))
-    return f"{layer.name:24} {shape:>14} {W_hat.numel():>8} weights, {len(values)} values: {shown}; {bits}, {scale}"
+    return f"{layer.name:24} {shape:>14} {W_hat.numel():>8} weights, {len(values)} values{shown}; {bits}, {scale}"
 
 
 def _describe_others(net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
