@@ -61,7 +61,7 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None:
-    """That there is no base model of this path, and how to make it; None where there is one, or a folder, or none is asked for."""
+    """That there is no base model of this path, and how to make it; None where a file or folder is, or none is asked for."""
     try:
         if path == "none" or is_file(path) or os.path.isdir(path):
             return None
