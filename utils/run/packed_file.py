@@ -164,6 +164,8 @@ class PackedFile:
             raise ValueError(fault)
         for name, value in others.items():
             own[name].copy_(value)
+        net.meta.gather()
+        own = net.state_dict()
         for name, packed in self.weights.items():
             W: Tensor = own[name] if own[name].device.type == "cpu" else torch.empty_like(own[name], device="cpu")
             try:
