@@ -161,7 +161,7 @@ def describe_evaluation(result: Evaluation, net: nn.Module, quantized: dict[Meta
 
 def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
     """Name, shape, distinct values (up to 8 are shown), bits per weight, and the scale, which is the largest |value|."""
-    values = W_hat.unique()
+    values = W_hat.unique() + 0  # no -0
     shown = f": {', '.join(f'{value:.4g}' for value in values[:SHOWN].tolist())}" + (", ..." if len(values) > SHOWN else "")
     bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
     with suppress(ValueError):

@@ -69,9 +69,10 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
         content = packed.to_bytes()
     with _written(content, target) as temporary:
         file = read_exported(temporary)
-        after, others = _tested(build_exported(file, temporary, loader, cpu), None, loader)
+        other = build_exported(file, temporary, loader, cpu)
+        after, others = _tested(other, None, loader)
         _compare(logits, others, before, after, target)
-    parameters = sum(p.numel() for p in net.parameters())
+    parameters = sum(p.numel() for p in other.parameters())
     in_float32 = packed.nbytes - sum(w.nbytes - 4 * w.count for w in packed.weights.values())
     sizes = [f"{number:,}" for number in (parameters, in_float32, packed.nbytes, len(content))]
     accuracies = [f"{result.top1:.2f} %" for result in (before, after)]
