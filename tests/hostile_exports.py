@@ -25,7 +25,7 @@ class Forgery:
         """The file's bytes; texts: metadata as they are, JSON or not."""
         texts = {name: json.dumps(value) for name, value in self.about.items()} | texts
         texts["sha256"] = json.dumps(digest_of(texts, sorted(self.arrays.items())))
-        return save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, texts)
+        return save({name: np.asarray(array, order="C") for name, array in self.arrays.items()}, texts)
 
 
 def _set(name, value):
@@ -87,9 +87,11 @@ FORGED = {  # what is changed, words of the line
     "a huge number of classes": (_set("num_classes", MANY), f"of a net for {MANY} classes, and the data set has 2"),
     "a number beyond all": (_set("num_classes", 10**4000), "its num_classes must be"),
     "an unknown net": (_set("architecture", "ResNet21"), "ResNet21 is a net that this program does not know"),
+    "a net that takes larger images": (_set("architecture", "torchvision:alexnet"), "in this net"),
+    "a net that cannot be made": (_set("architecture", "torchvision:vit_h_14"), "this net cannot be made for 32x32 images"),
     "a path for a net": (_set("architecture", "torchvision:../../up"), "does not know"),
     "another net": (_set("architecture", "ResNet32"), "in this net"),
-    "a huge net": (_set("architecture", "torchvision:vit_h_14"), "in this net"),
+    "a huge net": (_set("architecture", "torchvision:wide_resnet101_2"), "in this net"),
     "an unknown classifier": (_set("architecture", "torchvision:resnet19"), "has no classifier of this name"),
     "a net with an escape sequence": (_set("architecture", "\x1b[31mred"), "its architecture must be"),
     "a layer kept": (_set("keep", ["fc"]), "fc.weight"),
@@ -100,11 +102,11 @@ FORGED = {  # what is changed, words of the line
     "larger images": (_set("image_size", [3, 10**6, 10**6]), "its image_size must be [3, 32, 32]"),
     "bits": (_set("bits", 9), "its bits must be"),
     "no accuracy": (_set("test", {}), "its test must be"),
-    "another data set": (_set("dataset", "MNIST"), "MNIST"),
+    "another data set": (_set("dataset", "MNIST"), "its dataset must be"),
     "a data set that is a device": (_set("dataset", "NPZ:/dev/zero"), "/dev/zero"),
     "other data": (_set("contents", {"data_digest": "0" * 64}), "was trained on other data"),
     "layers that are none": (_set("layers", [1]), "its layers must be"),
-    "no layers": (_set("layers", {}), "conv1.weight is not a quantized weight in this net"),
+    "no layers": (_set("layers", {}), "conv1.weight is a quantized weight in this net, but"),
     "a layer without a shape": (_layer(FC, shape=None), "its layers must be"),
     "a layer of 10**12 rows": (_layer(FC, shape=[MANY, 64], view=[MANY, 64]), f"not {64 * MANY} codes of 1 bits as bytes"),
     "a layer of 10**60 numbers": (_layer(FC, shape=[MANY] * 5, view=[MANY] * 5), "codes of 1 bits as bytes"),
@@ -116,9 +118,9 @@ FORGED = {  # what is changed, words of the line
     "2 bits": (_layer(FC, bits=2), "not 128 codes of 2 bits"),
     "no bits": (_layer(FC, bits=0), "its layers must be"),
     "a layer more": (lambda f: f.about["layers"].update(more=f.about["layers"][FC]), "it lacks more.codes"),
-    "a layer less": (lambda f: f.about["layers"].pop(FC), "fc.weight is not a quantized weight in this net"),
-    "tied to nothing": (_set("tied", {"fc2.weight": FC}), "fc2.weight is not another name"),
-    "tied to itself": (_set("tied", {FC: FC}), "fc.weight is not another name"),
+    "a layer less": (lambda f: f.about["layers"].pop(FC), "fc.weight is a quantized weight in this net, but"),
+    "tied to nothing": (_set("tied", {"fc2.weight": FC}), "fc2.weight is another name"),
+    "tied to itself": (_set("tied", {FC: FC}), "fc.weight is another name"),
     "codes of floats": (_array(FC + ".codes", lambda a: a.astype(np.float32)), "fc.weight.codes are float32"),
     "fewer codes": (_array(FC + ".codes", lambda a: a[:-1]), "not 128 codes of 1 bits"),
     "more codes": (_array(FC + ".codes", lambda a: np.resize(a, 100_000)), "not 128 codes of 1 bits"),
@@ -140,10 +142,10 @@ FORGED = {  # what is changed, words of the line
     "a counter in float32": (_array("bn1.num_batches_tracked", lambda a: a.astype(np.float32)), "is float32, not int64"),
     "a bias of another name": (_rename("fc.bias", "fc.b"), "fc.b"),
     "a bias as large as a net": (_array("fc.bias", lambda a: np.resize(a, 1_000_000)), "fc.bias has shape (1000000,)"),
-    "a layer of another name": (_move_layer(FC, "classifier.weight"), "classifier.weight is not a quantized weight"),
-    "names with escape sequences": (_rename("fc.bias", "\x1b[31m"), "\\x1b[31m is not in full precision"),
-    "a name of 100,000 letters": (_rename("fc.bias", "x" * 100_000), "is missing|xxx ... xxx"),
-    "codes without a layer": (lambda f: f.arrays.update({"more.codes": np.zeros(3, np.uint8)}), "more.codes is not in full"),
+    "a layer of another name": (_move_layer(FC, "classifier.weight"), "classifier.weight is a quantized"),
+    "names with escape sequences": (_rename("fc.bias", "\x1b[31m"), "\\x1b[31m is in full"),
+    "a name of 100,000 letters": (_rename("fc.bias", "x" * 100_000), "fc.bias is in full precision in this net, but"),
+    "codes without a layer": (lambda f: f.arrays.update({"more.codes": np.zeros(3, np.uint8)}), "more.codes is in full"),
 }
 NOT_JSON = ("", "{", "nan", "NaN", "Infinity", "'x'", "[1,]", '{"a":1,"a":2}', "[" * 100_000, '"\ud7ff', "1e", "\0", "3 4")
 

@@ -157,7 +157,7 @@ def of_another_name(model):
 
 
 def forged_files(path, names):
-    """(case, content, words) for a file of ResNet8 for two classes."""
+    """(content, words) for a file of ResNet8 for two classes."""
     good = onnx.load(path)
     for change, texts, words in (
         (lambda model: None, {"format": '"other"'}, "not an export of this program"),
@@ -176,7 +176,7 @@ def forged_files(path, names):
     ):
         model = copied(good)
         change(model)
-        yield words, fitted(model, names, **texts).SerializeToString(), words
+        yield fitted(model, names, **texts).SerializeToString(), words
 
 
 def damaged_files(path, seed=0):

@@ -59,7 +59,7 @@ CASES = {  # flags, net, bits that a weight may take
     "BWN-F": (["-q", "BWN-F"], "ResNet8", [1]),
     "layers kept": (["-q", "BWN", "--keep", "conv1", "fc"], "ResNet8", [1]),
     "BWN-F, other layers": (["-q", "BWN-F"], "Odd", [1]),
-    "a quantizer of one's own": (["-q", "per-row"], "Odd", [2, 3]),
+    "a quantizer of one's own": (["-q", "per-row"], "Odd", [2, 3, 4]),
     "LSQ, 2 bits": (["-q", "LSQ", "-bw", "2"], "ResNet8", [2]),
     "TTQ": (["-q", "TTQ"], "ResNet8", [2]),
     "ternary": (["-q", "ternary"], "ResNet8", [2]),

@@ -12,6 +12,7 @@ from utils.files import strict_json
 from utils.files.text import is_text, shown
 from utils.run.fields import COUNT, NAME, NUMBER, TEXT, WHOLE, Check, each, list_of, or_none
 from utils.run.identity import NOTHING, Identity, content_digest
+from utils.run.kinds import DataSet
 
 FORMAT, VERSION = "metaquant", 1
 IMAGE_SIZE = [3, SIZE, SIZE]
@@ -98,6 +99,13 @@ def _exactly(value: Any) -> Check:
     return Check(strict_json.dumps(value), lambda other: other == value)
 
 
+def _is_data_set(value: Any) -> bool:
+    try:
+        return bool(DataSet().check(value))
+    except ValueError:
+        return False
+
+
 _CHANNELS = Check("three numbers", lambda value: list_of(NUMBER).holds(value) and len(value) == 3)
 _PATTERNS = Check("a list of patterns", lambda v: isinstance(v, list) and len(v) <= MOST_PATTERNS and all(map(is_text, v)))
 FORM = {
@@ -109,7 +117,7 @@ FORM = {
     "image_size": _exactly(IMAGE_SIZE),
     "mean": _CHANNELS,
     "std": _CHANNELS,
-    "dataset": TEXT,
+    "dataset": Check(DataSet().accepts, _is_data_set),
     "test": _object_of(dict.fromkeys(("top1", "top5", "loss"), NUMBER)),
     "run": TEXT,
     "epochs_done": WHOLE,
@@ -124,4 +132,4 @@ FORM = {
 def digest_of(texts: Mapping[str, str], arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     """SHA-256 of the metadata, apart from the digest itself, and of arrays by name, in the order given."""
     others = {name: text for name, text in texts.items() if name != DIGEST}
-    return content_digest(((name, np.ascontiguousarray(array)) for name, array in arrays), others)
+    return content_digest(((name, np.asarray(array, order="C")) for name, array in arrays), others)

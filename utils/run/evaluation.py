@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import install_quantizer
 from meta_utils.meta_layers import MetaLayer
 from utils.batches import Loader
@@ -175,8 +176,10 @@ def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
 
 
 def _describe_others(net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
-    """The parameters that are not quantized: those with more than one axis by name, such as kept layers' weights."""
+    """The net's parameters that are not quantized: those with more than one axis by name, such as kept layers' weights."""
     taken = {name for layer in quantized for name in layer.uses}
+    if net.meta.quantizer is not None:
+        taken |= {f"{INSTALLED}.{name}" for name, _ in net.meta.quantizer.named_parameters()}
     others = {name: p for name, p in net.named_parameters() if name not in taken}
     weights = {name.removesuffix(".weight"): p.numel() for name, p in others.items() if p.dim() > 1}
     rest = f"everything else, {sum(p.numel() for p in others.values() if p.dim() <= 1)} parameters"

@@ -68,8 +68,10 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     else:
         content = packed.to_bytes()
     with _written(content, target) as temporary:
-        file = read_exported(temporary)
-        other = build_exported(file, temporary, loader, cpu)
+        try:
+            other = build_exported(read_exported(temporary), temporary, loader, cpu)
+        except BadInput as error:
+            raise RunFailed(f"{target} is not written, because it could not be read back: {error}") from None
         after, others = _tested(other, None, loader)
         _compare(logits, others, before, after, target)
     parameters = sum(p.numel() for p in other.parameters())
@@ -92,7 +94,7 @@ def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
         num_classes=images.num_classes,
         keep=list(trained.keep),
         quantizer=settings["quantizer"],
-        bits=trained.quantizer.bits,
+        bits=settings.get("bits") or trained.quantizer.bits,
         image_size=IMAGE_SIZE,
         mean=list(images.mean),
         std=list(images.std),

@@ -66,6 +66,12 @@ def _exported(net: nn.Module) -> onnx.ModelProto:
     optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     graph = model.graph
+    first: dict[int, str] = {}  # a parameter that several names share has the last of them here
+    usual = {name: first.setdefault(id(p), name) for name, p in net.named_parameters(remove_duplicate=False)}
+    for tensor in graph.initializer:
+        tensor.name = usual.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.input[:] = [usual.get(name, name) for name in node.input]
     for noted in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         del noted.metadata_props[:]
         noted.doc_string = ""

@@ -136,7 +136,8 @@ class PackedFile:
             (self.others, own.keys() - layers.keys() - tied.keys(), "in full precision"),
         ):
             if odd := sorted(names.keys() ^ set(wanted)):
-                raise ValueError(f"{shortened(odd[0])} is {'not ' if odd[0] in names else ''}{what} in this net")
+                where = ("in the file, but not in this net", "in this net, but not in the file")[odd[0] in wanted]
+                raise ValueError(f"{shortened(odd[0])} is {what} {where}")
         if wrong := sorted(name for name in tied if self.tied[name] != tied[name]):
             raise ValueError(f"{wrong[0]} is not {self.tied[wrong[0]]} in this net")
         for name, layer in layers.items():
