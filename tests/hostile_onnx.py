@@ -92,10 +92,6 @@ def other_classes(model):
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 10**9
 
 
-def fixed_batch(model):
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10**9
-
-
 STATIC = {  # what check_model or shape_of must find
     "numbers in another file": (elsewhere, "fc.weight has its numbers in another file"),
     "a huge tensor without numbers": (huge_without_numbers, "fc.weight has shape (1000000, 1000000), but 0 numbers"),
@@ -160,19 +156,16 @@ def forged_files(path, names):
     """(content, words) for a file of ResNet8 for two classes."""
     good = onnx.load(path)
     for change, texts, words in (
-        (lambda model: None, {"format": '"other"'}, "not an export of this program"),
         (lambda model: None, {"format_version": "2"}, "of format version 2"),
-        (lambda model: None, {"keep": "[" * 100_000}, "is not JSON"),
         (lambda model: None, {"architecture": '"ResNet20"'}, "layer1.1.conv1.weight is missing"),
         (lambda model: None, {"num_classes": "3"}, "its output has shape [None, 2], not (batch, 3)"),
         (other_classes, {"num_classes": "1000000000"}, "of a net for 1000000000 classes, and the data set has 2"),
-        (fixed_batch, {}, "its input has shape [1000000000, 3, 32, 32]"),
         (of_another_name, {}, "fc.weight is missing"),
         (smaller_kernel, {}, "conv1.weight is float32 (16, 3, 3, 1), not float32 (16, 3, 3, 3)"),
         (weights_of_nan, {}, "fc.weight has values that are not finite"),
         (without_a_layer, {}, "its graph computes something else"),
-        (huge_on_the_way, {}, "cannot be used: "),
-        (doubling, {}, "cannot be used: "),
+        (huge_on_the_way, {}, "it takes more memory than 40 times its size"),
+        (doubling, {}, "it takes more memory than 40 times its size"),
     ):
         model = copied(good)
         change(model)
@@ -182,9 +175,9 @@ def forged_files(path, names):
 def damaged_files(path, seed=0):
     """(case, content): what may also be read as it was written, where what is damaged says nothing."""
     chance, whole = random.Random(seed), path.read_bytes()
-    for place in (chance.randrange(len(whole)) for _ in range(4)):
+    for place in (chance.randrange(len(whole)) for _ in range(2)):
         yield f"cut at {place}", whole[:place]
-    for place in (chance.randrange(8 * len(whole)) for _ in range(4)):
+    for place in (chance.randrange(8 * len(whole)) for _ in range(2)):
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         yield f"bit {place} flipped", bytes(flipped)

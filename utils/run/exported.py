@@ -54,7 +54,8 @@ def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch
         net = build_net(about.architecture, loader, device, keep=about.keep)
         file.load_into(net)
     except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+        words = str(error)
+        raise BadInput(words if words.startswith(str(path)) else f"{path}: {words}") from None
     except ValueError as error:
         keep = f" --keep {shortened(' '.join(about.keep), 100)}" if about.keep else ""
         raise BadInput(f"{path} does not hold the net -m {about.architecture}{keep}: {shortened(str(error), 400)}") from None

@@ -27,6 +27,7 @@ LARGEST = (1 << 31) - 1  # bytes that a message of protobuf can have
 PLAIN = [getattr(AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS")]
 NUMBERS = [getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")]
 NUMBER_FIELDS = ("float_data", "int32_data", "int64_data", "double_data")
+NO_MEMORY = ("bad_alloc", "alloc failed", "Failed to allocate memory")  # words of protobuf, C++ and onnxruntime
 
 
 class Fault(Exception):
@@ -125,11 +126,16 @@ def start(content: bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def describe(error: Exception) -> str:
+    """What a foreign file has led to, in a line."""
+    words = (str(error).splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or any(sign in words for sign in NO_MEMORY):
+        return f"it takes more memory than {GROWTH} times its size"
+    return words if isinstance(error, Fault) else f"{type(error).__name__}: {words}"
+
+
 if __name__ == "__main__":
     try:
         serve(sys.argv[1], int(sys.argv[2]))
-    except MemoryError:
-        answer({"fault": f"it takes more memory than {GROWTH} times its size"})
-    except Exception as error:  # of whatever a foreign file leads to
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        answer({"fault": words if isinstance(error, Fault) else f"{type(error).__name__}: {words}"})
+    except Exception as error:
+        answer({"fault": describe(error)})
