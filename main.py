@@ -64,11 +64,10 @@ def pretrain(args: Namespace) -> None:
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     from utils.environment import choose_device, keep_freed_memory, seed_everything
-    from utils.run.base_model import check_start, load_start
+    from utils.run.base_model import check_start, load_start, run_contents
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
-    from utils.run.identity import DATA
     from utils.run.nets import check_net_name
     from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
@@ -76,33 +75,47 @@ def train(args: Namespace) -> None:
     s = TrainSettings.of(args)
     check_net_name(s.model)
     path = run_path(s)
+    begun_from = run_contents(s, path)
     if not args.overwrite:
-        check_record(path, s)
+        check_record(path, s, begun_from)
     has_base_model = check_start(s, None if args.overwrite else path)
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.tf32)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
-    contents = contents_of(loaders, args.program)
-    load = partial(load_start, settings=s, data_digest=contents[DATA]) if has_base_model else None
+    contents = contents_of(loaders, args.program) | begun_from
+    load = partial(load_start, settings=s, contents=contents) if has_base_model else None
     loop = build_loop(s, loaders.train, device, load)
     with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, loaders, run)
 
 
 def evaluate_files(args: Namespace) -> None:
-    """Print test accuracy and each layer's distinct weight values, for a run's folder or a base-model file."""
+    """Print test accuracy and what each layer computes with, for a run's folder, an exported file or a base-model file."""
     from utils.environment import choose_device, keep_freed_memory
     from utils.quantize import evaluate
-    from utils.run.build import build_net
     from utils.run.evaluation import describe_evaluation, find_trained
 
     trained = find_trained(Path(args.path), args.model, args.dataset)
     trained.compare_program(args.program)
     keep_freed_memory()
     test_loader = trained.load_test_data(args.data_root)
-    net = build_net(trained.model, test_loader, choose_device(args.device), keep=trained.keep)
-    trained.load_into(net)
-    print(describe_evaluation(evaluate(net, trained.quantizer, test_loader), net, trained.quantizer))
+    net = trained.build(test_loader, choose_device(args.device))
+    result = evaluate(net, trained.quantizer, test_loader)
+    print(describe_evaluation(result, net, trained.quantized_weights(net)))
+
+
+def export(args: Namespace) -> None:
+    """Write a run's quantized net to a file, with packed weights or as ONNX, and test what was written."""
+    from utils.environment import keep_freed_memory
+    from utils.run.evaluation import find_run
+    from utils.run.export import check_target, export_net
+
+    target = Path(args.file)
+    check_target(target)
+    trained = find_run(Path(args.path), args.dataset)
+    trained.compare_program(args.program)
+    keep_freed_memory()
+    print(export_net(trained, trained.load_test_data(args.data_root), target))
 
 
 def report(args: Namespace) -> None:
@@ -169,6 +182,7 @@ COMMANDS = {
     "pretrain": pretrain,
     "train": train,
     "evaluate": evaluate_files,
+    "export": export,
     "report": report,
     "benchmark": benchmark,
     "tables": tables,

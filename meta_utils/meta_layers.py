@@ -131,6 +131,15 @@ class MetaLayers:
         W = self.weights()
         return self.layout.split(quantizer.quantize(quantizer.preprocess(W, self.layout), W, self.layout))
 
+    def gather(self) -> None:
+        """Gives the weights the places that W_hat has in a forward: one behind the other, with its strides. Loses their values.
+
+        A net whose weights are W_hat then computes bit for bit what the forward computes: torch chooses algorithms by strides.
+        """
+        first = self.layers[0].weight
+        for layer, place in zip(self.layers, self.layout.split(first.new_empty(sum(self.layout.sizes))), strict=True):
+            layer.weight.data = place
+
     def get(self, symbol: str, index: int = 0) -> Tensor:
         """A flat vector of `shown`. Raises RuntimeError with the name of layer `index` where it does not exist yet."""
         if symbol not in self.shown:

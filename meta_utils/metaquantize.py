@@ -6,6 +6,7 @@ were, a module that is called twice is quantized in both calls, and a weight tha
 """
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.profiler import record_function
 
+from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import installed_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
@@ -54,7 +56,7 @@ def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int | None = No
         raise ValueError(f"keep takes a list of patterns, not the text {keep!r}")
     keep = tuple(keep)
     for name, module in net.named_modules():
-        if isinstance(module.__dict__.get("forward"), QuantizedForward):
+        if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), QuantizedForward):
             raise ValueError(f"{name or 'the net'} is metaquantized already")
     if taken := [name for name in OWN if hasattr(net, name)]:
         raise ValueError(f"the net has an attribute {taken[0]} of its own")
@@ -65,18 +67,40 @@ def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int | None = No
         if layer.parameter == "weight":
             layer.module.__class__ = _showing(type(layer.module))
             layer.module._shown_by = layer
-    net.forward = QuantizedForward(net, bitW)
+    net.forward = QuantizedForward(net, bitW).forward
     return net
 
 
+@torch.no_grad()
+def plain_copy(net: nn.Module, quantizer: Quantizer | None = None) -> nn.Module:
+    """A copy of a metaquantized net as it was before: of its own classes, with their forward. The net stays as it is.
+
+    quantizer: the copy's weights are W_hat, so that it computes what the net computes with this quantizer in an evaluation;
+    torch.export, torch.jit.trace and torch.onnx take it. None: its weights are W.
+    """
+    W_hat = net.meta.quantized(quantizer) if quantizer else [layer.weight for layer in net.meta.layers]
+    copy = deepcopy(net)
+    for layer, weight in zip(copy.meta.layers, W_hat, strict=True):
+        layer.weight.copy_(weight)
+        if isinstance(layer.module, _Showing):
+            layer.module.__class__ = _shown_type(layer.module)
+            del layer.module._shown_by
+    for name in (*OWN, "forward", *([INSTALLED] if copy.meta.quantizer is not None else [])):
+        delattr(copy, name)
+    return copy
+
+
 class QuantizedForward:
-    """The forward of a metaquantized net, which calls the net's own."""
+    """The forward of a metaquantized net, which calls the net's own.
+
+    A net has it as a bound method, because torch.export looks for its code.
+    """
 
     def __init__(self, net: nn.Module, bitW: int | None):
         self._plain, self._bitW = _PlainForward(net), bitW
 
     @record_function("forward")
-    def __call__(
+    def forward(
         self,
         inputs: Tensor,
         quantized_type: str | Quantizer | None = None,
@@ -113,13 +137,18 @@ class _Showing:
         return super().__getattr__(name)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
-        return _new_showing, (type(self).__mro__[2],), self.__dict__
+        return _new_showing, (_shown_type(self),), self.__dict__
 
 
 @cache
 def _showing(layer_type: type) -> type:
     """A layer's class that shows, by the same name."""
     return type(layer_type.__name__, (_Showing, layer_type), {"__module__": layer_type.__module__, "__doc__": layer_type.__doc__})
+
+
+def _shown_type(layer: nn.Module) -> type:
+    """A layer's class before it showed anything."""
+    return type(layer).__mro__[2]
 
 
 def _new_showing(layer_type: type) -> nn.Module:

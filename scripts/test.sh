@@ -6,8 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-dev.txt
-"$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt ||
-  echo "Ray is not available for this Python: its tests are skipped" >&2
+for optional in requirements-ray.txt requirements-export.txt; do
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$optional" ||
+    echo "$optional cannot be installed for this Python: its tests are skipped" >&2
+done
 "$PYTHON" -m ruff check .
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$PYTHON" -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal "$@"

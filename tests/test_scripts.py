@@ -238,7 +238,7 @@ def test_the_readmes_own_parts_train(tmp_path, tiny_set):
     assert [*(tmp_path / "R").rglob("Baseline-Triangle-sign-optimizer-SGD-1bits-lr-30-trial-1/run.json")]
     own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "-meta", "Gain")
     (record,) = (tmp_path / "R").rglob("Meta-Gain-*/run.json")
-    layers = own("evaluate", record.parent).splitlines()[1:]
+    layers = own("evaluate", record.parent).splitlines()[1:-1]
     assert len(layers) == 22
     assert all(" weights, 2 values: -1, 1" in layer for layer in layers)
     assert record.parent.name == "Meta-Gain-Nonlinear-None-sign-SGD-1bits-lr-30-trial-1"

@@ -38,7 +38,7 @@ def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
     lines = outcome.out.splitlines()
     test_acc = float((run / "test-acc.txt").read_text().split(", ")[1])
     assert lines[0].startswith(f"top-1 {test_acc:.2f} %  top-5 100.00 %  loss ")
-    assert len(lines) == 23
+    assert len(lines) == 24
     assert lines[1].split()[0] == "conv1"
     assert "4 values: -1, -0.3333, 0.3333, 1" in lines[1]
 

@@ -147,6 +147,7 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
         ("tables run all --jobs 2 --address auto", ["--address"]),
         ("tables run all --engine ray --address auto", []),
         ("evaluate . -m ResNet20", ["--model"]),
+        ("evaluate net.safetensors -m ResNet20", ["--model"]),
         ("evaluate base.pth -m ResNet20", []),
     ],
 )

@@ -51,10 +51,12 @@ def test_a_classifier_of_torchvision_from_base_model_to_report(call_main, tmp_pa
     lines = call_main("evaluate", run).out.splitlines()
     assert lines[0].startswith(f"top-1 {float((run / 'test-acc.txt').read_text().split(', ')[1]):.2f} %")
     layers = [name for name, m in MODELS.load(NET)(num_classes=2).named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert [line.split()[0] for line in lines[1:]] == [name for name in layers if name not in ("conv1.0", "fc")]
-    assert all("2 values: -1, 1" in line for line in lines[1:])
+    assert [line.split()[0] for line in lines[1:-1]] == [name for name in layers if name not in ("conv1.0", "fc")]
+    assert all("2 values: -1, 1; 1 bit, scale 1" in line for line in lines[1:-1])
+    others = sum(p.numel() for p in MODELS.load(NET)(num_classes=2).parameters() if p.dim() == 1)
+    assert lines[-1].split(maxsplit=2)[2] == f"conv1.0, fc, {24 * 27 + 2 * 1024} weights; everything else, {others} parameters"
     outcome = call_main("evaluate", base, "-m", NET, "-d", tiny_set)
-    assert (outcome.code, len(outcome.out.splitlines())) == (0, 1)
+    assert (outcome.code, len(outcome.out.splitlines())) == (0, 2)
 
     report = call_main("report", tmp_path).out
     assert f"| {NET} NPZ-tiny | dorefa SGD MultiFC (keep conv1.0 fc) | 1 | 1 |" in report
@@ -116,7 +118,7 @@ def test_ones_own_net_needs_one_line(call_main, flat, tmp_path):
     outcome = call_main(*flat)
     assert outcome.code == 0, outcome.err
     outcome = call_main("evaluate", only_run(tmp_path / "R" / "flat-NPZ-tiny"))
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:]] == ["0", "4"]
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:]] == ["0", "4", "full"]
 
 
 def test_a_run_with_other_layers_in_full_precision_is_another_run(call_main, flat, tmp_path):

@@ -44,6 +44,7 @@ def run(arguments, folder, heavy):
         ["-h"],
         ["train", "-h"],
         ["benchmark", "-h"],
+        ["export", "-h"],
         ["tables", "status", "table1"],
         ["tables", "run", "table1", "--dry-run"],
         ["tables", "run", "table1", "--engine", "slurm", "--dry-run"],

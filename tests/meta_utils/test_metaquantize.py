@@ -6,83 +6,18 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from little_nets import NETS, Attends, Shares, Twice
 from torch import nn
 from torch.nn.utils import parametrizations
+from torchvision.models import shufflenet_v2_x0_5
 from training_loops import make_loop
 
-from meta_utils.metaquantize import metaquantize
+from meta_utils.metaquantize import metaquantize, plain_copy
 from models_CIFAR.resnet import ResNet
 from utils.quantize import BWN, BWNF, DoReFa
 from utils.quantize import test as accuracy_of
 
 QUANTIZERS = [DoReFa(2), BWN(), BWNF()]
-
-
-class Twice(nn.Module):
-    """Calls its convolution twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 10)
-
-    def forward(self, x):
-        return self.fc(self.conv(self.conv(x).relu()).mean(dim=(2, 3)))
-
-
-class Attends(nn.Module):
-    """nn.MultiheadAttention over the pixels; kdim: of the keys, which then have a projection of their own."""
-
-    def __init__(self, kdim=None):
-        super().__init__()
-        self.embed, self.fc = nn.Linear(3, 8), nn.Linear(8, 10)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, kdim=kdim)
-
-    def forward(self, x):
-        pixels = x.flatten(2).transpose(1, 2)
-        embedded = self.embed(pixels)
-        keys = embedded if self.attention._qkv_same_embed_dim else pixels
-        return self.fc(self.attention(embedded, keys, embedded, need_weights=False)[0].mean(dim=1))
-
-
-class Shares(nn.Module):
-    """Two linear layers with one weight, and an embedding that has it, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.fc = nn.Linear(3, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 10)
-        self.table = nn.Embedding(3, 3)
-        self.second.weight = self.table.weight = self.first.weight
-
-    def forward(self, x):
-        x = self.second(self.first(x.mean(dim=(2, 3))).relu())
-        return self.fc(x + self.table(torch.tensor(1)))
-
-
-class Layers(nn.Module):
-    """A layer of every type, one after the other, on images (B, 3, 8, 8)."""
-
-    def __init__(self):
-        super().__init__()
-        self.c1, self.c2, self.c3 = nn.Conv1d(3, 4, 3), nn.Conv2d(1, 4, 3, groups=1), nn.Conv3d(1, 4, (2, 3, 1))
-        self.t1, self.t2 = nn.ConvTranspose1d(4, 6, 2, groups=2), nn.ConvTranspose2d(4, 3, 3, bias=False)
-        self.t3, self.fc = nn.ConvTranspose3d(4, 2, 2), nn.Linear(15, 10)
-
-    def forward(self, x):
-        one = self.t1(self.c1(x.flatten(2)))
-        two = self.t2(self.c2(x[:, :1]))
-        three = self.t3(self.c3(x[:, None]))
-        pooled = [y.flatten(2).mean(2) for y in (one, two, three)]
-        return self.fc(torch.cat([*pooled, *(y.flatten(2).amax(2)[:, :2] for y in (one, two))], dim=1))
-
-
-NETS = {
-    "twice": Twice,
-    "attention": Attends,
-    "attention, three projections": lambda: Attends(kdim=3),
-    "shared": Shares,
-    "layers": Layers,
-    "one layer": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)),
-}
 
 
 def made(name):
@@ -188,6 +123,35 @@ def test_a_copy_is_a_net_of_its_own(copied, batches):
         other.conv.weight.neg_()
     assert not torch.equal(other(images, "dorefa"), net(images, "dorefa"))
     assert torch.equal(other.conv.quantized_weight, -net.conv.quantized_weight)
+
+
+@pytest.mark.parametrize("quantizer", [None, *QUANTIZERS], ids=str)
+@pytest.mark.parametrize("name", NETS)
+def test_a_plain_copy_is_the_net_as_it_was_with_w_hat(name, quantizer, batches):
+    net, images = metaquantize(made(name)), batches(1)[0][0]
+    before = copy.deepcopy(net.state_dict())
+    plain = plain_copy(net, quantizer)
+    assert torch.equal(plain(images), net(images, quantizer))
+    for own, other in zip(plain.modules(), made(name).modules(), strict=True):
+        assert type(own) is type(other)
+        assert own.__dict__.keys() == other.__dict__.keys()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert torch.equal(metaquantize(plain)(images), plain(images))  # it can be quantized again
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet(20), lambda: shufflenet_v2_x0_5(num_classes=10)], ids=["ResNet20", "torchvision"]
+)
+@torch.no_grad()
+def test_torch_exports_and_traces_the_net_and_its_plain_copy(make):
+    torch.manual_seed(0)
+    net, images = metaquantize(make()).eval(), torch.randn(2, 3, 32, 32)
+    plain, more = plain_copy(net, BWN()), torch.randn(5, 3, 32, 32)
+    batch = ({0: torch.export.Dim("batch")},)
+    assert torch.equal(torch.export.export(plain, (images,), dynamic_shapes=batch).module()(more), net(more, BWN()))
+    assert torch.equal(torch.jit.trace(plain, (images,), check_trace=False)(more), net(more, BWN()))
+    assert torch.equal(torch.export.export(net, (images,)).module()(images), net(images))
+    assert torch.equal(torch.jit.trace(net, (images,), check_trace=False)(more), net(more))
 
 
 def test_a_hook_on_the_net_runs_once(batches):

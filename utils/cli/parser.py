@@ -14,6 +14,7 @@ from utils.errors import shortened
 from utils.files.text import printable
 from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
 from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
+from utils.run.paths import EXPORTED
 from utils.run.settings import (
     CUDA_ONLY,
     LEARNED_DEFAULTS,
@@ -130,13 +131,27 @@ def _overwrite(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    parser.add_argument("path", type=argument(PATH), help="a run's folder, or a base-model file (then with -m and -d)")
+    parser.add_argument(
+        "path", type=argument(PATH), help="a run's folder, an exported file, or a base-model file (then with -m and -d)"
+    )
     parser.add_argument("-m", "--model", type=argument(MODEL), help=f"network of a base-model file; {MODEL.limits}")
     parser.add_argument(
-        "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of a run: where its NPZ file is now"
+        "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of others: where their NPZ file is now"
     )
     for name in ("data_root", "device"):
         add_setting(parser, name, settings_of(Settings)[name])
+
+
+def _export(parser: Parser) -> None:
+    parser.add_argument("path", type=argument(PATH), metavar="RUN_DIR", help="the folder of a quantized run")
+    parser.add_argument(
+        "file",
+        type=argument(PATH),
+        metavar="FILE",
+        help=".safetensors for packed weights, or .onnx; an older export of this name is replaced, another file is not",
+    )
+    parser.add_argument("-d", "--dataset", type=argument(DataSet()), help="where the run's NPZ file is now")
+    add_setting(parser, "data_root", settings_of(Settings)["data_root"])
 
 
 def _report(parser: Parser) -> None:
@@ -162,6 +177,7 @@ FLAGS = {
     "pretrain": _pretrain,
     "train": _train,
     "evaluate": _evaluate,
+    "export": _export,
     "report": _report,
     "benchmark": _benchmark,
     "tables": _tables,
@@ -198,8 +214,8 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
-    if args.command == "evaluate" and os.path.isdir(args.path):
-        yield ["model"], "with a run's folder, which knows its own"
+    if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
+        yield ["model"], "with a run's folder or an exported file, which know their own"
     if args.command == "tables":
         if args.action == "status":
             yield settings_of(EngineOptions), "with status"

@@ -1,4 +1,4 @@
-"""The files of base models: what `pretrain` writes and `train` begins with."""
+"""What `train` begins with: the files of base models, which `pretrain` writes, and the weights of other runs."""
 
 import sys
 from collections.abc import Mapping
@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meta_utils.install import NAME as INSTALLED
+from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput, Finished, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.finite import fault_of_weights
-from utils.run.identity import DATA, Identity, check_checkpoint, digest_of
+from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, content_digest, digest_of
 from utils.run.paths import has_checkpoint, missing_base_model
-from utils.run.record import NOTHING, check_record, read_record
+from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
 from utils.run.state import load_state
-from utils.run.weights import checked_weights, state_dict_in, without_prefixes
+from utils.run.weights import checked_weights, load_weights, state_dict_in, without_prefixes
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -110,14 +112,61 @@ def check_start(settings: TrainSettings, run: Path | None = None) -> bool:
     return settings.pretrained != "none" and not missing
 
 
-def load_start(net: nn.Module, settings: TrainSettings, data_digest: str | None = None) -> None:
-    """Loads the base model that --pretrained names; data_digest: of the run's data, to say where it was trained on others."""
-    path, model, dataset = settings.pretrained, settings.model, settings.dataset
-    load_base_model(path, net, f"--pretrained (-m {model} -d {dataset})")
-    pretrained = _last_pretraining(Path(path).parent)
+def run_contents(settings: TrainSettings, run: Path) -> dict[str, str]:
+    """The digest of the weights that --pretrained names by a run's folder, as in Identity; {} where it names a file.
+
+    run: the folder of the run that begins with them. Raises BadInput where they cannot be read.
+    """
+    folder = Path(settings.pretrained)
+    if settings.pretrained == "none" or not folder.is_dir():
+        return {}
+    if folder.resolve() == run.resolve():
+        raise BadInput(f"--pretrained: {folder} is the folder of this run itself")
+    return {BASE_MODEL: _digest_of_weights(_weights_of_run(folder))}
+
+
+def _weights_of_run(folder: Path) -> dict[str, Tensor]:
+    """The state dict of a run's net in its newest checkpoint: W, and what else the net has, without a quantizer's parameters."""
+    try:
+        own = Identity.of_record(read_record(folder))
+        state = load_state(Checkpoints(folder))
+        if state is None:
+            raise BadInput("it has no checkpoint yet")
+        check_checkpoint(folder, state, own, "put back its own checkpoint or run.json")
+    except BadInput as error:
+        raise BadInput(f"--pretrained: the folder {folder} has no base model: {error}") from None
+    quantizer = own.settings.get("quantizer")
+    trained = quantizer is not None and (quantizer not in QUANTIZERS or is_trained(quantizer))
+    return {name: value for name, value in state["loop"]["net"].items() if not (trained and name.startswith(f"{INSTALLED}."))}
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    return content_digest((name, value.contiguous().numpy()) for name, value in sorted(weights.items()))
+
+
+def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
+    """Loads the weights that --pretrained names: a base model's, or W of a run's newest checkpoint.
+
+    contents: of the run that begins, as in Identity: to say where the weights were trained on other data, and to be sure that
+    those of a run are still the ones that its digest is of. Raises BadInput where they cannot be loaded.
+    """
+    path, model, dataset = Path(settings.pretrained), settings.model, settings.dataset
+    origin = f"--pretrained (-m {model} -d {dataset})"
+    if path.is_dir():
+        weights = _weights_of_run(path)
+        if contents.get(BASE_MODEL, digest := _digest_of_weights(weights)) != digest:
+            raise BadInput(f"--pretrained: {path} has changed while it was read; is it still being trained?")
+        try:
+            load_weights(net, weights)
+        except ValueError as error:
+            raise BadInput(f"{origin}: {path} is the run of another net: {error}") from None
+        pretrained = read_record(path)
+    else:
+        load_base_model(path, net, origin)
+        pretrained = _last_pretraining(path.parent)
     made_from, digest = pretrained.get("settings", {}).get("dataset"), pretrained.get(DATA)
-    known = digest and data_digest
-    if digest != data_digest if known else made_from not in (None, dataset):  # two sets of one name share the folder
+    known = digest and contents.get(DATA)
+    if digest != contents.get(DATA) if known else made_from not in (None, dataset):  # two sets of one name share the folder
         other = f"other data than {dataset} holds now" if made_from == dataset else f"{printable(made_from)}, not on {dataset}"
         print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
     elif settings.validation and (why := _has_seen(pretrained.get("settings"), settings)):

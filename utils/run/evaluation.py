@@ -1,35 +1,45 @@
-"""What `evaluate` is given, a run's folder or a base-model file, as a net that is ready to be tested; and its result in words."""
+"""What `evaluate` is given, a run's folder, an exported or a base-model file, as a net that is ready to be tested; and the result
+in words.
+"""
 
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import install_quantizer
+from meta_utils.meta_layers import MetaLayer
 from utils.batches import Loader
 from utils.choices import is_net, npz_path
 from utils.dataset import get_dataloader, load_images
-from utils.errors import BadInput
+from utils.errors import BadInput, shortened
 from utils.files.look import look_at
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
-from utils.run.build import TEST_BATCH_SIZE
+from utils.run.build import TEST_BATCH_SIZE, build_net
 from utils.run.checkpoint import Checkpoints
+from utils.run.exported import ExportedFile, build_exported, read_exported
 from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
+from utils.run.packed import pack
+from utils.run.paths import EXPORTED
 from utils.run.record import fault_of_result, read_record
 from utils.run.state import load_state
 from utils.run.weights import load_weights
 
-SHOWN = 8  # values of a layer; BWN-F has two per filter
+SHOWN = 8  # values of a layer
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained weights and what they are of. quantizer: None for full precision; made_of: of a run, by its record.
+    """Trained weights and what they are of.
 
-    keep: patterns of the layers in full precision.
+    quantizer: None where the net computes with its weights as they are: of a base model, and of an exported file, whose weights
+    are W_hat. made_of: of a run, or of an exported file's. keep: patterns of the layers in full precision. file: an exported one.
     """
 
     path: Path
@@ -38,6 +48,7 @@ class Trained:
     quantizer: Quantizer | None = None
     made_of: Identity | None = None
     keep: tuple[str, ...] = ()
+    file: ExportedFile | None = None
 
     def load_test_data(self, data_root: str) -> Loader:
         """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
@@ -55,6 +66,24 @@ class Trained:
         """Says where a run was made by another version of this program, or by another one: its classes may be others."""
         if self.made_of and (other := self.made_of.differing_contents(Identity({}, program_contents(program)))):
             print(f"note: {self.path} {other}", file=sys.stderr)
+
+    def build(self, loader: Loader, device: torch.device) -> nn.Module:
+        """The net for the loader's images, with the trained weights, on the device.
+
+        Raises BadInput where these are damaged, not there, or of another net or run.
+        """
+        if self.file:
+            return build_exported(self.file, self.path, loader, device)
+        net = build_net(self.model, loader, device, keep=self.keep)
+        self.load_into(net)
+        return net
+
+    @torch.no_grad()
+    def quantized_weights(self, net: nn.Module) -> dict[MetaLayer, Tensor]:
+        """W_hat of each quantized layer of the net that `build` gave, in the weight's shape; {} in full precision."""
+        if self.quantizer:
+            return dict(zip(net.meta.layers, net.meta.quantized(self.quantizer), strict=True))
+        return {layer: layer.weight.detach() for layer in net.meta.layers} if self.file else {}
 
     def load_into(self, net: nn.Module) -> None:
         """Loads the weights strictly, and those of a quantizer with parameters, which is installed in the net.
@@ -77,47 +106,82 @@ class Trained:
 
 
 def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
-    """A run's folder, which says what it is of, or a base-model file of the given model and data set.
+    """A run's folder or an exported file, which say what they are of, or a base-model file of the given model and data set.
 
-    dataset: of a run's folder, where its data are now. Raises BadInput for what is neither, and for another data set than the
-    run's.
+    dataset: of a run or an exported file, where its data are now. Raises BadInput for what is none of them, for a file that is
+    damaged, and for another data set than the run's.
     """
     found = look_at(path)
     if found and stat.S_ISDIR(found.st_mode):
-        return _of_run(path, dataset)
+        return find_run(path, dataset)
     if not found:
         raise BadInput(f"{path}: there is no such folder or file")
+    if path.suffix in EXPORTED:
+        file = read_exported(path)
+        about = file.about
+        where = _where_the_data_are(path, about.dataset, dataset)
+        return Trained(path, about.architecture, where, None, about.identity, tuple(about.keep), file)
     if not (model and dataset):
         raise BadInput(f"{path}: a base-model file needs -m/--model and -d/--dataset")
     return Trained(path, model, dataset)
 
 
-def _of_run(path: Path, given: str | None) -> Trained:
+def find_run(path: Path, given: str | None) -> Trained:
+    """A run's folder; given: where its data are now. Raises BadInput as `find_trained` does."""
     record = read_record(path)
     settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
     if not (is_net(model) and dataset):
         raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
-    if given not in (None, dataset) and not (npz_path(given) and npz_path(dataset)):
-        raise BadInput(f"-d/--dataset {given}: {path} was trained on {dataset}")
+    where = _where_the_data_are(path, dataset, given)
     try:
         quantizer = get_quantizer(quantizer, settings.get("bits"))
         keep = tuple(settings.get("keep") or ())
-        return Trained(path, model, given or dataset, quantizer, Identity.of_record(record), keep)
+        return Trained(path, model, where, quantizer, Identity.of_record(record), keep)
     except ValueError as error:
         raise BadInput(f"{path / 'run.json'}: {error}") from None
 
 
-def describe_evaluation(result: Evaluation, net: nn.Module, quantizer: Quantizer | None) -> str:
-    """Accuracies, then a line per quantized layer with its distinct weight values (up to 8 of them).
+def _where_the_data_are(path: Path, recorded: str, given: str | None) -> str:
+    if given not in (None, recorded) and not (npz_path(given) and npz_path(recorded)):
+        raise BadInput(f"-d/--dataset {given}: {path} was trained on {recorded}")
+    return given or recorded
 
-    Raises BadInput for a result that is not finite: the weights are of no use.
+
+def describe_evaluation(result: Evaluation, net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
+    """Accuracies, a line per quantized layer with what the forward computes with, and a line on all that is in full precision.
+
+    quantized: as `quantized_weights` gives it. Raises BadInput for a result that is not finite: the weights are of no use.
     """
     if fault := fault_of_result(result._asdict()):
         raise BadInput(f"{fault}: the net cannot compute with these weights")
     lines = [f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  loss {result.loss:.4f}"]
-    for layer, W_hat in zip(net.meta.layers, net.meta.quantized(quantizer), strict=True) if quantizer else ():
-        values = W_hat.unique()
-        shown = ", ".join(f"{value:.4g}" for value in values[:SHOWN].tolist()) + (", ..." if len(values) > SHOWN else "")
-        lines.append(f"{layer.name:24} {W_hat.numel():>8} weights, {len(values)} values: {shown}")
-    return "\n".join(lines)
+    lines += [_describe_layer(layer, W_hat) for layer, W_hat in quantized.items()]
+    return "\n".join([*lines, _describe_others(net, quantized)])
+
+
+def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
+    """Name, shape, distinct values (up to 8 are shown), bits per weight, and the scale, which is the largest |value|."""
+    values = W_hat.unique() + 0  # no -0
+    shown = f": {', '.join(f'{value:.4g}' for value in values[:SHOWN].tolist())}" + (", ..." if len(values) > SHOWN else "")
+    bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
+    with suppress(ValueError):
+        packed = pack(W_hat.cpu().numpy(), layer.filters)
+        bits, scales = f"{packed.bits} bit{'s' * (packed.bits > 1)}", packed.scales
+        if len(scales) > 1:
+            shown = f", up to {packed.levels.shape[-1]} per output channel"
+    scale = f"scale {scales.min():.4g}" + (f" to {scales.max():.4g}" if len(scales) > 1 else "")
+    shape = "x".join(map(str, W_hat.shape))
+    return f"{layer.name:24} {shape:>14} {W_hat.numel():>8} weights, {len(values)} values{shown}; {bits}, {scale}"
+
+
+def _describe_others(net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
+    """The net's parameters that are not quantized: those with more than one axis by name, such as kept layers' weights."""
+    taken = {name for layer in quantized for name in layer.uses}
+    if net.meta.quantizer is not None:
+        taken |= {f"{INSTALLED}.{name}" for name, _ in net.meta.quantizer.named_parameters()}
+    others = {name: p for name, p in net.named_parameters() if name not in taken}
+    weights = {name.removesuffix(".weight"): p.numel() for name, p in others.items() if p.dim() > 1}
+    rest = f"everything else, {sum(p.numel() for p in others.values() if p.dim() <= 1)} parameters"
+    names = [f"{shortened(', '.join(weights))}, {sum(weights.values())} weights"] if weights else []
+    return f"{'full precision':24} {'; '.join([*names, rest])}"

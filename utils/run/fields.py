@@ -47,15 +47,15 @@ VALUE = Check(
 REAL = Check("a number", lambda value: type(value) in (int, float))
 
 
-def _or_none(check: Check) -> Check:
+def or_none(check: Check) -> Check:
     return Check(f"{check.accepts}, or null", lambda value: value is None or check.holds(value))
 
 
-def _list_of(check: Check) -> Check:
+def list_of(check: Check) -> Check:
     return Check(f"a list, each of {check.accepts}", lambda value: isinstance(value, list) and all(map(check.holds, value)))
 
 
-def _each(check: Check) -> Check:
+def each(check: Check) -> Check:
     return Check(
         f"an object, each of {check.accepts}", lambda value: isinstance(value, dict) and all(map(check.holds, value.values()))
     )
@@ -72,23 +72,23 @@ SESSION = {
     "began": TEXT,
     "device": TEXT,
     "hostname": TEXT,
-    "versions": _each(TEXT),
-    "git": _or_none(_object({"commit": TEXT, "dirty": SWITCH})),
+    "versions": each(TEXT),
+    "git": or_none(_object({"commit": TEXT, "dirty": SWITCH})),
 }
 RECORD = SESSION | {
     "state": NAME,
     "started": TEXT,
     "ended": TEXT,
-    "error": _or_none(ERROR),
-    "base_model": _or_none(TEXT),
+    "error": or_none(ERROR),
+    "base_model": or_none(TEXT),
     "epochs_done": WHOLE,
     "iterations_done": WHOLE,
     "iterations_per_epoch": COUNT,
     "seconds": NUMBER,
-    "seconds_per_epoch": _list_of(NUMBER),
-    "peak_memory": _each(NUMBER),
-    "result": _each(REAL),
-    "sessions": _list_of(_object(SESSION)),
+    "seconds_per_epoch": list_of(NUMBER),
+    "peak_memory": each(NUMBER),
+    "result": each(REAL),
+    "sessions": list_of(_object(SESSION)),
 }
 SETTINGS = settings_of(PretrainSettings) | settings_of(TrainSettings)
 KINDS: dict[str, Kind] = {name: entry.metadata["kind"] for name, entry in SETTINGS.items()}
@@ -129,7 +129,7 @@ def _check_of(setting: str) -> Check:
     if kind is None:
         return VALUE
     check = _check_of_kind(kind)
-    return _list_of(check) if SETTINGS[setting].metadata["several"] else check
+    return list_of(check) if SETTINGS[setting].metadata["several"] else check
 
 
 def _check_of_kind(kind: Kind) -> Check:

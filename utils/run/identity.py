@@ -6,10 +6,11 @@ compared.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from utils import MAIN
@@ -23,6 +24,7 @@ OTHER = {
     BASE_MODEL: "began from another base model than {pretrained} is now",
     PROGRAM: "was made by another version of this program, or by another program",
 }
+NOTHING: Mapping[str, str] = MappingProxyType({})
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
 
@@ -34,6 +36,17 @@ def data_digest(*splits: Any) -> str:
         for start in range(0, len(split.images), IMAGES):
             digest.update(split.images[start : start + IMAGES].contiguous().numpy())
         digest.update(split.targets.numpy().astype("<i8"))
+    return digest.hexdigest()
+
+
+def content_digest(arrays: Iterable[tuple[str, Any]], texts: Mapping[str, str] = NOTHING) -> str:
+    """SHA-256 of texts by name, and of contiguous NumPy arrays by name, in the order given."""
+    digest = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        digest.update(f"{name}\0{text}\0".encode(errors="surrogatepass"))
+    for name, array in arrays:
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode(errors="surrogatepass"))
+        digest.update(array)
     return digest.hexdigest()
 
 
@@ -74,7 +87,7 @@ class Identity:
 
     @classmethod
     def of_command(cls, settings: Settings, contents: Mapping[str, str]) -> "Identity":
-        """Of what a command asks for; the base model's digest is added to the others."""
+        """Of what a command asks for; the digest of a base model's file is added to the others."""
         pretrained = getattr(settings, "pretrained", "none")
         base_model = None if pretrained == "none" else digest_of(pretrained)
         return cls(settings.as_dict(), dict(contents) | ({BASE_MODEL: base_model} if base_model else {}))

@@ -22,6 +22,7 @@ def checked_name(name: str, advice: str, room: int = 0) -> str:
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
 
 
+EXPORTED = (".safetensors", ".onnx")  # the endings of exported files
 TORCHVISION_LABEL = "torchvision-"
 
 
@@ -60,9 +61,9 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None:
-    """That there is no base model of this path, and how to make it; None where there is one, or none is asked for ("none")."""
+    """That there is no base model of this path, and how to make it; None where a file or folder is, or none is asked for."""
     try:
-        if path == "none" or is_file(path):
+        if path == "none" or is_file(path) or os.path.isdir(path):
             return None
     except BadInput as error:
         return f"the base model {error}"

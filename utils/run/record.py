@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from utils.choices import META_NETWORKS, STE
@@ -15,7 +14,7 @@ from utils.errors import BadInput, Finished
 from utils.files.look import look_at
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.run.fields import check_record_fields
-from utils.run.identity import Identity
+from utils.run.identity import NOTHING, Identity
 from utils.run.paths import checked_name, experiment_folder
 from utils.run.settings import Settings, TrainSettings
 
@@ -23,7 +22,6 @@ REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB
 LONGEST_KEEP = 60  # characters of --keep's patterns in a run's name
 LONGEST_ERROR = 1000  # characters of a recorded error that are repeated
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def run_name(settings: TrainSettings) -> str:

@@ -225,7 +225,10 @@ class TrainSettings(Settings):
     exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
     trial: int = setting(1, "trial number; with --seed it determines everything random", kind=TRIAL)
     pretrained: str | None = setting(
-        None, "base model (default: the one that pretrain wrote); none: from scratch", kind=PATH, metavar="PATH|none"
+        None,
+        "base model, or a run's folder to begin with its weights (default: the model that pretrain wrote); none: from scratch",
+        kind=PATH,
+        metavar="PATH|none",
     )
     keep: tuple[str, ...] = setting(
         (),

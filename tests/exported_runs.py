@@ -1,0 +1,58 @@
+"""Quantized runs of one iteration, to be exported."""
+
+import torch
+from resumed import only_run
+from torch import nn
+
+from main import main
+
+
+class Odd(nn.Module):
+    """A transposed convolution in groups, a weight that two layers share: (B, 3, 32, 32) -> (B, num_classes)."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 6, 2, groups=2)
+        self.first, self.second = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+        self.second.weight = self.first.weight
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, images):
+        x = self.up(self.bn(self.conv(images))).mean(dim=(2, 3))
+        return self.fc(self.second(self.first(x).relu()).relu())
+
+
+class PerRow:
+    """Five values for each row of a matrix, of which one is a negative zero, and for each first index of other weights."""
+
+    bits = 3
+
+    def preprocess(self, W, layout):
+        return W
+
+    def quantize(self, W_tilde, W, layout):
+        parts = []
+        for part in layout.parts(W_tilde.detach()):
+            rows = part.view(2, -1)
+            scale = rows.abs().amax(dim=1, keepdim=True) / 2
+            parts.append((scale * (rows / scale).round()).flatten())
+        return W_tilde + (torch.cat(parts) - W_tilde).detach()
+
+    def calibration(self, W, layout):
+        return torch.ones_like(W)
+
+
+class Runs:
+    """Runs by their flags, each trained once."""
+
+    def __init__(self, folder, data):
+        self.folder, self.data, self.made = folder, data, {}
+
+    def get(self, *flags, model="ResNet8"):
+        if (model, *flags) not in self.made:
+            root = self.folder / str(len(self.made))
+            command = ["train", "-m", model, "-d", self.data, "-bs", "8", "-n", "1", "-lr", "0.05", "-meta", "STE"]
+            assert main([*command, "--pretrained", "none", "--results-root", str(root), *flags]) == 0
+            self.made[model, *flags] = only_run(root)
+        return self.made[model, *flags]

@@ -1,0 +1,146 @@
+"""`export`: a run's quantized net as a file, which is read back and tested before it takes its name."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.batches import Loader
+from utils.errors import BadInput, RunFailed
+from utils.files.look import look_at
+from utils.files.regular import open_new
+from utils.files.untrusted import reason, why_no_folder
+from utils.quantize import Evaluation, Quantizer, evaluate
+from utils.run.about import IMAGE_SIZE, About
+from utils.run.evaluation import Trained
+from utils.run.exported import ONNX, build_exported, read_exported
+from utils.run.packed_file import PackedFile
+from utils.run.paths import EXPORTED
+from utils.run.record import fault_of_result, read_record
+from utils.tabular import markdown_table
+
+ONNX_TOLERANCE = 1e-4  # of logits: onnxruntime adds in another order
+
+
+def check_target(target: Path) -> None:
+    """Raises BadInput where a file cannot be written: another ending, no folder, something there that is no export."""
+    if target.suffix not in EXPORTED:
+        raise BadInput(f"FILE {target} must end in {' or '.join(EXPORTED)}")
+    if target.suffix == ONNX:
+        from utils.run.onnx_file import require_packages
+
+        require_packages()
+    if why := why_no_folder(target.parent):
+        raise BadInput(f"FILE {target}: {target.parent} cannot be written to: {why}")
+    if look_at(target, "FILE") is None and not target.is_symlink():
+        return
+    try:
+        if target.is_symlink():
+            raise BadInput("it is a link")
+        read_exported(target)
+    except BadInput as error:
+        raise BadInput(f"FILE {target} exists and is not replaced, because it is no export ({error}); name another") from None
+
+
+def export_net(trained: Trained, loader: Loader, target: Path) -> str:
+    """Writes the net of a run, tests what was written on the loader's images, and returns a table of sizes and accuracies.
+
+    The target is replaced once everything is well. Raises BadInput for a run that is not quantized, has no checkpoint or weights
+    that no net computes with; RunFailed where the file cannot be written, or gives other logits than the run's net.
+    """
+    if trained.quantizer is None:
+        raise BadInput(f"{trained.path} is the run of a base model: it has no quantized weights to export")
+    cpu = torch.device("cpu")
+    net = trained.build(loader, cpu)
+    before, logits = _tested(net, trained.quantizer, loader)
+    if fault := fault_of_result(before._asdict()):
+        raise BadInput(f"{trained.path}: {fault}: the net cannot compute with these weights")
+    about = _about(trained, loader, before)
+    packed = PackedFile.of_net(net, trained.quantizer, about)
+    if target.suffix == ONNX:
+        from utils.run.onnx_export import onnx_bytes
+
+        content = onnx_bytes(net, trained.quantizer, about)
+    else:
+        content = packed.to_bytes()
+    with _written(content, target) as temporary:
+        try:
+            other = build_exported(read_exported(temporary), temporary, loader, cpu)
+        except BadInput as error:
+            raise RunFailed(f"{target} is not written, because it could not be read back: {error}") from None
+        after, others = _tested(other, None, loader)
+        _compare(logits, others, before, after, target)
+    parameters = sum(p.numel() for p in other.parameters())
+    in_float32 = packed.nbytes - sum(w.nbytes - 4 * w.count for w in packed.weights.values())
+    sizes = [f"{number:,}" for number in (parameters, in_float32, packed.nbytes, len(content))]
+    accuracies = [f"{result.top1:.2f} %" for result in (before, after)]
+    head = ["parameters", "bytes in float32", "bytes packed", "bytes of the file", "ratio", "accuracy before", "after"]
+    table = markdown_table(head, [*sizes, f"{in_float32 / len(content):.1f}", *accuracies])
+    return f"wrote {target}\n\n{table}"
+
+
+def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
+    record = read_record(trained.path)
+    settings, images = record["settings"], loader.image_set
+    done, planned = record.get("epochs_done", 0), settings.get("epochs", 0)
+    if record["state"] != "done":
+        print(f"note: {trained.path} is {record['state']} after {done} of {planned} epochs", file=sys.stderr)
+    return About(
+        architecture=trained.model,
+        num_classes=images.num_classes,
+        keep=list(trained.keep),
+        quantizer=settings["quantizer"],
+        bits=settings.get("bits") or trained.quantizer.bits,
+        image_size=IMAGE_SIZE,
+        mean=list(images.mean),
+        std=list(images.std),
+        dataset=trained.dataset,
+        test=result._asdict(),
+        run=trained.path.resolve().name,
+        epochs_done=done,
+        epochs=planned,
+        contents={name: digest for name, digest in trained.made_of.contents.items() if digest},
+        commit=(record.get("git") or {}).get("commit"),
+        versions=record.get("versions", {}),
+    )
+
+
+def _tested(net: nn.Module, quantizer: Quantizer | None, loader: Loader) -> tuple[Evaluation, Tensor]:
+    """The evaluation and all logits (N, num_classes)."""
+    outputs = []
+    hook = net.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+    try:
+        result = evaluate(net, quantizer, loader)
+    finally:
+        hook.remove()
+    return result, torch.cat(outputs)
+
+
+def _compare(logits: Tensor, others: Tensor, before: Evaluation, after: Evaluation, target: Path) -> None:
+    """Raises RunFailed where the file gives other logits (packed: other bits) or another accuracy than the run."""
+    largest = (logits - others).abs().max().item()
+    same = torch.allclose(logits, others, rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE) if target.suffix == ONNX else False
+    if not (same or torch.equal(logits, others)) or before.top1 != after.top1:
+        differences = f"its logits differ by up to {largest:.3g}, its accuracy is {after.top1:.2f} %, not {before.top1:.2f} %"
+        raise RunFailed(f"{target} is not written: what was written for it computes something else: {differences}")
+
+
+@contextmanager
+def _written(content: bytes, target: Path) -> Iterator[Path]:
+    """A file with this content beside the target, which takes the target's name once the body is through."""
+    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
+    try:
+        with open_new(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise RunFailed(f"{target} cannot be written: {reason(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""Exported files by their ending, and the net that one of them is of."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from meta_utils.metaquantize import metaquantize
+from utils.batches import Loader
+from utils.choices import MODELS
+from utils.errors import BadInput, shortened
+from utils.run.about import About
+from utils.run.build import build_net
+from utils.run.packed_file import PackedFile
+from utils.run.paths import EXPORTED
+
+PACKED, ONNX = EXPORTED
+
+
+class ExportedFile(Protocol):
+    """What both kinds of files have in common."""
+
+    about: About
+
+    def check(self, net: nn.Module) -> None:
+        """Raises ValueError, naming the first, where the file's tensors are not those of a metaquantized net."""
+
+    def load_into(self, net: nn.Module) -> None:
+        """Makes a metaquantized net compute what the file holds: its weights are W_hat. Raises ValueError as `check` does."""
+
+
+def read_exported(path: Path) -> ExportedFile:
+    """The content of a file with one of the endings. Raises BadInput, naming it, for one that is damaged or no export."""
+    if path.suffix == PACKED:
+        return PackedFile.read(path)
+    from utils.run.onnx_file import OnnxFile  # which need not be installed
+
+    return OnnxFile.read(path)
+
+
+def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch.device) -> nn.Module:
+    """The net of an exported file, for the loader's images, on the device; its weights are W_hat.
+
+    The file's tensors are compared with the net before memory is taken for it. Raises BadInput where they are of another net, or
+    not for the loader's classes.
+    """
+    about, classes = file.about, loader.image_set.num_classes
+    if about.num_classes != classes:
+        raise BadInput(f"{path} is of a net for {about.num_classes} classes, and the data set has {classes}")
+    try:
+        if (skeleton := _skeleton(about)) is not None:
+            file.check(skeleton)
+        net = build_net(about.architecture, loader, device, keep=about.keep)
+        file.load_into(net)
+    except BadInput as error:
+        words = str(error)
+        raise BadInput(words if words.startswith(str(path)) else f"{path}: {words}") from None
+    except ValueError as error:
+        keep = f" --keep {shortened(' '.join(about.keep), 100)}" if about.keep else ""
+        raise BadInput(f"{path} does not hold the net -m {about.architecture}{keep}: {shortened(str(error), 400)}") from None
+    return net
+
+
+def _skeleton(about: About) -> nn.Module | None:
+    """The metaquantized net without memory for its tensors; None for one of the user's own that cannot be made so."""
+    make = MODELS.load(about.architecture)
+    try:
+        with torch.device("meta"):
+            net = make(num_classes=about.num_classes)
+    except Exception:  # a net may read its own numbers while it is made
+        return None
+    return metaquantize(net, about.keep)
