@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.batches import Loader
+from utils.choices import FLOAT32
 from utils.errors import BadInput, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import open_new
@@ -17,9 +18,9 @@ from utils.files.untrusted import reason, why_no_folder
 from utils.quantize import Evaluation, Quantizer, evaluate
 from utils.run.about import IMAGE_SIZE, About
 from utils.run.evaluation import Trained
-from utils.run.exported import ONNX, build_exported, read_exported
+from utils.run.exported import build_exported, read_exported
 from utils.run.packed_file import PackedFile
-from utils.run.paths import EXPORTED
+from utils.run.paths import EXPORTED, ONNX
 from utils.run.record import fault_of_result, read_record
 from utils.tabular import markdown_table
 
@@ -49,8 +50,9 @@ def check_target(target: Path) -> None:
 def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     """Writes the net of a run, tests what was written on the loader's images, and returns a table of sizes and accuracies.
 
-    The target is replaced once everything is well. Raises BadInput for a run that is not quantized, has no checkpoint or weights
-    that no net computes with; RunFailed where the file cannot be written, or gives other logits than the run's net.
+    trained: in float32, as the file. The target is replaced once everything is well. Raises BadInput for a run that is not
+    quantized, has no checkpoint or weights that no net computes with; RunFailed where the file cannot be written, or gives other
+    logits than the run's net.
     """
     if trained.quantizer is None:
         raise BadInput(f"{trained.path} is the run of a base model: it has no quantized weights to export")
@@ -89,6 +91,9 @@ def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
     done, planned = record.get("epochs_done", 0), settings.get("epochs", 0)
     if record["state"] != "done":
         print(f"note: {trained.path} is {record['state']} after {done} of {planned} epochs", file=sys.stderr)
+    if settings["precision"] != FLOAT32:
+        before = f"{trained.path} was trained in {settings['precision']}"
+        print(f"note: {before}; the file computes in float32, as do both accuracies", file=sys.stderr)
     return About(
         architecture=trained.model,
         num_classes=images.num_classes,

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from utils.benchmark.options import Turn
 from utils.benchmark.throughput import Work, _run, together
 from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of, trainer
 from utils.errors import BadInput, RunFailed
+
+STE = Turn("STE", "float32")
 
 
 def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
@@ -20,7 +23,7 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
     outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
     assert outcome.code == 0, outcome.err
     rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
-    assert [row[:4] for row in rows] == [["ResNet20", "2", "BWN", method] for method in methods]
+    assert [row[:5] for row in rows] == [["ResNet20", "2", "BWN", method, "float32"] for method in methods]
     record = json.loads(out.read_text())
     assert {"device", "versions", "git", "settings", "peak_memory"} <= set(record)
     plain, ste, multi, _ = record["measurements"]
@@ -37,7 +40,7 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 def test_every_phase_is_seen_and_a_phase_within_another_is_not_counted_twice(optimizer):
-    run = trainer("MultiFC", ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
+    run = trainer(Turn("MultiFC", "float32"), ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
     run(2)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run(1)
@@ -61,7 +64,7 @@ def test_several_runs_at_once(call_main, tmp_path):
     outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
     assert outcome.code == 0, outcome.err
     rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
-    assert [row[3:5] for row in rows] == [["STE", "1"], ["STE", "2"]]
+    assert [row[3:6] for row in rows] == [["STE", "float32", "1"], ["STE", "float32", "2"]]
     one, two = json.loads(out.read_text())["measurements"]
     assert one["ratio_to_one"] == 1
     assert two["ratio_to_one"] == pytest.approx(two["iterations_per_second"] / one["iterations_per_second"])
@@ -71,7 +74,7 @@ def test_several_runs_at_once(call_main, tmp_path):
 
 def test_a_process_that_fails_lets_no_other_wait_for_it():
     barrier = threading.Barrier(2)
-    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
     with ThreadPoolExecutor() as pool:
         other = pool.submit(barrier.wait, 60)
         with pytest.raises(BadInput, match="ResNet9"):
@@ -80,7 +83,7 @@ def test_a_process_that_fails_lets_no_other_wait_for_it():
 
 
 def test_processes_that_fail_are_an_error():
-    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
     with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
         together(2, work)
 
