@@ -9,11 +9,13 @@ from resumed import only_run, outcome
 
 from utils.batches import Loader
 from utils.environment import choose_device, lacks_bf16
+from utils.run.build import build_loop, load_data
 from utils.run.evaluation import find_trained
+from utils.run.settings import TrainSettings
 
 CPU = torch.device("cpu")
 EVALUATED = re.compile(r"top-1 ([\d.]+) %  top-5 ([\d.]+) %  loss ([\d.]+)")
-NOTE = "note: this processor has no bf16 instructions: bf16 is slow"
+NOTE = "note: this processor has no bf16 instructions: bf16 is slower here than float32"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,13 @@ def test_a_run_in_bf16_is_resumed_to_the_same_bytes(flags, trained, tmp_path, ta
     assert all(torch.equal(value, stopped[1][name]) for name, value in whole[1].items())
     assert {value.dtype for value in whole[1].values()} <= {torch.float32, torch.int64}
     tally("--stop-after in bf16, then without it")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("tf32", None), ("float32", None)])
+def test_lstmfcs_products_are_in_the_runs_precision(precision, dtype, tiny_set):
+    settings = TrainSettings(model="ResNet8", dataset=tiny_set, backward="LSTMFC", hidden_size=2, precision=precision)
+    loop = build_loop(settings, load_data(settings, 0, CPU).train, CPU)
+    assert loop.meta_net.product_dtype == dtype
 
 
 def test_another_precision_is_another_run(trained, call_main, where, tmp_path):

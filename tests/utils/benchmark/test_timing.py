@@ -38,6 +38,43 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
     assert multi["phases"]["meta"] > 0
 
 
+def test_precisions_take_turns_and_are_compared(call_main, tmp_path):
+    out, precisions = tmp_path / "b.json", ["bf16", "float32"]
+    flags = ["--methods", "plain", "STE", "--batch-sizes", "1", "--repeats", "2", "--iterations", "1", "--device", "cpu"]
+    outcome = call_main("benchmark", *flags, "--precision", *precisions, "--out", out)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(out.read_text())["measurements"]
+    turns = [("plain", "bf16"), ("plain", "float32"), ("STE", "bf16"), ("STE", "float32")]
+    assert [(one["method"], one["precision"]) for one in found] == turns
+    seconds = {turn: one["seconds"] for turn, one in zip(turns, found, strict=True)}
+    fastest, slowest = ({turn: one[end] for turn, one in zip(turns, found, strict=True)} for end in ("fastest", "slowest"))
+    for turn, one in zip(turns, found, strict=True):
+        others = {"ste": ("STE", turn[1]), "plain": ("plain", turn[1]), "float32": (turn[0], "float32")}
+        for name, other in others.items():
+            ratio = one[f"ratio_to_{name}"]
+            assert ratio == 1 if other == turn else fastest[turn] / slowest[other] <= ratio <= slowest[turn] / fastest[other]
+    assert len({*seconds.values()}) == 4
+
+
+def test_a_precision_is_timed_once(refuses):
+    refuses(["benchmark", "--precision", "bf16", "float32", "bf16"], ["--precision: bf16 is there twice"])
+
+
+def test_a_methods_products_are_in_the_precision_of_its_turn():
+    """The same iterations of the same net, in two precisions; float32 twice is the same."""
+    losses = []
+    for precision in ("float32", "bf16", "float32"):
+        run = trainer(Turn("STE", precision), ("ResNet20", 2, "dorefa"), "SGD", torch.device("cpu"), eager=True)
+        seen = []
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, _, out, seen=seen: seen.append(out.dtype) if isinstance(module, torch.nn.Conv2d) else None
+        )
+        run(1)
+        handle.remove()
+        losses.append({*seen})
+    assert losses == [{torch.float32}, {torch.bfloat16}, {torch.float32}]
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 def test_every_phase_is_seen_and_a_phase_within_another_is_not_counted_twice(optimizer):
     run = trainer(Turn("MultiFC", "float32"), ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)

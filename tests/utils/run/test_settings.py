@@ -370,3 +370,5 @@ def test_a_records_whole_numbers_lie_in_their_settings_range():
     record = {"state": "done", "settings": {"trial": 10**18}}
     with pytest.raises(ValueError, match="setting 'trial' must be a whole number from 1 to 1000000"):
         check_record_fields(record)
+    with pytest.raises(ValueError, match="setting 'tf32' must be true or false, not 'yes'"):
+        check_record_fields({"state": "done", "settings": {"tf32": "yes"}})
