@@ -176,8 +176,9 @@ class MetaLSTMFC(MetaNetwork):
         state = state or self._zero_state(W_tilde)
         weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
         chunk_size = self.chunk_size or CHUNKS[W_tilde.device.type]
+        learn = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         factor, h, c = CoordinateLSTM.apply(
-            W_tilde, state["h"], state["c"], torch.is_grad_enabled(), chunk_size, self.fc.weight, self.fc.bias, *weights
+            W_tilde, state["h"], state["c"], learn, chunk_size, self.fc.weight, self.fc.bias, *weights
         )
         return g_W_hat * factor, {"h": h, "c": c} if self.lstm_state == "carry" else {}
 

@@ -35,4 +35,12 @@ def _method(settings: Settings) -> str:
     if not isinstance(settings, TrainSettings):
         return f"{settings.optimizer}, {rates}"
     rates += f", gamma = {settings.meta_lr:g}" if settings.meta_lr is not None else ""
-    return f"quantizer {settings.quantizer}, optimizer {settings.optimizer}, backward {settings.backward}; {rates}"
+    method = f"quantizer {settings.quantizer}, optimizer {settings.optimizer}, backward {settings.backward}; {rates}"
+    return method + (f"; {phi}" if (phi := _phi(settings)) else "")
+
+
+def _phi(settings: TrainSettings) -> str:
+    """Where M begins and how long it is trained, where that is not usual."""
+    after = settings.freeze_phi_after
+    frozen = [] if after is None else [f"frozen after {after} epoch{'s' * (after != 1)}" if after else "frozen"]
+    return " ".join(["phi", *([f"of {settings.phi}"] if settings.phi else []), *frozen]) if settings.phi or frozen else ""
