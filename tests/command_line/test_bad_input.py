@@ -164,6 +164,7 @@ def forbid(monkeypatch, folder, number=errno.EACCES):
         ([*TRAIN, "--results-root", "{root}"], ["--results-root: ", "cannot be looked at: Permission denied"]),
         (["pretrain", "-m", "ResNet20", "-d", "{set}", "--results-root", "{root}"], ["--results-root: ", "Permission denied"]),
         ([*TRAIN, "--pretrained", "{root}/base.pth"], ["--pretrained: ", "base.pth cannot be looked at: Permission denied"]),
+        ([*TRAIN, "--phi", "{root}/run"], ["--phi: ", "run cannot be looked at: Permission denied"]),
         ([*TRAIN, "-d", "NPZ:{root}/set.npz"], ["--dataset NPZ:", "set.npz cannot be looked at: Permission denied"]),
         ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}"], ["--data-root", "cannot be looked at: Permission denied"]),
         (["evaluate", "{root}/run"], ["run cannot be looked at: Permission denied"]),

@@ -1,5 +1,6 @@
 """What `train` begins with: the files of base models, which `pretrain` writes, and the weights of other runs."""
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -119,7 +120,7 @@ def run_contents(settings: TrainSettings, run: Path) -> dict[str, str]:
     run: the folder of the run that begins with them. Raises BadInput where they cannot be read.
     """
     folder = Path(settings.pretrained)
-    if settings.pretrained == "none" or not folder.is_dir():
+    if settings.pretrained == "none" or not os.path.isdir(folder):  # one that cannot be looked at: check_start says so
         return {}
     refuse_itself(folder, run, "--pretrained")
     return {BASE_MODEL: digest_of_tensors(_weights_of_run(folder))}

@@ -1,6 +1,6 @@
 """The start of M in another run's M: --phi RUN_DIR. M is one for all coordinates, so that it goes with any net and quantizer."""
 
-import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
+from utils.files.look import look_at
 from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.identity import NOTHING, PHI
 from utils.run.options import flag
@@ -30,7 +31,7 @@ def phi_contents(settings: TrainSettings, run: Path, resumes: bool = True) -> di
         return {}
     folder = Path(settings.phi)
     refuse_itself(folder, run, "--phi")
-    if resumes and has_checkpoint(run) and not os.path.lexists(folder):
+    if resumes and has_checkpoint(run) and look_at(folder, "--phi") is None:
         print(f"note: there is no run {folder} any more; going on from the checkpoint", file=sys.stderr)
         return {}
     return {PHI: digest_of_tensors(_phi_of_run(folder, settings))}
@@ -53,7 +54,8 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
 
 def _phi_of_run(folder: Path, settings: TrainSettings) -> dict[str, Tensor]:
     """phi in the newest checkpoint of a finished run whose M is the same function of phi as this run's."""
-    if not folder.is_dir():
+    found = look_at(folder, "--phi")
+    if found is None or not stat.S_ISDIR(found.st_mode):
         raise BadInput(f"--phi: there is no folder {folder}")
     try:
         run = read_earlier_run(folder)
