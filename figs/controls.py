@@ -99,12 +99,8 @@ def cells_table(trials: Sequence[Trial]) -> str:
     for group in groups_of(trials):
         found = validation_numbers(group.statistics)
         run = method(group.cell) + (f" ({group.label})" if group.label else "")
-        numbers = (
-            f"{group.trials[0].settings['init_lr']:g}",
-            str(len(group.trials)),
-            number(found.get("best_val", float("nan")), 2),
-        )
-        rows.append((net(group.cell), run, *numbers, at_best(found)))
+        alpha, best_val = group.trials[0].settings["init_lr"], number(found.get("best_val", float("nan")), 2)
+        rows.append((net(group.cell), run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found)))
     return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST), *rows)
 
 
@@ -121,9 +117,8 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
     rows = []
     for block, groups in blocks.items():
         about = f"{groups[0].trials[0].epochs} epochs, {_values(groups[0].trials, precision)}"
-        rows.append(
-            curve_panels(f"{' '.join(block)}, {about}", series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}"))
-        )
+        series = series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}")
+        rows.append(curve_panels(f"{' '.join(block)}, {about}", series))
     draw_curves(rows, path, (".png",))
 
 

@@ -72,7 +72,7 @@ def against_ste_table(groups: Sequence[Group]) -> Table:
     counts = ", ".join(f"{verdict} {count}" for verdict, count in tally.most_common())
     without = len(learned) - len(validated)
     said = UNVALIDATED.format(f"{without} learned cell{'s are' if without > 1 else ' is'}") if without else ""
-    note = " ".join(filter(None, [NOTE if records else "", said, f"Of the {len(records)} rows: {counts}." if records else ""]))
+    note = " ".join(filter(None, [NOTE if records else "", said, f"Verdicts: {counts}." if records else ""]))
     return Table(
         "against_ste",
         TITLE,
