@@ -7,7 +7,7 @@
 # EPOCHS (100); TRIALS (2): of the five cells that matter most for the question, namely STE at its best rate, FC-Grad, MultiFC, FC-Grad
 # frozen at the identity, and MultiFC with phi frozen; the others have one. RESULTS (Results-controls), METAQUANT_DATA,
 # METAQUANT_PRETRAINED: see scripts/rows.sh; without a base model one is trained, which has not seen the validation images.
-# MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set.
+# QUANTIZERS ("dorefa BWN"). MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set.
 # Then `python figs/controls.py Results-controls` writes epochs, table and curves into figs/controls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +19,7 @@ set -- $DRY
 TRIALS=${TRIALS:-2} RESULTS=${RESULTS:-Results-controls}
 MANIFEST=${MANIFEST:-scripts/manifest_controls.toml} MODEL=${MODEL:-ResNet20} DATASET=${DATASET:-CIFAR10}
 source scripts/rows.sh
+read -ra QUANTIZERS <<<"${QUANTIZERS:-dorefa BWN}"
 
 # controls TRIALS FLAGS...: so many trials of the runs that the flags of main.py tables select.
 controls() {
@@ -60,11 +61,11 @@ at_best() {
 
 base "$MODEL" "$DATASET" --validation 5000
 if [ -z "$DRY_RUN" ]; then trap stop TERM INT; fi
-if controls 1 -meta STE -o SGD --grid init-lr=1e-3,1e-2,1e-1; then
-  for quantizer in dorefa BWN; do
+if controls 1 -q "${QUANTIZERS[@]}" -meta STE -o SGD --grid init-lr=1e-3,1e-2,1e-1; then
+  for quantizer in "${QUANTIZERS[@]}"; do
     at_best "$quantizer"
   done
-  controls 1 -meta STE -o SGD-M --set init-lr=1e-2 exp-spec=alpha-0.01 || true
+  controls 1 -q "${QUANTIZERS[@]}" -meta STE -o SGD-M --set init-lr=1e-2 exp-spec=alpha-0.01 || true
 fi
 if [ -n "$STOPPED" ]; then
   echo "$0: stopped; rerun the same command to go on" >&2

@@ -265,6 +265,17 @@ def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", [CASES[2], CASES[3], CASES[4]], ids=lambda case: "-".join(case[:4]))
+def test_cuda_graphs_freeze_phi_as_eager_iterations_do(case):
+    works = [iterations(case, graphs, "cuda") for graphs in (None, CudaGraphs(torch.device("cuda")))]
+    for work in works:
+        work.loop.freeze_phi_after = 9
+    np.testing.assert_allclose(*(train(work, drop_after=None) for work in works), rtol=1e-9)
+    for ours, theirs in zip(*map(numbers, works), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("method", "quantizer", "optimizer"),
     [
