@@ -59,6 +59,7 @@ def pretrain(args: Namespace) -> None:
             run.write(replaces=digest_of(target))
         fit(loop, loaders, run)
         write_base_model(net.state_dict(), target, run.record)
+        run.write(wrote=digest_of(target))
 
 
 def train(args: Namespace) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from utils import PROJECT
 from utils.errors import BadInput
+from utils.files.text import counted
 
 
 def seed_everything(seed: int, trial: int) -> int:
@@ -108,7 +109,7 @@ def describe(device: torch.device) -> str:
     """The device in words, with its name or its number of threads."""
     if device.type == "cuda":
         return f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"{device}: {platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{device}: {platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def git_state() -> dict[str, Any] | None:

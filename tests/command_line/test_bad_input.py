@@ -62,7 +62,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "from 1 to 100", "'x'"]),
     ([*TRAIN, "-decay", "-1"], ["-decay/--meta-weight-decay", "at least 0"]),
     ([*TRAIN, "--meta-lr", "0"], ["--meta-lr", "above 0"]),
-    ([*TRAIN, "--freeze-phi-after", "1"], ["--freeze-phi-after 1", "shorter than the run", "1 epochs"]),
+    ([*TRAIN, "--freeze-phi-after", "1"], ["--freeze-phi-after 1", "shorter than the run, which has 1 epoch"]),
     ([*TRAIN, "--freeze-phi-after", "-1"], ["--freeze-phi-after", "from 0 to 1000000", "'-1'"]),
     ([*TRAIN, "-meta", "EDE", "--freeze-phi-after", "0"], ["--freeze-phi-after: --backward EDE has no M"]),
     ([*TRAIN, "-meta", "ProxQuant", "--phi", "{root}/run"], ["--phi: --backward ProxQuant has no M"]),

@@ -105,7 +105,7 @@ def test_a_packed_file_is_the_net_bit_for_bit(case, runs, exported, call_main, t
 
 
 def readme_reader():
-    page = (PROJECT / "utils" / "run" / "README.md").read_text()
+    page = (PROJECT / "README.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "read_weights" in block]
     return code
 

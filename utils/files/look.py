@@ -25,3 +25,9 @@ def is_file(path: str | Path, flag: str = "") -> bool:
     """Whether there is a regular file (or a link to one) of this path. Raises BadInput as look_at does."""
     found = look_at(path, flag)
     return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: str | Path, flag: str = "") -> bool:
+    """Whether there is a folder (or a link to one) of this path. Raises BadInput as look_at does."""
+    found = look_at(path, flag)
+    return found is not None and stat.S_ISDIR(found.st_mode)

@@ -27,6 +27,11 @@ def shown(value: Any) -> str:
     return printable(_REPR.repr(value))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 epoch", "1,437 epochs"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def is_text(value: Any) -> bool:
     """Whether a value is a text of a sensible length."""
     return isinstance(value, str) and len(value) <= MAX_TEXT

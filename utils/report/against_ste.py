@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from utils.choices import ESTIMATORS, PROXIMAL, STE
+from utils.files.text import counted
 from utils.report.formatting import Field, Record, Table, measured, number
 from utils.report.tables import method, settings_anchor
 from utils.report.trials import FULL_PRECISION, Group
@@ -71,7 +72,7 @@ def against_ste_table(groups: Sequence[Group]) -> Table:
     tally = Counter(record["verdict"] for record in records)
     counts = ", ".join(f"{verdict} {count}" for verdict, count in tally.most_common())
     without = len(learned) - len(validated)
-    said = UNVALIDATED.format(f"{without} learned cell{'s are' if without > 1 else ' is'}") if without else ""
+    said = UNVALIDATED.format(f"{counted(without, 'learned cell')} {'is' if without == 1 else 'are'}") if without else ""
     note = " ".join(filter(None, [NOTE if records else "", said, f"Verdicts: {counts}." if records else ""]))
     return Table(
         "against_ste",

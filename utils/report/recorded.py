@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.files.text import counted
 from utils.report.document import Fold, Section
 from utils.report.formatting import number
 from utils.report.tables import method, settings_anchor
@@ -24,7 +25,7 @@ def settings_section(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Se
             cells[trial.cell].append(Fold(_title(trial), _values(trial, why.get(id(trial), ""))))
     folds = [
         Fold(
-            f"{cell.model} {cell.dataset} {method(cell)}: {len(runs)} run{'s' * (len(runs) > 1)}",
+            f"{cell.model} {cell.dataset} {method(cell)}: {counted(len(runs), 'run')}",
             folds=runs,
             anchor=settings_anchor(cell),
         )
@@ -36,7 +37,7 @@ def settings_section(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Se
 
 
 def _title(trial: Trial) -> str:
-    return f"trial {trial.number}: {trial.state}, {trial.epochs} epoch{'s' * (trial.epochs != 1)}"
+    return f"trial {trial.number}: {trial.state}, {counted(trial.epochs, 'epoch')}"
 
 
 def _values(trial: Trial, left_out: str) -> dict[str, str]:

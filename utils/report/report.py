@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from utils.errors import BadInput
+from utils.files.text import counted
 from utils.report.against_ste import against_ste_table, learned_groups
 from utils.report.csv_files import write_csv
 from utils.report.document import Section, markdown
@@ -100,12 +101,12 @@ class Report:
         return "\n\n".join([markdown([head], level=1), markdown(sections, with_pictures=with_pictures)])
 
     def _head(self) -> Section:
-        counted = sum(len(group.trials) for group in self.groups)
+        taken = sum(len(group.trials) for group in self.groups)
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
         unvalidated = sum(not trial.validated for trial in self.trials)
         looked = f" {unvalidated} of {len(self.trials)} runs have no validation images: {LOOKED}" if unvalidated else ""
-        note = f"{counted} trial{'s' * (counted != 1)} counted, {len(self.left_out)} left out.{looked} Made by:"
-        items = [f"{count} run{'s' * (count > 1)}: {maker}" for maker, count in makers.most_common()]
+        note = f"{counted(taken, 'trial')} counted, {len(self.left_out)} left out.{looked} Made by:"
+        items = [f"{counted(count, 'run')}: {maker}" for maker, count in makers.most_common()]
         return Section("results", "Results", note, items)
 
     def write(self, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """What `train` begins with: the files of base models, which `pretrain` writes, and the weights of other runs."""
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from meta_utils.install import NAME as INSTALLED
 from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput, Finished, RunFailed
-from utils.files.look import look_at
+from utils.files.look import is_folder, look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
@@ -120,7 +119,7 @@ def run_contents(settings: TrainSettings, run: Path) -> dict[str, str]:
     run: the folder of the run that begins with them. Raises BadInput where they cannot be read.
     """
     folder = Path(settings.pretrained)
-    if settings.pretrained == "none" or not os.path.isdir(folder):  # one that cannot be looked at: check_start says so
+    if settings.pretrained == "none" or not is_folder(folder, "--pretrained"):
         return {}
     refuse_itself(folder, run, "--pretrained")
     return {BASE_MODEL: digest_of_tensors(_weights_of_run(folder))}
@@ -145,7 +144,7 @@ def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, s
     """
     path, model, dataset = Path(settings.pretrained), settings.model, settings.dataset
     origin = f"--pretrained (-m {model} -d {dataset})"
-    if path.is_dir():
+    if is_folder(path, "--pretrained"):
         weights = _weights_of_run(path)
         require_unchanged(contents, BASE_MODEL, digest_of_tensors(weights), "--pretrained", path)
         try:
@@ -155,7 +154,7 @@ def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, s
         pretrained = read_record(path)
     else:
         load_base_model(path, net, origin)
-        pretrained = _last_pretraining(path.parent)
+        pretrained = _pretraining_of(path)
     made_from, digest = pretrained.get("settings", {}).get("dataset"), pretrained.get(DATA)
     known = digest and contents.get(DATA)
     if digest != contents.get(DATA) if known else made_from not in (None, dataset):  # two sets of one name share the folder
@@ -174,13 +173,18 @@ def _has_seen(pretrained: Mapping[str, Any] | None, settings: TrainSettings) -> 
     return None
 
 
-def _last_pretraining(folder: Path) -> Mapping[str, Any]:
-    """The record of the last finished `pretrain` in a folder; empty where there is none."""
+def _pretraining_of(base_model: Path) -> Mapping[str, Any]:
+    """The record of the `pretrain` in the same folder that wrote a base model; empty where it is not known.
+
+    Records of earlier commits do not say what was written: of them, the last that has ended is taken.
+    """
     records = []
-    for file in folder.glob("pretrain-trial-*/run.json"):
+    for file in base_model.parent.glob("pretrain-trial-*/run.json"):
         with suppress(BadInput):
             records.append(read_record(file.parent))
-    return max((record for record in records if record["state"] == "done"), key=lambda r: r.get("ended", ""), default={})
+    digest = digest_of(base_model)
+    of_it = [record for record in records if record["state"] == "done" and record.get("wrote", digest) == digest]
+    return max(of_it, key=lambda record: ("wrote" in record, record.get("ended", "")), default={})
 
 
 def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:

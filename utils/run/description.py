@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from utils.files.text import counted
 from utils.run.build import Loaders
 from utils.run.folder import Run
 from utils.run.settings import Settings, TrainSettings
@@ -18,7 +19,8 @@ def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> s
         "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
         "time": pace,
     }
-    head = f"{run.path}: {s.epochs} epochs of {len(loaders.train)} iterations of {s.batch_size} images on {run.record['device']}"
+    iterations = counted(len(loaders.train), "iteration")
+    head = f"{run.path}: {counted(s.epochs, 'epoch')} of {iterations} of {s.batch_size} images on {run.record['device']}"
     return "\n".join([head, *(f"  {name + ':':8}{text}" for name, text in lines.items() if text)])
 
 
@@ -26,8 +28,7 @@ def _weights(net: nn.Module, settings: Settings) -> str:
     parameters = f"{sum(p.numel() for p in net.parameters()):,} parameters"
     if not isinstance(settings, TrainSettings):
         return f"{parameters} in full precision"
-    bits = settings.bits
-    return f"{parameters}, of which {sum(net.meta.layout.sizes):,} weights are quantized to {bits} bit{'s' * (bits > 1)}"
+    return f"{parameters}, of which {sum(net.meta.layout.sizes):,} weights are quantized to {counted(settings.bits, 'bit')}"
 
 
 def _method(settings: Settings) -> str:
@@ -40,7 +41,8 @@ def _method(settings: Settings) -> str:
 
 
 def _phi(settings: TrainSettings) -> str:
-    """Where M begins and how long it is trained, where that is not usual."""
+    """Where M begins and how long it is trained, where that is not as usual; else ""."""
     after = settings.freeze_phi_after
-    frozen = [] if after is None else [f"frozen after {after} epoch{'s' * (after != 1)}" if after else "frozen"]
-    return " ".join(["phi", *([f"of {settings.phi}"] if settings.phi else []), *frozen]) if settings.phi or frozen else ""
+    origin = [f"of {settings.phi}"] if settings.phi else []
+    frozen = [] if after is None else [f"frozen after {counted(after, 'epoch')}" if after else "frozen"]
+    return " ".join(["phi", *origin, *frozen]) if origin or frozen else ""

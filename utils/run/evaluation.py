@@ -19,6 +19,7 @@ from utils.choices import is_net, npz_path
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput, shortened
 from utils.files.look import look_at
+from utils.files.text import counted
 from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE, build_net
@@ -167,7 +168,7 @@ def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
     bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
     with suppress(ValueError):
         packed = pack(W_hat.cpu().numpy(), layer.filters)
-        bits, scales = f"{packed.bits} bit{'s' * (packed.bits > 1)}", packed.scales
+        bits, scales = counted(packed.bits, "bit"), packed.scales
         if len(scales) > 1:
             shown = f", up to {packed.levels.shape[-1]} per output channel"
     scale = f"scale {scales.min():.4g}" + (f" to {scales.max():.4g}" if len(scales) > 1 else "")

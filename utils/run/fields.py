@@ -81,6 +81,8 @@ RECORD = SESSION | {
     "ended": TEXT,
     "error": or_none(ERROR),
     "base_model": or_none(TEXT),
+    "replaces": or_none(TEXT),
+    "wrote": TEXT,
     "epochs_done": WHOLE,
     "iterations_done": WHOLE,
     "iterations_per_epoch": COUNT,

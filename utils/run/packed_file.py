@@ -2,7 +2,7 @@
 
 For each quantized weight NAME it holds NAME.codes and NAME.levels (packed.py), for everything else of the state dict the tensor
 itself: float32, counters int64. The metadata are those of about.py and, for each quantized weight, its shape, view and bits.
-utils/run/README.md has a reader that needs numpy and safetensors alone.
+The README has a reader that needs numpy and safetensors alone.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,5 @@
 """The start of M in another run's M: --phi RUN_DIR. M is one for all coordinates, so that it goes with any net and quantizer."""
 
-import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
-from utils.files.look import look_at
+from utils.files.look import is_folder, look_at
 from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.identity import NOTHING, PHI
 from utils.run.options import flag
@@ -54,8 +53,7 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
 
 def _phi_of_run(folder: Path, settings: TrainSettings) -> dict[str, Tensor]:
     """phi in the newest checkpoint of a finished run whose M is the same function of phi as this run's."""
-    found = look_at(folder, "--phi")
-    if found is None or not stat.S_ISDIR(found.st_mode):
+    if not is_folder(folder, "--phi"):
         raise BadInput(f"--phi: there is no folder {folder}")
     try:
         run = read_earlier_run(folder)

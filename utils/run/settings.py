@@ -29,6 +29,7 @@ from utils.choices import (
     usual_bits,
 )
 from utils.errors import BadInput
+from utils.files.text import counted
 from utils.run.kinds import (
     DEVICE,
     FOLDER_PART,
@@ -285,7 +286,7 @@ class TrainSettings(Settings):
             )
         if self.freeze_phi_after is not None and self.freeze_phi_after >= self.epochs:
             number = f"--freeze-phi-after {self.freeze_phi_after}"
-            raise BadInput(f"{number}: must be shorter than the run, which has {self.epochs} epochs")
+            raise BadInput(f"{number}: must be shorter than the run, which has {counted(self.epochs, 'epoch')}")
 
     def _resolve_bits(self) -> None:
         usual = usual_bits(self.quantizer)

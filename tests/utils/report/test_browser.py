@@ -87,7 +87,7 @@ def test_a_map_is_shown(browser, report_with_layers):
     assert browser.get_log("browser") == []
     maps = browser.execute_script(SIZES, "figure[id^=picture-flip_map] image")
     assert len(maps) == 2 * 3  # each with its scale
-    assert all(width > 10 and height > 100 for width, height in maps)
+    assert all(width > 5 and height > 100 for width, height in maps)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
