@@ -69,14 +69,16 @@ def train(args: Namespace) -> None:
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
+    from utils.run.identity import PHI
     from utils.run.nets import check_net_name
+    from utils.run.phi import load_phi, phi_contents
     from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
 
     s = TrainSettings.of(args)
     check_net_name(s.model)
     path = run_path(s)
-    begun_from = run_contents(s, path)
+    begun_from = run_contents(s, path) | phi_contents(s, path, resumes=not args.overwrite)
     if not args.overwrite:
         check_record(path, s, begun_from)
     has_base_model = check_start(s, None if args.overwrite else path)
@@ -86,6 +88,8 @@ def train(args: Namespace) -> None:
     contents = contents_of(loaders, args.program) | begun_from
     load = partial(load_start, settings=s, contents=contents) if has_base_model else None
     loop = build_loop(s, loaders.train, device, load)
+    if PHI in contents:
+        load_phi(loop.meta_net, s, contents)
     with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, loaders, run)
 

@@ -2,7 +2,8 @@
 
 On CUDA an iteration (augmentation, meta step, forward, backward, refinement, update, loss and accuracy) is captured as a graph,
 and then replayed: the same kernels on the same tensors, launched all at once. Learning rates that change during a run are read
-from the device (TrainingLoop.use_device_rates); others are numbers in the graph, which is captured again if one changes.
+from the device (TrainingLoop.use_device_rates); others are numbers in the graph. It is captured again if one changes, and
+where phi is frozen.
 """
 
 import time
@@ -38,9 +39,9 @@ class Iterations:
     """A loop's iterations on a loader's batches. Loss and accuracy stay on the device until they are read.
 
     graphs: None, or what captures iterations (CudaGraphs); the loop then does not look at its loss, which would wait. Each size
-    of a batch is captured after it has run eagerly, and again when a learning rate that is not on the device has changed; between
-    iterations the state then lies in the same tensors. An iteration that cannot be captured runs eagerly, and so do all after it;
-    on_eager is told why.
+    of a batch is captured after it has run eagerly, and again when a learning rate that is not on the device has changed or phi
+    is frozen; between iterations the state then lies in the same tensors. An iteration that cannot be captured runs eagerly, and
+    so do all after it; on_eager is told why.
     set_rates: called with the number of each iteration before it begins; sets alpha and gamma where the schedule does.
     """
 
@@ -64,7 +65,7 @@ class Iterations:
         self._warm_up, self._ran = WARM_UP, set()
         self._carried: dict[str, dict[str, Tensor]] | None = None
         self._replays: dict[int, Body] = {}  # size of the batch -> what does an iteration
-        self._captured_at: tuple[float, ...] | None = None
+        self._captured_at: tuple[bool, tuple[float, ...]] | None = None  # whether phi is trained, and the rates, in the graphs
 
     def rest_of_epoch(self, epoch: int) -> Iterator[list[Measured]]:
         """Trains on the batches of an epoch (from 0) that the loop has not had; yields after each one what has been read.
@@ -142,9 +143,9 @@ class Iterations:
             self._put_back()
 
     def _replay(self, size: int, body: Body) -> None:
-        rates = self.loop.rates_as_numbers()
-        if rates != self._captured_at:
-            self._replays, self._captured_at = {}, rates  # all at once: they share the stream's workspaces
+        fixed = self.loop.trains_phi, self.loop.rates_as_numbers()
+        if fixed != self._captured_at:
+            self._replays, self._captured_at = {}, fixed  # all at once: they share the stream's workspaces
         if size in self._replays:
             self.loop.iteration += 1
         elif not self._capture(size, body):

@@ -181,8 +181,8 @@ class MetaLSTMFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         state = state or self._zero_state(W_tilde)
         weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
-        learn, dtype = torch.is_grad_enabled(), self.product_dtype or W_tilde.dtype
-        how = (learn, self.chunk_size or CHUNKS[W_tilde.device.type], dtype)
+        learn = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        how = (learn, self.chunk_size or CHUNKS[W_tilde.device.type], self.product_dtype or W_tilde.dtype)
         factor, h, c = CoordinateLSTM.apply(W_tilde, state["h"], state["c"], *how, self.fc.weight, self.fc.bias, *weights)
         return g_W_hat * factor, {"h": h, "c": c} if self.lstm_state == "carry" else {}
 

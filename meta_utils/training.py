@@ -44,9 +44,11 @@ class TrainingLoop:
     after_step: called with the loop after every update of the parameters. On CUDA they are captured with the iteration, and must
     not wait for the device.
     quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
-    Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or with
-    an estimator, for an estimator that needs `iterations` or that the quantizer does not take, for a clip that is not positive,
-    for a quantizer with parameters that is not installed in the net, or whose parameters no forward would train.
+    freeze_phi_after: iterations after which phi stays as it is (0: from the start) while M goes on to refine; None: never.
+    Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or
+    with an estimator, for freezing without M, for an estimator that needs `iterations` or that the quantizer does not take,
+    for a clip that is not positive, for a quantizer with parameters that is not installed in the net, or whose parameters no
+    forward would train.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class TrainingLoop:
         clip: float | None = None,
         after_step: Iterable[Callable[["TrainingLoop"], None]] = (),
         quantized_forward: bool = True,
+        freeze_phi_after: int | None = None,
     ):
         if update_order not in UPDATE_ORDERS:
             raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
@@ -72,6 +75,8 @@ class TrainingLoop:
             raise ValueError("a learned gradient takes a quantizer")
         if meta_net is not None and estimator is not None:
             raise ValueError("a learned gradient takes no fixed estimator")
+        if meta_net is None and freeze_phi_after is not None:
+            raise ValueError("without a learned gradient there is no phi to freeze")
         if estimator is not None and estimator.scheduled and iterations is None:
             raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
         if clip is not None and not clip > 0:
@@ -84,6 +89,7 @@ class TrainingLoop:
         self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
         self.learned = meta_net is not None
+        self.freeze_phi_after = freeze_phi_after
         self.update_order = update_order
         self.meta_hidden_state_dict: dict[str, Tensor] = {}
         self._parameters = len(list(net.parameters()))
@@ -102,6 +108,10 @@ class TrainingLoop:
 
         Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
         """
+        if self.freeze_phi_after is not None:
+            self.meta_net.requires_grad_(
+                self.trains_phi
+            )  # frozen, it has no graph and no gradient, so that step 5 passes it over
         if self.learned and self.update_order == "paper":
             loss, outputs = self.paper_iteration(inputs, targets)
         else:
@@ -188,6 +198,11 @@ class TrainingLoop:
         self._clock.fill_(iteration)
         if self._iterations:
             self.progress.fill_(iteration / self._iterations)
+
+    @property
+    def trains_phi(self) -> bool:
+        """Whether the coming iteration trains phi; the first one has no meta gradients, and trains it in no case."""
+        return self.learned and (self.freeze_phi_after is None or self.iteration < self.freeze_phi_after)
 
     @property
     def lr(self) -> float:

@@ -13,39 +13,18 @@ RESULTS=${RESULTS:-Results-table1}
 source scripts/rows.sh
 released ResNet20 CIFAR10
 
-STOPPED= CHILD=
-stop() {
-  STOPPED=yes
-  if [ -n "$CHILD" ]; then kill -TERM "$CHILD" 2>/dev/null || true; fi
-}
-
-# runs SELECTION...: carries out the runs that main.py tables selects; waits for their checkpoints when it is stopped.
-runs() {
-  if [ -n "$COLLECT$STOPPED" ]; then return; fi
-  set -- tables run "$@" --pretrained-root "$METAQUANT_PRETRAINED" --results-root "$RESULTS" --trials-per-device 2 --cpus-per-run 1
-  if [ -n "$DRY_RUN" ]; then
-    main "$@"
-    return
-  fi
-  environment
-  if [ -n "$STOPPED" ]; then return; fi
-  "$PYTHON" main.py "$@" &
-  CHILD=$!
-  local code=0
-  wait "$CHILD" || code=$?
-  while kill -0 "$CHILD" 2>/dev/null; do # a signal ended the wait, not the runs
-    code=0
-    wait "$CHILD" || code=$?
-  done
-  CHILD=
-  if [ "$code" -ne 0 ] && [ -z "$STOPPED" ]; then FAILED+=("main.py $*"); fi
+# cells SELECTION...: carries out the runs that main.py tables selects.
+cells() {
+  if [ -n "$COLLECT" ]; then return; fi
+  set -- "$@" --pretrained-root "$METAQUANT_PRETRAINED" --results-root "$RESULTS" --trials-per-device 2 --cpus-per-run 1
+  runs "$@" || true
 }
 
 if [ -z "$DRY_RUN$COLLECT" ]; then
   renice -n 15 -p $$ >/dev/null
   trap stop TERM INT
 fi
-runs evidence --trial 1
-runs evidence -o SGD --trial 2
-runs table1 -m ResNet20 -meta LSTMFC --trial 1
+cells evidence --trial 1
+cells evidence -o SGD --trial 2
+cells table1 -m ResNet20 -meta LSTMFC --trial 1
 finish figs/convergence.py "$RESULTS"

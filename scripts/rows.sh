@@ -57,12 +57,12 @@ found() {
   return 1
 }
 
-# base MODEL DATASET: leaves the base model's path in BASE; trains it where there is none.
+# base MODEL DATASET [FLAG ...]: leaves the base model's path in BASE; trains it, with the flags, where there is none.
 base() {
   if found "$1-$2"; then return; fi
   BASE=$RESULTS/$1-$2/$1-$2-pretrain.pth
   if [ -f "$BASE" ]; then return; fi
-  main pretrain -m "$1" -d "$2" -n "$BASE_EPOCHS" --results-root "$RESULTS"
+  main pretrain -m "$1" -d "$2" -n "$BASE_EPOCHS" --results-root "$RESULTS" "${@:3}"
 }
 
 # released MODEL DATASET: leaves the released base model's path in BASE; ends the script where METAQUANT_PRETRAINED does not hold it.
@@ -78,6 +78,40 @@ row() {
   for trial in $(seq "$TRIALS"); do
     main train "$@" -n "$EPOCHS" --trial "$trial" --pretrained "$BASE" --results-root "$RESULTS"
   done
+}
+
+STOPPED= CHILD=
+
+# For `trap stop TERM INT`: has the runs of `runs` write their checkpoints; no more are begun.
+stop() {
+  STOPPED=yes
+  if [ -n "$CHILD" ]; then kill -TERM "$CHILD" 2>/dev/null || true; fi
+}
+
+# runs FLAGS...: carries out the runs that main.py tables selects; waits for their checkpoints when it is stopped. Returns 1 where
+# one of them failed, or the script was stopped.
+runs() {
+  if [ -n "$STOPPED" ]; then return 1; fi
+  if [ -n "$DRY_RUN" ]; then
+    main tables run "$@"
+    return
+  fi
+  environment
+  if [ -n "$STOPPED" ]; then return 1; fi
+  "$PYTHON" main.py tables run "$@" &
+  CHILD=$!
+  local code=0
+  wait "$CHILD" || code=$?
+  while kill -0 "$CHILD" 2>/dev/null; do # a signal ended the wait, not the runs
+    code=0
+    wait "$CHILD" || code=$?
+  done
+  CHILD=
+  if [ -n "$STOPPED" ]; then return 1; fi
+  if [ "$code" -ne 0 ]; then
+    FAILED+=("main.py tables run $*")
+    return 1
+  fi
 }
 
 # part SCRIPT: the rows of another script.

@@ -46,7 +46,20 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.stash[TALLY] = Counter()
     os.environ["LC_ALL"] = "C.UTF-8"  # bash warns of a locale that is not there
-    for name in ("TRIALS", "EPOCHS", "BASE_EPOCHS", "RESULTS", "METHODS", "ITERATIONS", "BATCHES", "PART"):
+    for name in (
+        "TRIALS",
+        "EPOCHS",
+        "BASE_EPOCHS",
+        "RESULTS",
+        "METHODS",
+        "ITERATIONS",
+        "BATCHES",
+        "PART",
+        "QUANTIZERS",
+        "MANIFEST",
+        "MODEL",
+        "DATASET",
+    ):
         os.environ.pop(name, None)  # the scripts heed them
     if not config.getoption("--cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

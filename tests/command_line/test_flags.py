@@ -48,6 +48,8 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["-e", "mine"], [], "exp_spec", "mine", None),
     (["-decay", "0.5"], [], "meta_weight_decay", 0.5, "meta_net"),
     (["--meta-lr", "0.01"], [], "meta_lr", 0.01, "net"),
+    (["--freeze-phi-after", "0"], [], "freeze_phi_after", 0, "meta_net"),
+    (["--freeze-phi-after", "1"], [], "freeze_phi_after", 1, "meta_net"),
     (["--meta-lr-adjust"], ["-ad", "1"], "meta_lr_adjust", True, "meta_net"),
     (["--weight-decay", "0.5"], [], "weight_decay", 0.5, "net"),
     (["--meta-init", "identity"], [], "meta_init", "identity", "net"),

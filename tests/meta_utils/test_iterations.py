@@ -123,6 +123,19 @@ def test_a_captured_iteration_in_bf16_is_the_iteration(case):
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", [CASES[2], CASES[3], CASES[4]], ids=lambda case: "-".join(case[:4]))
+def test_captured_iterations_freeze_phi_as_eager_ones_do(case):
+    tape = Tape()
+    works = [iterations(case), iterations(case, tape)]
+    for work in works:
+        work.loop.freeze_phi_after = 9  # in the third epoch of 4 iterations
+    np.testing.assert_allclose(*(train(work, drop_after=None) for work in works), rtol=1e-12)
+    for ours, theirs in zip(*map(numbers, works), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert tape.captures == 4  # two sizes of batches, before and after
+    assert tape.replays == TOTAL - 4
+
+
 def layer_rows(work, epochs=4):
     """The rows of layers.csv."""
     rows, levels = [], first_levels(work.loop, is_epochs_end=True)
@@ -256,13 +269,24 @@ def test_cuda_graphs_follow_a_schedule(case):
     captured = scheduled(case, COSINE, CudaGraphs(torch.device("cuda")), device="cuda")
     np.testing.assert_allclose(*(train(work, EPOCHS, drop_after=None) for work in (eager, captured)), rtol=1e-6)
     assert len(captured._replays) == 2
-    assert captured._captured_at == ()
+    assert captured._captured_at == (captured.loop.learned, ())
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=lambda case: "-".join(case[:4]))
 def test_cuda_graphs_equal_the_eager_iterations(case):
     assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", [CASES[2], CASES[3], CASES[4]], ids=lambda case: "-".join(case[:4]))
+def test_cuda_graphs_freeze_phi_as_eager_iterations_do(case):
+    works = [iterations(case, graphs, "cuda") for graphs in (None, CudaGraphs(torch.device("cuda")))]
+    for work in works:
+        work.loop.freeze_phi_after = 9
+    np.testing.assert_allclose(*(train(work, drop_after=None) for work in works), rtol=1e-9)
+    for ours, theirs in zip(*map(numbers, works), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from utils.run.settings import (
     LEARNED_DEFAULTS,
     META_OPTIONS,
     MODEL,
+    OF_PHI,
     PretrainSettings,
     Settings,
     TrainSettings,
@@ -200,7 +201,8 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
     """Flags that do nothing beside the others, and why."""
     if args.command == "train":
         used = method_defaults(args.backward)
-        yield [name for name in (*META_OPTIONS, *LEARNED_DEFAULTS) if name not in used], f"with --backward {args.backward}"
+        unused = [name for name in (*META_OPTIONS, *LEARNED_DEFAULTS) if name not in used and name not in OF_PHI]
+        yield unused, f"with --backward {args.backward}"
         if not is_trained(args.quantizer):
             yield ["quantizer_lr"], f"with --quantizer {args.quantizer}"
     if args.command in ("pretrain", "train"):

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from utils.errors import BadInput
 from utils.files.text import counted
+from utils.report.against_ste import against_ste_table, learned_groups
 from utils.report.csv_files import write_csv
 from utils.report.document import Section, markdown
 from utils.report.formatting import Table
@@ -69,7 +70,8 @@ class Report:
         found += [runs_table(self.trials, self.left_out, self.groups)]
         if any(len(group.trials) > 1 for group in self.others):
             found.append(details("other_cells", "Other cells, over their trials", self.others))
-        found += [sweeps_table(self.groups), claims_table(self.groups), fairness_table(self.groups)]
+        found += [sweeps_table(self.groups), against_ste_table(self.groups)]
+        found += [claims_table(self.groups), fairness_table(self.groups)]
         return [table for table in found if table.records]
 
     @cached_property
@@ -79,6 +81,8 @@ class Report:
         for table in self.tables:
             number = {"table1": 1, "table2": 2}.get(table.name)
             found.append(Section.of_table(table, overviews(number, self.published) if number else ()))
+        if learned_groups(self.groups) and (table := against_ste_table(self.groups)).name not in (t.name for t in self.tables):
+            found.append(Section(table.name, table.title, table.note))
         if pairs(self.groups) and "fairness" not in (table.name for table in self.tables):
             found.append(Section("fairness", "Fairness", f"{FAIRNESS_NOTE} There are none."))
         if pictures := curves(self.published, self.others, self.left_out):

@@ -12,7 +12,7 @@ import numpy as np
 from utils.choices import FLOAT32
 from utils.report.layers import LayerTable
 from utils.report.statistics import Statistics, statistics
-from utils.run.identity import CONTENTS, in_words, switched_on
+from utils.run.identity import CONTENTS, PHI, in_words, switched_on
 from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
@@ -81,10 +81,11 @@ class Trial:
 
     @property
     def portable_settings(self) -> dict[str, Any]:
-        """Its settings without paths and device: the base model by its file's name, since its folder differs among machines."""
+        """Its settings without paths and device: the base model and the run that M is from by their names without folders."""
         portable = {name: value for name, value in self.settings.items() if name not in MAY_DIFFER} | self._dataset
-        if portable.get("pretrained"):
-            portable["pretrained"] = Path(portable["pretrained"]).name
+        for name in ("pretrained", "phi"):
+            if portable.get(name):
+                portable[name] = Path(portable[name]).name
         return portable
 
     @property
@@ -97,6 +98,8 @@ class Trial:
     def grouping_key(self) -> str:
         """The settings that must be equal for trials to be averaged, as JSON."""
         compared = switched_on(self.portable_settings)
+        if PHI in self.settings and "phi" in compared:
+            compared["phi"] = True  # what it is, its digest says
         return json.dumps({k: v for k, v in compared.items() if k not in IGNORED_IN_GROUPING}, sort_keys=True)
 
 

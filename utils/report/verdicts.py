@@ -62,11 +62,16 @@ class Claim(NamedTuple):
 
 
 def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
-    """Whether a learned gradient ends higher or lower than STE: Welch's two-sided t-test on the trials' means, at the 5 % level.
+    """Whether a learned gradient ends higher or lower than STE: `welch_test` on the trials' means."""
+    return welch_test(trial_means(learned), trial_means(ste))
+
+
+def welch_test(learned: Sequence[float], ste: Sequence[float]) -> Claim:
+    """Whether a learned gradient's values, one per trial, are higher or lower than STE's: Welch's two-sided t-test, 5 % level.
 
     t = difference / sqrt(v_a + v_b) with v = s^2 / n; degrees of freedom (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)).
     """
-    a, b = trial_means(learned), trial_means(ste)
+    a, b = np.asarray(learned, dtype=float), np.asarray(ste, dtype=float)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = float(a.mean() - b.mean())
         if not np.isfinite([difference, a.var(), b.var()]).all():

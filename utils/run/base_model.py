@@ -16,8 +16,9 @@ from utils.files.look import is_folder, look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.finite import fault_of_weights
-from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, content_digest, digest_of
+from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, digest_of
 from utils.run.paths import has_checkpoint, missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
@@ -120,28 +121,19 @@ def run_contents(settings: TrainSettings, run: Path) -> dict[str, str]:
     folder = Path(settings.pretrained)
     if settings.pretrained == "none" or not is_folder(folder, "--pretrained"):
         return {}
-    if folder.resolve() == run.resolve():
-        raise BadInput(f"--pretrained: {folder} is the folder of this run itself")
-    return {BASE_MODEL: _digest_of_weights(_weights_of_run(folder))}
+    refuse_itself(folder, run, "--pretrained")
+    return {BASE_MODEL: digest_of_tensors(_weights_of_run(folder))}
 
 
 def _weights_of_run(folder: Path) -> dict[str, Tensor]:
     """The state dict of a run's net in its newest checkpoint: W, and what else the net has, without a quantizer's parameters."""
     try:
-        own = Identity.of_record(read_record(folder))
-        state = load_state(Checkpoints(folder))
-        if state is None:
-            raise BadInput("it has no checkpoint yet")
-        check_checkpoint(folder, state, own, "put back its own checkpoint or run.json")
+        run = read_earlier_run(folder)
     except BadInput as error:
         raise BadInput(f"--pretrained: the folder {folder} has no base model: {error}") from None
-    quantizer = own.settings.get("quantizer")
+    quantizer = run.settings.get("quantizer")
     trained = quantizer is not None and (quantizer not in QUANTIZERS or is_trained(quantizer))
-    return {name: value for name, value in state["loop"]["net"].items() if not (trained and name.startswith(f"{INSTALLED}."))}
-
-
-def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
-    return content_digest((name, value.contiguous().numpy()) for name, value in sorted(weights.items()))
+    return {name: value for name, value in run.loop["net"].items() if not (trained and name.startswith(f"{INSTALLED}."))}
 
 
 def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
@@ -154,8 +146,7 @@ def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, s
     origin = f"--pretrained (-m {model} -d {dataset})"
     if is_folder(path, "--pretrained"):
         weights = _weights_of_run(path)
-        if contents.get(BASE_MODEL, digest := _digest_of_weights(weights)) != digest:
-            raise BadInput(f"--pretrained: {path} has changed while it was read; is it still being trained?")
+        require_unchanged(contents, BASE_MODEL, digest_of_tensors(weights), "--pretrained", path)
         try:
             load_weights(net, weights)
         except ValueError as error:

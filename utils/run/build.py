@@ -96,6 +96,8 @@ def build_loop(
     how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
     if s.backward in META_NETWORKS:
         meta_net, meta_optimizer = _build_meta_network(s, device)
+        if s.freeze_phi_after is not None:
+            how["freeze_phi_after"] = s.freeze_phi_after * len(loader)
         return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
     if s.backward in PROXIMAL:
         prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])

@@ -36,4 +36,13 @@ def _method(settings: Settings) -> str:
     if not isinstance(settings, TrainSettings):
         return f"{settings.optimizer}, {rates}"
     rates += f", gamma = {settings.meta_lr:g}" if settings.meta_lr is not None else ""
-    return f"quantizer {settings.quantizer}, optimizer {settings.optimizer}, backward {settings.backward}; {rates}"
+    method = f"quantizer {settings.quantizer}, optimizer {settings.optimizer}, backward {settings.backward}; {rates}"
+    return method + (f"; {phi}" if (phi := _phi(settings)) else "")
+
+
+def _phi(settings: TrainSettings) -> str:
+    """Where M begins and how long it is trained, where that is not as usual; else ""."""
+    after = settings.freeze_phi_after
+    origin = [f"of {settings.phi}"] if settings.phi else []
+    frozen = [] if after is None else [f"frozen after {counted(after, 'epoch')}" if after else "frozen"]
+    return " ".join(["phi", *origin, *frozen]) if origin or frozen else ""

@@ -1,4 +1,5 @@
-"""What a run is made of: its settings, and by their content its data, its base model and a program of one's own.
+"""What a run is made of: its settings, and by their content its data, its base model, the phi it began with and a program of
+one's own.
 
 Compared on resume, by `evaluate` and by the report. Paths play no part, and what an earlier record or checkpoint lacks is not
 compared.
@@ -18,10 +19,11 @@ from utils.choices import npz_path
 from utils.errors import BadInput
 from utils.run.settings import MAY_DIFFER, Settings, with_precision
 
-DATA, BASE_MODEL, PROGRAM = CONTENTS = ("data_digest", "base_model", "program")  # digests in run.json and in checkpoints
+DATA, BASE_MODEL, PROGRAM, PHI = CONTENTS = ("data_digest", "base_model", "program", "phi_digest")  # in run.json and checkpoints
 OTHER = {
     DATA: "was trained on other data than {dataset} holds now",
     BASE_MODEL: "began from another base model than {pretrained} is now",
+    PHI: "began from another phi than {phi} has now",
     PROGRAM: "was made by another version of this program, or by another program",
 }
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -105,16 +107,16 @@ class Identity:
         names = {name for name in there.keys() | other.keys() if name not in MAY_DIFFER and there.get(name) != other.get(name)}
         if DATA in self.contents and all(npz_path(str(side.get("dataset"))) for side in (there, other)):
             names.discard("dataset")  # another path: the digest is compared
-        paths = [Path(str(side.get("pretrained"))) for side in (there, other)]
-        digests_known = BASE_MODEL in self.contents and BASE_MODEL in here.contents
-        if paths[0].name == paths[1].name or digests_known:
-            names.discard("pretrained")  # another path: the digest is compared where both are known
+        for name, content in (("pretrained", BASE_MODEL), ("phi", PHI)):
+            digests_known = content in self.contents and content in here.contents
+            if digests_known or len({Path(str(side.get(name))).name for side in (there, other)}) == 1:
+                names.discard(name)  # another path: the digest is compared where both are known
         values = {name: [in_words(side.settings.get(name)) for side in (self, here)] for name in sorted(names)}
         return ", ".join(f"{name} {its} there and {own} here" for name, (its, own) in values.items())
 
     def differing_contents(self, here: "Identity") -> str:
         """As differing_settings, of the digests that both know."""
-        paths = {name: here.settings.get(name) for name in ("dataset", "pretrained")}
+        paths = {name: here.settings.get(name) for name in ("dataset", "pretrained", "phi")}
         both = [name for name in CONTENTS if name in self.contents and name in here.contents]
         return " and ".join(OTHER[name].format_map(paths) for name in both if self.contents[name] != here.contents[name])
 

@@ -32,6 +32,7 @@ from utils.choices import (
     usual_bits,
 )
 from utils.errors import BadInput
+from utils.files.text import counted
 from utils.run.kinds import (
     DEVICE,
     FOLDER_PART,
@@ -47,7 +48,7 @@ from utils.run.kinds import (
     Switch,
     Whole,
 )
-from utils.run.options import REQUIRED, Options, like, noted, setting, settings_of, spelling
+from utils.run.options import REQUIRED, Options, flag, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
 from utils.schedules import MOST_EPOCHS, Schedule
 
@@ -218,6 +219,20 @@ class TrainSettings(Settings):
         kind=OneOf(LSTM_STATES),
         option="lstm_state",
     )
+    phi: str | None = setting(
+        None,
+        "finished run, of the same kind of M, whose M is the start of this one's (default: by --meta-init)",
+        kind=PATH,
+        metavar="RUN_DIR",
+        learned=None,
+    )
+    freeze_phi_after: int | None = setting(
+        None,
+        "epochs after which M is no longer trained and goes on as it is; 0: from the start (default: never)",
+        kind=Whole(0, MOST_EPOCHS),
+        metavar="N",
+        learned=None,
+    )
     meta_lr: float | None = setting(None, "gamma, the learning rate of M (default: 1e-3)", kind=Real(above=0), learned=1e-3)
     meta_lr_adjust: bool | None = setting(None, "gamma is multiplied by the same factor as alpha", kind=Switch(), learned=False)
     meta_weight_decay: float | None = setting(None, "weight decay of M (default: 0)", "-decay", kind=Real(), learned=0.0)
@@ -254,10 +269,11 @@ class TrainSettings(Settings):
         if not is_trained(self.quantizer) or self.quantizer_lr == self.init_lr:
             self._set("quantizer_lr", None)
         self._set("keep", tuple(sorted(set(self.keep))))
+        self._check_phi()
         defaults, choice = method_defaults(self.backward), OPTIMIZEES[self.optimizer]
         learned = self.backward in META_NETWORKS
         for name in (*META_OPTIONS, *LEARNED_DEFAULTS):
-            if name not in defaults:
+            if name not in defaults or (name == "meta_init" and self.phi):
                 self._set(name, None)
             elif getattr(self, name) is None:
                 self._set(name, defaults[name])
@@ -268,6 +284,18 @@ class TrainSettings(Settings):
         self._set("label_smoothing", self.label_smoothing or None)
         if self.optimizer_options is None:
             self._set("optimizer_options", {} if learned else dict(choice.options_ste))
+
+    def _check_phi(self) -> None:
+        given = [name for name in OF_PHI if getattr(self, name) is not None]
+        if given and self.backward not in META_NETWORKS:
+            raise BadInput(f"{flag(given[0])}: --backward {self.backward} has no M")
+        if self.phi is not None and self.meta_init is not None:
+            raise BadInput(
+                f"--phi and --meta-init {self.meta_init} exclude each other: M starts from the one or as the other says"
+            )
+        if self.freeze_phi_after is not None and self.freeze_phi_after >= self.epochs:
+            number = f"--freeze-phi-after {self.freeze_phi_after}"
+            raise BadInput(f"{number}: must be shorter than the run, which has {counted(self.epochs, 'epoch')}")
 
     def _resolve_bits(self) -> None:
         usual = usual_bits(self.quantizer)
@@ -303,9 +331,11 @@ class TrainSettings(Settings):
     def meta_network_options(self) -> dict[str, Any]:
         """The options for the constructor of the chosen meta network."""
         taken = META_NETWORKS.options(self.backward)
-        return {option: getattr(self, name) for name, option in META_OPTIONS.items() if option in taken}
+        values = {option: getattr(self, name) for name, option in META_OPTIONS.items() if option in taken}
+        return {option: value for option, value in values.items() if option != META_OPTIONS["meta_init"] or value is not None}
 
 
+OF_PHI = ("phi", "freeze_phi_after")  # refused with a fixed estimator, where the others of a learned gradient have no effect
 MAY_DIFFER = tuple(noted(Settings, "may_differ"))
 CUDA_ONLY = tuple(noted(Settings, "cuda_only"))
 META_OPTIONS = noted(TrainSettings, "option")  # setting -> the argument of the meta networks' constructors

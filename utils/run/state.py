@@ -62,6 +62,7 @@ FORM = {
     "data_digest": DIGEST,
     "base_model": DIGEST,
     "program": DIGEST,
+    "phi_digest": DIGEST,
     "loop": {
         "iteration": COUNT,
         "net": TENSORS,

@@ -66,7 +66,7 @@ RECORDED = {
     "pretrained": "elsewhere/ResNet20-CIFAR10-pretrain.pth",
 }
 RENAMED = {("precision" if name == "tf32" else name): ("float32" if name == "tf32" else v) for name, v in RECORDED.items()}
-NEWER = {"label_smoothing", "clip", "keep", "warmup", "validation", "quantizer_lr"}  # off unless a command says otherwise
+NEWER = {"label_smoothing", "clip", "keep", "warmup", "validation", "quantizer_lr", "phi", "freeze_phi_after"}  # usually off
 OWN = {"quantizer": "BWN", "backward": "FC-Grad", "meta_init": "identity", "drop_last": True}
 OF_STE = {**RECORDED, **dict.fromkeys((*META_OPTIONS, *LEARNED_DEFAULTS)), "quantizer": "dorefa", "backward": "STE"}
 
@@ -284,7 +284,7 @@ def test_settings_are_resolved_and_stay_as_they_are(tmp_path, monkeypatch):
     made = TrainSettings(model="ResNet20", dataset="NPZ:own.npz", results_root="R", backward="STE", hidden_size=5)
     assert made.dataset == f"NPZ:{tmp_path / 'own.npz'}"
     assert (made.data_root, made.pretrained) == ("there", "R/ResNet20-NPZ-own/ResNet20-NPZ-own-pretrain.pth")
-    assert [getattr(made, name) for name in (*META_OPTIONS, *LEARNED_DEFAULTS)] == [None] * 10
+    assert [getattr(made, name) for name in (*META_OPTIONS, *LEARNED_DEFAULTS)] == [None] * 12
     assert replace(made) == made
     with pytest.raises(FrozenInstanceError):
         made.epochs = 3
@@ -296,6 +296,8 @@ def test_notes_at_the_fields():
     assert {*CUDA_ONLY} == {"deterministic", "eager"}
     assert {*META_OPTIONS.values()} == {option for name in META_NETWORKS for option in META_NETWORKS.options(name)}
     assert LEARNED_DEFAULTS == {
+        "phi": None,
+        "freeze_phi_after": None,
         "meta_lr": 1e-3,
         "meta_lr_adjust": False,
         "meta_weight_decay": 0.0,

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Does the learned gradient help? The runs of scripts/controls.sh: STE at several learning rates, and M trained and frozen.
+
+    python figs/controls.py [ROOT ...]                  # adds the finished runs below ROOT, prints the tables, draws the curves
+    python figs/controls.py ROOT --best-rate QUANTIZER  # prints STE's best learning rate by validation accuracy, for the script
+
+Epochs are stored in figs/controls/epochs.csv.xz (--out DIR: in another folder), where a run replaces the one of the same cell,
+settings and trial. Tables and curves, which --out has beside them too, are made from what is stored there.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from figs.convergence import net, trials_below  # noqa: E402
+from utils.choices import STE  # noqa: E402
+from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
+from utils.report.csv_files import read_csv, write_csv  # noqa: E402
+from utils.report.formatting import number  # noqa: E402
+from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
+from utils.report.sweeps import sweeps  # noqa: E402
+from utils.report.tables import method  # noqa: E402
+from utils.report.trials import Group, Trial, group_trials  # noqa: E402
+from utils.report.validation import AT_BEST, at_best, validation_numbers  # noqa: E402
+from utils.tabular import markdown_table  # noqa: E402
+
+STORED = "epochs.csv.xz"
+
+
+def groups_of(trials: Iterable[Trial]) -> list[Group]:
+    """The groups of the finished trials, by quantizer, then as the script runs them."""
+    groups, _ = group_trials(trials, lambda cell: None)
+    return sorted(groups, key=lambda group: group.cell[:3])
+
+
+def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
+    """STE's learning rate with the highest validation accuracy in the sweep of a quantizer; of several the first.
+
+    Only first trials count, so that a rerun, which has more trials of the best rate, chooses as the first run did. Exits where
+    there is no sweep, or several, or no validation.
+    """
+    groups = groups_of(trial for trial in trials if trial.number == 1)
+    found = [members for (cell, _), members in sweeps(groups).items() if cell.backward == STE and cell.quantizer == quantizer]
+    if len(found) != 1:
+        sys.exit(f"there are {len(found)} sweeps of {STE} with {quantizer}, not one")
+    best = best_by_validation(sorted(found[0], key=lambda group: group.trials[0].settings["init_lr"]))
+    if best is None:
+        sys.exit(f"the sweep of {STE} with {quantizer} has no validation images, and test accuracy must not choose")
+    return float(best.trials[0].settings["init_lr"])
+
+
+def collect(roots: Iterable[Path], stored: Path) -> None:
+    """Adds the finished runs below the roots to what is stored. Others are named and skipped."""
+    found = {_key(trial): trial for trial in (read_csv(stored) if stored.is_file() else ())}
+    for trial in trials_below(roots):
+        if trial.state == "done" and trial.recorded and "backward" in trial.settings:
+            found[_key(trial)] = trial
+        else:
+            print(f"{trial.source}: skipped, because it is not a finished run of a quantized net", file=sys.stderr)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(found.values(), stored)
+
+
+def _key(trial: Trial) -> tuple[Any, ...]:
+    return trial.cell, trial.grouping_key, trial.number, trial.settings.get("seed")
+
+
+def caption(trials: Sequence[Trial]) -> str:
+    """What all of the runs have in common, in a sentence: net, epochs, batch size, validation images, precision, n, device."""
+    counts = sorted({len(group.trials) for group in groups_of(trials)})
+    n = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    made_by = sorted({trial.made_by for trial in trials if trial.made_by})
+    return (
+        f"{_values(trials, lambda trial: net(trial.cell))}; {_values(trials, lambda trial: trial.epochs)} epochs, "
+        f"{_values(trials, lambda trial: trial.settings.get('batch_size'))} images per batch, "
+        f"{_values(trials, lambda trial: trial.settings.get('validation'))} validation images, "
+        f"{_values(trials, precision)}; n = {n} trials per cell; {'; '.join(made_by)}."
+    )
+
+
+def _values(trials: Iterable[Trial], value: Any) -> str:
+    return " and ".join(dict.fromkeys(str(value(trial)) for trial in trials))
+
+
+def precision(trial: Trial) -> str:
+    """The type of number that the trial's net computes with."""
+    return str(trial.settings.get("precision") or ("tf32" if trial.settings.get("tf32") else "float32"))
+
+
+def cells_table(trials: Sequence[Trial]) -> str:
+    """A row per cell and settings: learning rate, n, validation accuracy, and test accuracy at the best validation epoch."""
+    rows = []
+    for group in groups_of(trials):
+        found = validation_numbers(group.statistics)
+        run = method(group.cell) + (f" ({group.label})" if group.label else "")
+        alpha, best_val = group.trials[0].settings["init_lr"], number(found.get("best_val", float("nan")), 2)
+        rows.append((net(group.cell), run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found)))
+    return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST), *rows)
+
+
+def answers_table(trials: Sequence[Trial]) -> str:
+    """The report's table: each learned cell beside STE's best."""
+    return markdown_table(*against_ste_table(groups_of(trials)).rows())
+
+
+def draw(trials: Sequence[Trial], path: Path) -> None:
+    """Training loss and test accuracy of all cells, a row per net and quantizer; epochs and precision in the titles."""
+    blocks = defaultdict(list)
+    for group in groups_of(trials):
+        blocks[group.cell[:3]].append(group)
+    rows = []
+    for block, groups in blocks.items():
+        about = f"{groups[0].trials[0].epochs} epochs, {_values(groups[0].trials, precision)}"
+        series = series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}")
+        rows.append(curve_panels(f"{' '.join(block)}, {about}", series))
+    draw_curves(rows, path, (".png",))
+
+
+def main() -> None:
+    """Prints a best rate; or collects the runs below the roots, prints the tables and draws the curves."""
+    parser = argparse.ArgumentParser(description="Does the learned gradient help? The runs of scripts/controls.sh.")
+    parser.add_argument("roots", metavar="ROOT", nargs="*", type=Path, help="folder with runs to add to the stored ones")
+    parser.add_argument("--best-rate", metavar="QUANTIZER", help="only print STE's best learning rate below ROOT")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=FOLDER / "controls", help="folder of the stored epochs")
+    args = parser.parse_args()
+    if args.best_rate:
+        print(best_rate(trials_below(args.roots), args.best_rate))
+        return
+    if args.roots:
+        collect(args.roots, args.out / STORED)
+    trials = read_csv(args.out / STORED)
+    print(f"{caption(trials)}\n\n{cells_table(trials)}\n\n{answers_table(trials)}")
+    draw(trials, args.out / "curves")
+
+
+if __name__ == "__main__":
+    main()

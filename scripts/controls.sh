@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Does the learned gradient help? Runs the cells of scripts/manifest_controls.toml: STE at three learning rates, then at the best of
+# them by validation accuracy STE without clipping, FC-Grad and MultiFC, trained and frozen; and prints the report. Rerun it to go on;
+# at SIGTERM or Ctrl-C the runs write a checkpoint.
+#   [EPOCHS=3 TRIALS=1] bash scripts/controls.sh [--dry-run] [FLAG ...]
+# FLAG ...: flags of `main.py tables run` for all runs, such as --trials-per-device 2 --set precision=bf16
+# EPOCHS (100); TRIALS (2): of the five cells that matter most for the question, namely STE at its best rate, FC-Grad, MultiFC, FC-Grad
+# frozen at the identity, and MultiFC with phi frozen; the others have one. RESULTS (Results-controls), METAQUANT_DATA,
+# METAQUANT_PRETRAINED: see scripts/rows.sh; without a base model one is trained, which has not seen the validation images.
+# QUANTIZERS ("dorefa BWN"). MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set.
+# Then `python figs/controls.py Results-controls` writes epochs, table and curves into figs/controls.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+FLAGS=() DRY=
+for argument in "$@"; do
+  if [ "$argument" = --dry-run ]; then DRY=--dry-run; else FLAGS+=("$argument"); fi
+done
+set -- $DRY
+TRIALS=${TRIALS:-2} RESULTS=${RESULTS:-Results-controls}
+MANIFEST=${MANIFEST:-scripts/manifest_controls.toml} MODEL=${MODEL:-ResNet20} DATASET=${DATASET:-CIFAR10}
+source scripts/rows.sh
+read -ra QUANTIZERS <<<"${QUANTIZERS:-dorefa BWN}"
+
+# controls TRIALS FLAGS...: so many trials of the runs that the flags of main.py tables select.
+controls() {
+  local trials=$1
+  shift
+  set -- --manifest "$MANIFEST" -n "$EPOCHS" --results-root "$RESULTS" --trials "$trials" "$@"
+  runs controls "$@" ${FLAGS[@]+"${FLAGS[@]}"}
+}
+
+# best_rate QUANTIZER: leaves in RATE the learning rate at which STE's first trial has the highest validation accuracy.
+best_rate() {
+  if [ -n "$DRY_RUN" ]; then
+    echo "# RATE: python figs/controls.py $RESULTS --best-rate $1"
+    RATE=RATE
+  else
+    RATE=$("$PYTHON" figs/controls.py "$RESULTS" --best-rate "$1")
+  fi
+}
+
+# found_phi QUANTIZER: leaves in PHI the folder of the first trial of MultiFC at the best rate.
+found_phi() {
+  PHI=RUN_DIR
+  if [ -z "$DRY_RUN" ]; then PHI=$(echo "$RESULTS/$MODEL-$DATASET/runs-Quant/Meta-MultiFC-"*"-$1-SGD-"*"-alpha-$RATE-trial-1"); fi
+}
+
+# at_best QUANTIZER: the rows at its best rate; phi of the trained MultiFC is needed by the frozen one.
+at_best() {
+  best_rate "$1"
+  local q=(-q "$1") rate=(--set "init-lr=$RATE")
+  controls "$TRIALS" "${q[@]}" -meta STE -o SGD "${rate[@]}" "exp-spec=grid-init-lr-$RATE" || true # more trials of the sweep's run
+  controls "$TRIALS" "${q[@]}" -meta FC-Grad MultiFC "${rate[@]}" "exp-spec=alpha-$RATE" || return 0
+  found_phi "$1"
+  controls "$TRIALS" "${q[@]}" -meta MultiFC "${rate[@]}" "phi=$PHI" freeze-phi-after=0 "exp-spec=phi-frozen-$RATE" || true
+  rate+=(freeze-phi-after=0)
+  controls "$TRIALS" "${q[@]}" -meta FC-Grad "${rate[@]}" meta-init=identity "exp-spec=identity-frozen-$RATE" || true
+  controls 1 "${q[@]}" -meta FC-Grad "${rate[@]}" "exp-spec=random-frozen-$RATE" || true
+  controls 1 "${q[@]}" -meta STE-identity --set "init-lr=$RATE" "exp-spec=alpha-$RATE" || true
+}
+
+base "$MODEL" "$DATASET" --validation 5000
+if [ -z "$DRY_RUN" ]; then trap stop TERM INT; fi
+if controls 1 -q "${QUANTIZERS[@]}" -meta STE -o SGD --grid init-lr=1e-3,1e-2,1e-1; then
+  for quantizer in "${QUANTIZERS[@]}"; do
+    at_best "$quantizer"
+  done
+  controls 1 -q "${QUANTIZERS[@]}" -meta STE -o SGD-M --set init-lr=1e-2 exp-spec=alpha-0.01 || true
+fi
+if [ -n "$STOPPED" ]; then
+  echo "$0: stopped; rerun the same command to go on" >&2
+  exit 143
+fi
+finish

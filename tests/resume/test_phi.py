@@ -1,0 +1,217 @@
+"""A run whose M begins as another run's left it, --phi RUN_DIR; and phi frozen after so many epochs, across interruptions."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import write_npz
+from resumed import assert_same, only_run
+
+from main import main
+from utils.report.reading import find_trials
+from utils.report.trials import group_trials
+from utils.report.verdicts import differing_settings
+from utils.run.checkpoint import load_tensors, save_tensors
+
+KIND = "phi of another run: changed, damaged or of another M: refused, nothing written"
+
+
+def train(root, data, *flags):
+    flags = [str(flag) for flag in flags]
+    where = ["-d", data, "--results-root", str(root), "--pretrained", "none"]
+    return ["train", "-m", "ResNet8", "-bs", "4", "-lr", "0.05", "-hidden", "5", *where, *flags]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, tiny_set):
+    """A finished run of MultiFC with dorefa."""
+    root = tmp_path_factory.mktemp("first")
+    assert main(train(root, tiny_set, "-n", 2)) == 0
+    return only_run(root)
+
+
+@pytest.fixture
+def donor(first, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(first, tmp_path / "donor")
+
+
+def state_of(run):
+    return load_tensors(run / "checkpoint.pth", "test")
+
+
+def phi_of(run):
+    return state_of(run)["loop"]["meta_net"]
+
+
+def record_of(run):
+    return json.loads((run / "run.json").read_text())
+
+
+def change_checkpoint(folder, change):
+    state = state_of(folder)
+    change(state)
+    save_tensors(state, folder / "checkpoint.pth")
+
+
+def change_record(folder, change):
+    record = record_of(folder)
+    change(record)
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def change_settings(folder, **settings):
+    """In record and checkpoint: a run that had other settings."""
+    change_record(folder, lambda record: record["settings"].update(settings))
+    change_checkpoint(folder, lambda state: state["settings"].update(settings))
+
+
+def test_it_goes_with_another_net_quantizer_optimizer_and_data(donor, call_main, tmp_path):
+    data = write_npz(tmp_path / "other.npz", classes=4)
+    flags = ["-n", 2, "-m", "ResNet20", "-q", "BWN", "-o", "Adam", "--freeze-phi-after", 0, "--phi", donor]
+    command = train(tmp_path / "R", data, *flags)
+    outcome = call_main(*command)
+    assert (outcome.code, "note" in outcome.err) == (0, False), outcome.err
+    assert f"phi of {donor} frozen" in outcome.out
+    run = only_run(tmp_path / "R")
+    assert all(torch.equal(value, phi_of(donor)[name]) for name, value in phi_of(run).items())
+    record = record_of(run)
+    settings = record["settings"]
+    assert (settings["phi"], settings["freeze_phi_after"], settings["meta_init"]) == (str(donor), 0, None)
+    assert len(record["phi_digest"]) == 64
+    assert state_of(run)["phi_digest"] == record["phi_digest"]
+    assert "is done" in call_main(*command).out
+    change_record(donor, lambda record: record.update(ended="later"))
+    assert "is done" in call_main(*command).out
+
+
+def test_phi_is_trained_on_from_there(donor, call_main, tmp_path, tiny_set):
+    assert call_main(*train(tmp_path / "R", tiny_set, "-n", 1, "--phi", donor, "--meta-lr", "1e-30")).code == 0
+    start = phi_of(donor)
+    assert all(torch.equal(value, start[name]) for name, value in phi_of(only_run(tmp_path / "R")).items())
+    assert call_main(*train(tmp_path / "S", tiny_set, "-n", 1, "--phi", donor)).code == 0
+    assert not any(torch.equal(value, start[name]) for name, value in phi_of(only_run(tmp_path / "S")).items())
+
+
+def test_a_run_goes_on_when_phi_has_moved_or_gone_and_not_when_it_has_changed(donor, call_main, tmp_path, tiny_set, tally):
+    root = tmp_path / "R"
+    command = train(root, tiny_set, "-n", 3, "--checkpoint-every", "1it")
+    assert call_main(*command, "--phi", donor, "--stop-after", 1).code == 0
+    run = only_run(root)
+    digest = record_of(run)["phi_digest"]
+    moved = donor.rename(tmp_path / "moved")
+    outcome = call_main(*command, "--phi", moved, "--stop-after", 2)
+    assert (outcome.code, "note" in outcome.err) == (0, False)
+    assert "resumed after 1 iterations" in outcome.out
+
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    whole = (moved / "checkpoint.pth").read_bytes()
+    change_checkpoint(moved, lambda state: state["loop"]["meta_net"]["fc.maps.0.weight"].add_(1))
+    outcome = call_main(*command, "--phi", moved)
+    (line,) = outcome.err.splitlines()
+    assert f"began from another phi than {moved} has now" in line
+    assert (outcome.code, {path: path.read_bytes() for path in run.iterdir() if path.is_file()}) == (2, before)
+    tally(KIND)
+    for flags in ([], ["--meta-init", "identity"]):
+        outcome = call_main(*command, *flags)
+        assert (outcome.code, f"phi {moved} there and None here" in outcome.err) == (2, True)
+        tally(KIND)
+
+    (moved / "checkpoint.pth").write_bytes(whole)
+    shutil.rmtree(moved)
+    outcome = call_main(*command, "--phi", moved)
+    assert f"note: there is no run {moved} any more; going on from the checkpoint\n" in outcome.err
+    assert outcome.code == 0
+    assert record_of(run)["phi_digest"] == state_of(run)["phi_digest"] == digest
+    outcome = call_main(*command, "--phi", moved, "--overwrite")
+    assert (outcome.code, outcome.err) == (2, f"main.py: error: --phi: there is no folder {moved}\n")
+    tally(KIND)
+
+
+def test_what_has_no_phi_for_the_run_is_one_line(donor, call_main, tmp_path, tiny_set, tally):
+    def without_checkpoints(folder):
+        for path in folder.glob("checkpoint*.pth"):
+            path.unlink()
+
+    def cut(folder):
+        for path in folder.glob("checkpoint*.pth"):
+            path.write_bytes(path.read_bytes()[:-50])
+
+    def another_form(folder):
+        change_checkpoint(folder, lambda state: state["loop"]["meta_net"].update({"fc.maps.0.weight": torch.zeros(6, 1)}))
+
+    for number, (change, words) in enumerate(
+        (
+            (without_checkpoints, "it has no checkpoint yet"),
+            (cut, "no checkpoint is whole and finite"),
+            (another_form, "has a phi of another form: fc.maps.0.weight has shape (6, 1), not (5, 1)"),
+            (lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
+            (lambda folder: change_record(folder, lambda record: record["settings"].update(bits=3)), "bits 1 there and 3 here"),
+            (lambda folder: change_settings(folder, backward="STE"), "it has no M: --backward STE"),
+            (lambda folder: change_settings(folder, backward=None), "it has no M: it is in full precision"),
+            (lambda folder: change_settings(folder, backward="FC-Grad"), "--backward FC-Grad there and MultiFC here"),
+            (lambda folder: change_settings(folder, hidden_size=6), "its M is another: --hidden-size 6 there and 5 here"),
+            (lambda folder: change_settings(folder, num_fc=2), "--num-fc 2 there and 3 here"),
+            (lambda folder: change_settings(folder, meta_nonlinear="tanh"), "--meta-nonlinear tanh there and none here"),
+            (lambda folder: change_record(folder, lambda r: r.update(state="running", epochs_done=1)), "not finished: 1 of 2"),
+        )
+    ):
+        folder = shutil.copytree(donor, tmp_path / str(number))
+        change(folder)
+        outcome = call_main(*train(tmp_path / "R", tiny_set, "-n", 1, "--phi", folder))
+        (line,) = outcome.err.splitlines()
+        assert line.startswith("main.py: error: --phi")
+        assert words in line
+        assert (outcome.code, (tmp_path / "R").exists()) == (2, False)
+        tally(KIND)
+
+
+def test_a_run_does_not_begin_with_its_own_phi(first, call_main, tiny_set, tally):
+    root = first.parent.parent.parent
+    outcome = call_main(*train(root, tiny_set, "-n", 2, "--phi", first, "--overwrite"))
+    assert outcome.err == f"main.py: error: --phi: {first} is the folder of this run itself\n"
+    assert (outcome.code, first.exists()) == (2, True)
+    tally(KIND)
+
+
+def test_the_report_tells_phis_apart_by_what_they_are(donor, call_main, tmp_path, tiny_set):
+    same = shutil.copytree(donor, tmp_path / "same")
+    other = shutil.copytree(donor, tmp_path / "other")
+    change_checkpoint(other, lambda state: state["loop"]["meta_net"]["fc.maps.0.weight"].add_(1))
+    for trial, phi in enumerate(([], ["--phi", donor], ["--phi", same], ["--phi", other]), 1):
+        assert call_main(*train(tmp_path / "R", tiny_set, "-n", 1, "--trial", trial, *phi)).code == 0
+    groups, left_out = group_trials(find_trials([tmp_path / "R"])[0], lambda cell: None)
+    assert sorted([trial.number for trial in group.trials] for group in groups) == [[1], [2, 3], [4]]
+    assert left_out == []
+    by_trials = {tuple(trial.number for trial in group.trials): group for group in groups}
+    assert "phi on" in by_trials[2, 3].label
+    assert "phi off" in by_trials[1,].label
+    assert by_trials[2, 3].label != by_trials[4,].label
+    assert differing_settings(by_trials[2, 3], by_trials[1,]) == []  # they define the method
+
+
+CASES = {
+    "MultiFC": ["-o", "Adam"],
+    "LSTMFC, in the paper's order": ["-meta", "LSTMFC", "--update-order", "paper", "-o", "SGD-M"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_before_at_and_after_the_freeze_and_resumed(case, command, call_main, tmp_path, tally):
+    """Six epochs of two iterations, frozen after the third: iteration 6 is the first without phi's step."""
+    flags = ["-hidden", "4", *CASES[case], "--freeze-phi-after", "3"]
+    assert call_main(*command("whole", *flags)).code == 0
+    phis = []
+    for stop in (5, 6, 7, 1000):
+        outcome = call_main(*command("stopped", *flags, "--checkpoint-every", "1it", "--stop-after", str(stop)))
+        assert outcome.code == 0, outcome.err
+        phis.append(phi_of(only_run(tmp_path / "stopped")))
+    assert "resumed after 7 iterations" in outcome.out
+    assert "phi frozen after 3 epochs" in outcome.out
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+    name = "fc.maps.0.weight" if case == "MultiFC" else "fc.weight"
+    assert not torch.equal(phis[0][name], phis[1][name])
+    for later in phis[2:]:
+        assert all(torch.equal(value, later[name]) for name, value in phis[1].items())
+    tally("--stop-after before, at and after the freezing of phi, then without it", 3)

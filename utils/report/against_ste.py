@@ -1,0 +1,125 @@
+"""Does the learned gradient help? Each learned cell beside the best that STE reaches by any learning rate and optimizer.
+
+STE's best is chosen by validation accuracy; test accuracy is compared, and plays no part in the choice.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from utils.choices import ESTIMATORS, PROXIMAL, STE
+from utils.files.text import counted
+from utils.report.formatting import Field, Record, Table, measured, number
+from utils.report.tables import method, settings_anchor
+from utils.report.trials import FULL_PRECISION, Group
+from utils.report.validation import at_best, validation_numbers
+from utils.report.verdicts import differing_settings, welch_test
+from utils.tables.cells import Cell
+
+TITLE = "Does the learned gradient help?"
+STEPS = {  # the settings that say how W steps: STE's best is looked for over all of them
+    "bias_corrected_eps",
+    "clip",
+    "init_lr",
+    "lr_adjust",
+    "momentum",
+    "optimizer",
+    "quantizer_lr",
+    "warmup",
+    "weight_decay",
+}
+SAME_RESULTS = {"deterministic", "loader"}
+NONE_TO_COMPARE = "no STE run"
+NOTE = (
+    "Each learned cell beside the best STE cell of the same net, quantizer, data, epochs and other settings, over all of STE's "
+    "learning rates, schedules, optimizers and weight decays: the one with the highest validation accuracy (each trial's best "
+    "epoch, mean over its n trials). Test accuracies in percent at the best validation epoch; difference: learned minus STE in "
+    "percentage points; p: Welch's two-sided t-test on the trials' values; level: p >= 0.05, no difference is shown. "
+    "Whether the learned cell's own learning rate is a good one plays no part."
+)
+UNVALIDATED = "{} without validation images: there is no choice of an STE cell for them, because test accuracy must not make it."
+
+
+def learned_groups(groups: Iterable[Group]) -> list[Group]:
+    """The groups whose gradient is learned."""
+    others = {*ESTIMATORS, *PROXIMAL, FULL_PRECISION}
+    return [group for group in groups if group.cell.backward not in others]
+
+
+def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:
+    """STE's groups that differ from a learned one in how W steps alone."""
+    return [
+        other
+        for other in groups
+        if other.cell.backward == STE
+        and other.cell[:3] == group.cell[:3]
+        and {difference.setting for difference in differing_settings(group, other)} <= STEPS | SAME_RESULTS
+    ]
+
+
+def best_by_validation(groups: Iterable[Group]) -> Group | None:
+    """The group with the highest mean of its trials' best validation accuracies, the first of several; None without any."""
+    scores = [(group.statistics.best_val, group) for group in groups]
+    known = [pair for pair in scores if pair[0] == pair[0]]
+    return max(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def against_ste_table(groups: Sequence[Group]) -> Table:
+    """A row per learned group with validation images; the note says how many have none."""
+    learned = learned_groups(groups)
+    validated = [group for group in learned if group.statistics.at_best_val]
+    records = [_record(group, ste_groups(group, groups)) for group in validated]
+    tally = Counter(record["verdict"] for record in records)
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in tally.most_common())
+    without = len(learned) - len(validated)
+    said = UNVALIDATED.format(f"{counted(without, 'learned cell')} {'is' if without == 1 else 'are'}") if without else ""
+    note = " ".join(filter(None, [NOTE if records else "", said, f"Verdicts: {counts}." if records else ""]))
+    return Table(
+        "against_ste",
+        TITLE,
+        records,
+        {
+            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "learned": lambda r: method(_cell(r)) + (f" ({r['settings']})" if r["settings"] else ""),
+            "alpha": lambda r: r["alpha"],
+            "n": lambda r: Field(str(r["n"]), target=settings_anchor(_cell(r))),
+            "learned, test": at_best,
+            "best STE": lambda r: f"{r['ste_optimizer']} ({r['ste_settings']})" if r.get("ste_settings") else r["ste_optimizer"],
+            "of": lambda r: str(r["ste_cells"]),
+            "STE's alpha": lambda r: r.get("ste_alpha", ""),
+            "STE's n": lambda r: str(r.get("ste_n", "")),
+            "STE, test": lambda r: measured(r["ste_at_best_val"], number(r["ste_at_best_val"], 2)) if "ste_n" in r else "",
+            "difference": _difference,
+            "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
+        },
+        note,
+    )
+
+
+def _record(group: Group, candidates: Sequence[Group]) -> dict[str, Any]:
+    found = group.statistics
+    about = {**group.cell._asdict(), "settings": group.label, "alpha": _alpha(group), "n": found.n, **validation_numbers(found)}
+    best = best_by_validation(candidates)
+    about["ste_cells"] = len(candidates)
+    if best is None:
+        return {**about, "ste_optimizer": "", "verdict": NONE_TO_COMPARE}
+    other = best.statistics
+    ste = {f"ste_{name}": value for name, value in validation_numbers(other).items()}
+    ste |= {"ste_optimizer": best.cell.optimizer, "ste_settings": best.label, "ste_alpha": _alpha(best), "ste_n": other.n}
+    return {**about, **ste, **welch_test(found.at_best_val, other.at_best_val)._asdict()}
+
+
+def _alpha(group: Group) -> str:
+    alpha = group.trials[0].settings.get("init_lr")
+    return f"{alpha:g}" if isinstance(alpha, (int, float)) else ""
+
+
+def _cell(record: Record) -> Cell:
+    return Cell(*(record[name] for name in Cell._fields))
+
+
+def _difference(record: Record) -> str:
+    if "difference" not in record:
+        return ""
+    p = record["p"]
+    return measured(record["difference"], f"{record['difference']:+.2f}" + (f", p = {p:.2g}" if p == p else ""))

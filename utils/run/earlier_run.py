@@ -1,0 +1,52 @@
+"""Another run as what a run begins with: its record and its newest checkpoint, whose tensors are known by their digest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from utils.errors import BadInput
+from utils.run.checkpoint import Checkpoints
+from utils.run.identity import Identity, check_checkpoint, content_digest
+from utils.run.record import read_record
+from utils.run.state import load_state
+
+
+class EarlierRun(NamedTuple):
+    """record: its run.json. loop: the state of its training loop in its newest checkpoint."""
+
+    record: Mapping[str, Any]
+    loop: Mapping[str, Any]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its settings by name, as recorded."""
+        return self.record["settings"]
+
+
+def refuse_itself(folder: Path, run: Path, flag: str) -> None:
+    """Raises BadInput where the folder that a flag names is the run's own."""
+    if folder.resolve() == run.resolve():
+        raise BadInput(f"{flag}: {folder} is the folder of this run itself")
+
+
+def read_earlier_run(folder: Path) -> EarlierRun:
+    """Raises BadInput where there is no run, its checkpoint is damaged or not there, or the two are not of the same run."""
+    record = read_record(folder)
+    state = load_state(Checkpoints(folder))
+    if state is None:
+        raise BadInput("it has no checkpoint yet")
+    check_checkpoint(folder, state, Identity.of_record(record), "put back its own checkpoint or run.json")
+    return EarlierRun(record, state["loop"])
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Of their names, types, shapes and values, whatever their order in the file and in memory."""
+    return content_digest((name, value.contiguous().numpy()) for name, value in sorted(tensors.items()))
+
+
+def require_unchanged(contents: Mapping[str, str], name: str, digest: str, flag: str, folder: Path) -> None:
+    """Raises BadInput where tensors are no longer those whose digest stands among the contents of the run that begins."""
+    if contents.get(name, digest) != digest:
+        raise BadInput(f"{flag}: {folder} has changed while it was read; is it still being trained?")

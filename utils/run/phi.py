@@ -1,0 +1,83 @@
+"""The start of M in another run's M: --phi RUN_DIR. M is one for all coordinates, so that it goes with any net and quantizer."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.choices import META_NETWORKS
+from utils.errors import BadInput, shortened
+from utils.files.look import is_folder, look_at
+from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
+from utils.run.identity import NOTHING, PHI
+from utils.run.options import flag
+from utils.run.paths import has_checkpoint
+from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
+from utils.run.weights import checked_weights
+
+FUNCTION = ("backward", *(name for name in META_OPTIONS if name != "meta_init"))  # the settings that say which function phi is of
+
+
+def phi_contents(settings: TrainSettings, run: Path, resumes: bool = True) -> dict[str, str]:
+    """The digest of the phi that --phi names, as in Identity; {} without the flag.
+
+    run: the folder of the run that begins with it; resumes: its checkpoint, if it has one, holds its own phi, and the other
+    folder may be gone. Raises BadInput where that has no phi for this run.
+    """
+    if settings.phi is None:
+        return {}
+    folder = Path(settings.phi)
+    refuse_itself(folder, run, "--phi")
+    if resumes and has_checkpoint(run) and look_at(folder, "--phi") is None:
+        print(f"note: there is no run {folder} any more; going on from the checkpoint", file=sys.stderr)
+        return {}
+    return {PHI: digest_of_tensors(_phi_of_run(folder, settings))}
+
+
+def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
+    """Puts the phi that --phi names into M.
+
+    contents: of the run that begins, as in Identity: to be sure that phi is still what its digest is of. Raises BadInput where
+    it has changed, or does not fit M.
+    """
+    folder = Path(settings.phi)
+    phi = _phi_of_run(folder, settings)
+    require_unchanged(contents, PHI, digest_of_tensors(phi), "--phi", folder)
+    try:
+        meta_net.load_state_dict(checked_weights(meta_net, phi))
+    except ValueError as error:
+        raise BadInput(f"--phi: {folder} has a phi of another form: {error}") from None
+
+
+def _phi_of_run(folder: Path, settings: TrainSettings) -> dict[str, Tensor]:
+    """phi in the newest checkpoint of a finished run whose M is the same function of phi as this run's."""
+    if not is_folder(folder, "--phi"):
+        raise BadInput(f"--phi: there is no folder {folder}")
+    try:
+        run = read_earlier_run(folder)
+        its = run.settings
+        if its.get("backward") not in META_NETWORKS:
+            method = f"--backward {shortened(str(its['backward']), 50)}" if its.get("backward") else "it is in full precision"
+            raise BadInput(f"it has no M: {method}")
+        if listed := _differences(its, settings):
+            raise BadInput(f"its M is another: {listed}")
+        if run.record["state"] != "done":
+            raise BadInput(f"it is not finished: {run.record.get('epochs_done', 0)} of {its.get('epochs', '?')} epochs")
+    except BadInput as error:
+        raise BadInput(f"--phi: the run {folder} cannot be used: {error}") from None
+    return dict(run.loop["meta_net"])
+
+
+def _differences(its: Mapping[str, Any], own: TrainSettings) -> str:
+    """The settings of FUNCTION in which M differs, in words. What an earlier record lacks is at its default."""
+    recorded = method_defaults(its["backward"]) | dict(its)
+    pairs = {name: (recorded.get(name), getattr(own, name)) for name in FUNCTION}
+    found = pairs if pairs["backward"][0] == own.backward else {"backward": pairs["backward"]}
+    listed = (
+        f"{flag(name)} {there or 'none'} there and {here or 'none'} here"
+        for name, (there, here) in found.items()
+        if there != here
+    )
+    return ", ".join(listed)
