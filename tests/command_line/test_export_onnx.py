@@ -12,7 +12,7 @@ from exported_runs import Odd, Runs
 from meta_utils.metaquantize import plain_copy
 from utils.choices import MODELS
 from utils.run.evaluation import find_trained
-from utils.run.packed import pack
+from utils.run.exported.packed import pack
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),

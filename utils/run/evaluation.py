@@ -24,9 +24,9 @@ from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE, build_net
 from utils.run.checkpoint import Checkpoints
-from utils.run.exported import ExportedFile, build_exported, read_exported
+from utils.run.exported.packed import pack
+from utils.run.exported.read import ExportedFile, build_exported, read_exported
 from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
-from utils.run.packed import pack
 from utils.run.paths import EXPORTED, ONNX
 from utils.run.record import fault_of_result, read_record
 from utils.run.state import load_state

@@ -16,10 +16,10 @@ from utils.files.look import look_at
 from utils.files.regular import open_new
 from utils.files.untrusted import reason, why_no_folder
 from utils.quantize import Evaluation, Quantizer, evaluate
-from utils.run.about import IMAGE_SIZE, About
 from utils.run.evaluation import Trained
-from utils.run.exported import build_exported, read_exported
-from utils.run.packed_file import PackedFile
+from utils.run.exported.about import IMAGE_SIZE, About
+from utils.run.exported.packed_file import PackedFile
+from utils.run.exported.read import build_exported, read_exported
 from utils.run.paths import EXPORTED, ONNX
 from utils.run.record import fault_of_result, read_record
 from utils.tabular import markdown_table
@@ -32,7 +32,7 @@ def check_target(target: Path) -> None:
     if target.suffix not in EXPORTED:
         raise BadInput(f"FILE {target} must end in {' or '.join(EXPORTED)}")
     if target.suffix == ONNX:
-        from utils.run.onnx_file import require_packages
+        from utils.run.exported.onnx_file import require_packages
 
         require_packages()
     if why := why_no_folder(target.parent):
@@ -64,7 +64,7 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     about = _about(trained, loader, before)
     packed = PackedFile.of_net(net, trained.quantizer, about)
     if target.suffix == ONNX:
-        from utils.run.onnx_export import onnx_bytes
+        from utils.run.exported.onnx_export import onnx_bytes
 
         content = onnx_bytes(net, trained.quantizer, about)
     else:

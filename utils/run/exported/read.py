@@ -10,9 +10,9 @@ from meta_utils.metaquantize import metaquantize
 from utils.batches import Loader
 from utils.choices import FLOAT32, MODELS
 from utils.errors import BadInput, shortened
-from utils.run.about import About
 from utils.run.build import build_net
-from utils.run.packed_file import PackedFile
+from utils.run.exported.about import About
+from utils.run.exported.packed_file import PackedFile
 from utils.run.paths import PACKED
 
 
@@ -32,7 +32,7 @@ def read_exported(path: Path) -> ExportedFile:
     """The content of a file with one of the endings. Raises BadInput, naming it, for one that is damaged or no export."""
     if path.suffix == PACKED:
         return PackedFile.read(path)
-    from utils.run.onnx_file import OnnxFile  # which need not be installed
+    from utils.run.exported.onnx_file import OnnxFile  # which need not be installed
 
     return OnnxFile.read(path)
 
