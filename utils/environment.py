@@ -112,7 +112,7 @@ def lacks_bf16(device: torch.device, cpuinfo: str | Path = "/proc/cpuinfo") -> b
     except OSError:
         return False
     features = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
-    return bool(features) and not {"avx512_bf16", "amx_bf16", "bf16"}.intersection(*features[:1])
+    return bool(features) and {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[0])
 
 
 def product_dtype(precision: str) -> torch.dtype | None:
