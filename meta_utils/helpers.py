@@ -1,6 +1,6 @@
 """Steps of the loop on a whole net: meta gradients for all layers from one evaluation of M, and the parameter update."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +21,27 @@ def meta_gradient_generation(
 
     Returns (meta_grad_dict, hidden). meta_grad_dict: layer name -> (path, g_W_tilde with the shape of W and a graph to phi,
     the layer's bias gradient or None). hidden: M's state for the next call, {} at the start and for a network without one.
-    meta_method: the method's name, as the notebook gives it. Raises ValueError where it does not name meta_net's class,
-    RuntimeError where a layer has no g_W_hat yet.
+    meta_method: the method's name, as the notebook gives it. Raises ValueError where it does not name meta_net's class, or M
+    returns something else; RuntimeError where a layer has no g_W_hat yet.
     """
     if meta_method is not None:
         require_method(meta_method, meta_net)
     layers = net.meta
-    g_W_tilde, hidden = meta_net(layers.get("g_W_hat"), layers.get("W_tilde"), meta_hidden_state_dict or {})
+    g_W_hat = layers.get("g_W_hat")
+    g_W_tilde, hidden = _checked(meta_net, meta_net(g_W_hat, layers.get("W_tilde"), meta_hidden_state_dict or {}), g_W_hat)
     bias_grads = [None if layer.bias is None else layer.bias.grad for layer in layers.layers]
     return MetaGradients(layers.paths, layers.layout, g_W_tilde, bias_grads), hidden
+
+
+def _checked(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[Tensor, dict]:
+    """What M returned. Raises ValueError where that is not g_W_tilde with the shape of g_W_hat and a state."""
+    name = type(meta_net).__name__
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ValueError(f"{name} must return g_W_tilde and its state, a dict; it returned {type(returned).__name__}")
+    if not isinstance(returned[0], Tensor) or returned[0].shape != g_W_hat.shape:
+        got = tuple(returned[0].shape) if isinstance(returned[0], Tensor) else type(returned[0]).__name__
+        raise ValueError(f"{name} must return g_W_tilde with the shape of g_W_hat, {tuple(g_W_hat.shape)}, not {got}")
+    return returned
 
 
 @record_function("meta")

@@ -1,6 +1,7 @@
 """A quantizer with parameters of its own (utils/trained_quantizers.py) as a part of a net, and of what an optimizee trains."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,17 @@ def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
     net.add_module(NAME, quantizer.to(W))
     net.meta.quantizer = quantizer
     return quantizer
+
+
+@contextmanager
+def without_quantizer(net: nn.Module) -> Iterator[None]:
+    """For the net's own forward, which may call all of its submodules, as that of nn.Sequential does: not this one."""
+    installed = net._modules.pop(NAME) if net.meta.quantizer is not None else None
+    try:
+        yield
+    finally:
+        if installed is not None:
+            net._modules[NAME] = installed
 
 
 def installed_quantizer(net: nn.Module, name: str | Quantizer | None) -> Quantizer | None:

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.profiler import record_function
 
 from meta_utils.install import NAME as INSTALLED
-from meta_utils.install import installed_quantizer
+from meta_utils.install import installed_quantizer, without_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
 from meta_utils.optimizee import Rates
@@ -129,10 +129,11 @@ class _PlainForward(nn.Module):
         self.net, self._forward, self._autocast = net, net.forward, autocast
 
     def forward(self, inputs: Tensor) -> Any:
-        if self._autocast is None:
-            return self._forward(inputs)
-        with torch.autocast(inputs.device.type, self._autocast):
-            outputs = self._forward(inputs)
+        with without_quantizer(self.net):
+            if self._autocast is None:
+                return self._forward(inputs)
+            with torch.autocast(inputs.device.type, self._autocast):
+                outputs = self._forward(inputs)
         return outputs.to(inputs.dtype) if isinstance(outputs, Tensor) else outputs
 
 
@@ -165,9 +166,12 @@ def _new_showing(layer_type: type) -> nn.Module:
 
 
 class _Candidate(NamedTuple):
-    """A weight that can be quantized: its layer's name, the layer, the weight's name in it, and that of its bias."""
+    """A weight that can be quantized: its layer's names, the layer, the weight's name in it, and that of its bias.
 
-    name: str
+    names: the first is the layer's; a layer that stands in the net more than once has several.
+    """
+
+    names: tuple[str, ...]
     module: nn.Module
     parameter: str
     bias: str | None
@@ -175,7 +179,10 @@ class _Candidate(NamedTuple):
     @property
     def shown_name(self) -> str:
         """The name in `layer_name_list`."""
-        return self.name if self.parameter == "weight" else _joined(self.name, self.parameter)
+        return self._shown(self.names[0])
+
+    def _shown(self, name: str) -> str:
+        return name if self.parameter == "weight" else _joined(name, self.parameter)
 
     @property
     def filters(self) -> Filters | None:
@@ -185,7 +192,7 @@ class _Candidate(NamedTuple):
 
     def matches(self, pattern: str) -> bool:
         """Whether a pattern of `keep` means it."""
-        return fnmatchcase(self.name, pattern) or fnmatchcase(self.shown_name, pattern)
+        return any(fnmatchcase(name, pattern) or fnmatchcase(self._shown(name), pattern) for name in self.names)
 
 
 def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
@@ -227,18 +234,21 @@ def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
 def _candidates(net: nn.Module) -> list[_Candidate]:
     """All weights of a net that can be quantized. Raises ValueError for one that is not a parameter, or has no values yet."""
     found = []
-    for name, module in net.named_modules():
+    all_names: dict[nn.Module, list[str]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        all_names.setdefault(module, []).append(name)
+    for module, names in all_names.items():
         if isinstance(module, nn.MultiheadAttention):
             own = [parameter for parameter in ATTENTION if module._parameters.get(parameter) is not None]
             biases = ["in_proj_bias", *[None] * 2]  # one for all three
-            found += [_Candidate(name, module, parameter, bias) for parameter, bias in zip(own, biases, strict=False)]
+            found += [_Candidate(tuple(names), module, parameter, bias) for parameter, bias in zip(own, biases, strict=False)]
         elif isinstance(module, (_ConvNd, nn.Linear)):
             own = ["weight"]
-            found.append(_Candidate(name, module, "weight", "bias"))
+            found.append(_Candidate(tuple(names), module, "weight", "bias"))
         else:
             continue
         parameters = [module._parameters.get(parameter) for parameter in own]
-        label = f"layer {name or type(module).__name__}"
+        label = f"layer {names[0] or type(module).__name__}"
         if any(p is not None and is_lazy(p) for p in parameters):
             raise ValueError(f"{label} is built lazily: run one forward of the net before metaquantize")
         if not parameters or any(p is None for p in parameters):

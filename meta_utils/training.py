@@ -20,9 +20,9 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
+from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts
 from meta_utils.meta_gradients import NO_META_GRADIENTS
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
-from utils.choices import UPDATE_ORDERS
 from utils.discretize import Estimator
 from utils.quantize import Quantizer, with_estimator
 
@@ -45,10 +45,8 @@ class TrainingLoop:
     not wait for the device.
     quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
     freeze_phi_after: iterations after which phi stays as it is (0: from the start) while M goes on to refine; None: never.
-    Raises ValueError for an unknown order, for one of M and its optimizer without the other, for M without a quantizer or
-    with an estimator, for freezing without M, for an estimator that needs `iterations` or that the quantizer does not take,
-    for a clip that is not positive, for a quantizer with parameters that is not installed in the net, or whose parameters no
-    forward would train.
+    Raises ValueError for what does not go together, as the functions of loop_arguments.py say, and for an estimator that the
+    quantizer does not take.
     """
 
     def __init__(
@@ -67,24 +65,9 @@ class TrainingLoop:
         quantized_forward: bool = True,
         freeze_phi_after: int | None = None,
     ):
-        if update_order not in UPDATE_ORDERS:
-            raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
-        if (meta_net is None) != (meta_optimizer is None):
-            raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
-        if meta_net is not None and (quantizer is None or not quantized_forward):
-            raise ValueError("a learned gradient takes a quantizer")
-        if meta_net is not None and estimator is not None:
-            raise ValueError("a learned gradient takes no fixed estimator")
-        if meta_net is None and freeze_phi_after is not None:
-            raise ValueError("without a learned gradient there is no phi to freeze")
-        if estimator is not None and estimator.scheduled and iterations is None:
-            raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be above 0, not {clip}")
-        if isinstance(quantizer, nn.Module) and quantizer is not net.meta.quantizer:
-            raise ValueError(f"{quantizer} has parameters: install_quantizer(net, quantizer) makes them the net's")
-        if isinstance(quantizer, nn.Module) and not quantized_forward:
-            raise ValueError(f"training without a quantized forward would not train the parameters of {quantizer}")
+        check_numbers(update_order, clip)
+        check_parts(net, optimizee, quantizer, quantized_forward)
+        check_gradient(quantizer, meta_net, meta_optimizer, estimator, iterations, quantized_forward, freeze_phi_after)
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
         self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
@@ -109,9 +92,7 @@ class TrainingLoop:
         Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
         """
         if self.freeze_phi_after is not None:
-            self.meta_net.requires_grad_(
-                self.trains_phi
-            )  # frozen, it has no graph and no gradient, so that step 5 passes it over
+            self.meta_net.requires_grad_(self.trains_phi)  # frozen, it has no gradient, so that step 5 passes it over
         if self.learned and self.update_order == "paper":
             loss, outputs = self.paper_iteration(inputs, targets)
         else:
@@ -191,13 +172,13 @@ class TrainingLoop:
         self.iteration += 1
         self._clock += 1
         if self._iterations:
-            self.progress.copy_(self._clock / self._iterations)
+            self.progress.copy_((self._clock / self._iterations).clamp(max=1))
 
     def _set_iteration(self, iteration: int) -> None:
         self.iteration = iteration
         self._clock.fill_(iteration)
         if self._iterations:
-            self.progress.fill_(iteration / self._iterations)
+            self.progress.fill_(min(iteration / self._iterations, 1))
 
     @property
     def trains_phi(self) -> bool:
@@ -304,7 +285,12 @@ class TrainingLoop:
             p.grad = gradients.get(name)
 
     def _require_finite(self, loss: Tensor, inputs: Tensor, meta_grad_dict: Mapping[str, tuple]) -> None:
-        """Raises NotFinite, before anything is updated, for a loss that is not finite; does not look where it would wait."""
+        """Raises NotFinite, before anything is updated, for a loss that is not finite; does not look where it would wait.
+
+        Raises ValueError for a loss that is no scalar.
+        """
+        if loss.dim():
+            raise ValueError(f"criterion must return a scalar, not a tensor of shape {tuple(loss.shape)}")
         if self.checks_loss and not math.isfinite(loss.detach()):
             raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
 

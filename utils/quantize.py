@@ -217,10 +217,13 @@ def require_two_bits(name: str, bits: int) -> None:
 def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:
     """The quantizer with an estimator's gradient.
 
-    Raises ValueError where there is no quantizer, or it lets no estimator in, or the estimator returns another shape than x's.
+    Raises ValueError where there is no quantizer, or it lets no estimator in, or the estimator has no __call__ or returns another
+    shape than x's.
     """
     if quantizer is None:
         raise ValueError("an estimator takes a quantizer")
+    if type(estimator).__call__ is Estimator.__call__:
+        raise ValueError(f"{type(estimator).__name__} does not define __call__(g_q, x, q, progress)")
     x = progress.new_tensor([-0.5, 0.5])
     g_x = estimator(torch.ones_like(x), x, x.sign(), progress)
     if not isinstance(g_x, Tensor) or g_x.shape != x.shape:

@@ -172,6 +172,17 @@ def test_the_metadata_say_what_the_file_is(runs, exported, tiny_set):
     assert {dtype for name, dtype in dtypes.items() if not name.endswith((".codes", "num_batches_tracked"))} == {"F32"}
 
 
+def test_what_has_two_names_is_stored_once(runs, exported):
+    path, _ = exported(runs.get("-q", "BWN-F", model="Odd"))
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        names, tied = set(file.keys()), json.loads(file.metadata()["tied"])
+    assert tied == {"second.weight": "first.weight", "again.weight": "inner.weight", "again.bias": "inner.bias"}
+    assert names >= {"first.weight.codes", "inner.weight.codes", "inner.bias"}
+    assert not [name for name in names if name.startswith(("second", "again"))]
+
+
 def test_an_older_export_is_replaced_and_nothing_else(runs, call_main, exported, tmp_path, tally):
     run = runs.get("-q", "BWN")
     path, _ = exported(runs.get("-q", "dorefa"))
@@ -238,7 +249,7 @@ def test_an_unfinished_run_is_exported_with_a_note(call_main, tmp_path, tiny_set
     assert call_main("train", *where, "-bs", "4", "-n", "3", "--stop-after", "3").code == 0
     (run,) = (tmp_path / "R" / "ResNet8-NPZ-tiny" / "runs-Quant").iterdir()
     outcome = call_main("export", run, tmp_path / "net.safetensors")
-    assert (outcome.code, outcome.err) == (0, f"note: {run} is running after 1 of 3 epochs\n")
+    assert (outcome.code, outcome.err) == (0, f"note: {run} is unfinished: 1 of 3 epochs, 3 iterations\n")
     moved = shutil.copytree(run, tmp_path / "moved")
     (tmp_path / "moved" / "run.json").write_text((run / "run.json").read_text().replace("NPZ:", "NPZ:/gone"))
     outcome = call_main("export", moved, tmp_path / "net.safetensors", "-d", tiny_set)
@@ -272,7 +283,7 @@ def test_weights_of_too_many_values_are_named(runs, call_main, tmp_path, monkeyp
     assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
     (line,) = (line for line in call_main("evaluate", run).out.splitlines() if line.startswith("layer2.0.conv2 "))
     assert " 9216 weights, " in line
-    assert "; more than 8 bits, scale " in line
+    assert "; more than 8 bits, max |W^| " in line
 
 
 class Moody(nn.Sequential):

@@ -166,3 +166,15 @@ def test_a_module_without_parameters_has_no_group(tiny_net, batches):
     assert len(loop.optimizee.param_groups) == 1
     assert torch.isfinite(loop.step(*batches(1)[0])[0])
     assert tiny_net.fc.quantized_weight.unique().tolist() == [-0.5, 0.5]
+
+
+def test_a_net_that_calls_all_of_its_modules_does_not_call_the_quantizer(batches):
+    ((images, targets),) = batches(1)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 4), torch.nn.ReLU(), torch.nn.Linear(4, 10)]
+    net = metaquantize(torch.nn.Sequential(*layers)).double()
+    quantizer = install_quantizer(net, LSQ(bits=2))
+    before = quantizer.s.tolist()
+    loop = TrainingLoop(net, SGD(parameter_groups(net), lr=0.05), quantizer)
+    loop.step(images, targets)
+    assert quantizer.s.tolist() != before
+    assert list(net.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias", "quantizer.s"]

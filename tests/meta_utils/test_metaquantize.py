@@ -215,6 +215,15 @@ def test_what_cannot_be_quantized_is_named(net, keep, named):
     assert "\n" not in str(error.value)
 
 
+def test_a_layer_with_two_names_is_kept_by_either(tiny_resnet):
+    for pattern in ("fc", "again"):
+        tiny_net = copy.deepcopy(tiny_resnet)
+        tiny_net.again = tiny_net.fc
+        net = metaquantize(tiny_net, [pattern])
+        assert "fc" not in dict(net.layer_name_list)
+        assert "again" not in dict(net.layer_name_list)
+
+
 def test_a_net_with_an_attribute_of_that_name_keeps_it():
     net = Twice()
     net.meta = "its own"

@@ -19,7 +19,7 @@ from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.finite import fault_of_weights
 from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, digest_of
-from utils.run.paths import has_checkpoint, missing_base_model
+from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
 from utils.run.state import load_state
@@ -191,9 +191,11 @@ def load_base_model(path: str | Path, net: nn.Module, origin: str) -> None:
     """Loads a state dict into the net strictly; `origin` names flag and net in the error.
 
     The file may hold it as one of the WRAPPERS, with one of the PREFIXES before every name, and without batch counters.
-    Raises BadInput for a file that is absent, unreadable, no state dict, of another net, or with values that no net can compute
-    with: NaN, an infinity, a negative running_var.
+    Raises BadInput for a file that is absent, unreadable, an exported one, no state dict, of another net, or with values that no
+    net can compute with: NaN, an infinity, a negative running_var.
     """
+    if Path(path).suffix in EXPORTED:
+        raise BadInput(f"{origin}: {path} is no base model: an exported net has W^, not W; take the run's folder")
     content = load_tensors(path, origin)
     try:
         weights = without_prefixes(state_dict_in(content), net.state_dict())

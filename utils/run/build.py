@@ -94,19 +94,19 @@ def build_loop(
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
     optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
     how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
-    if s.backward in META_NETWORKS:
-        meta_net, meta_optimizer = _build_meta_network(s, device)
-        if s.freeze_phi_after is not None:
-            how["freeze_phi_after"] = s.freeze_phi_after * len(loader)
-        return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
-    if s.backward in PROXIMAL:
-        prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])
-        how |= {"after_step": [prox], "quantized_forward": False}
-    elif s.backward != STE:  # the quantizers' own
-        how["estimator"] = ESTIMATORS.load(s.backward)
     try:
+        if s.backward in META_NETWORKS:
+            meta_net, meta_optimizer = _build_meta_network(s, device)
+            if s.freeze_phi_after is not None:
+                how["freeze_phi_after"] = s.freeze_phi_after * len(loader)
+            return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
+        if s.backward in PROXIMAL:
+            prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])
+            how |= {"after_step": [prox], "quantized_forward": False}
+        elif s.backward != STE:  # the quantizers' own
+            how["estimator"] = ESTIMATORS.load(s.backward)
         return TrainingLoop(net, optimizee, quantizer, **how)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
         raise BadInput(f"--backward {s.backward}: {error}") from None
 
 
@@ -119,10 +119,7 @@ def criterion_of(settings: TrainSettings) -> Callable[[Tensor, Tensor], Tensor]:
 def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module, Adam]:
     """M and its optimizer (torch's Adam, gamma)."""
     s = settings
-    try:
-        meta_net = META_NETWORKS.load(s.backward)(**s.meta_network_options()).to(device)
-    except ValueError as error:
-        raise BadInput(f"--backward {s.backward}: {error}") from None
+    meta_net = META_NETWORKS.load(s.backward)(**s.meta_network_options()).to(device)
     meta_net.product_dtype = product_dtype(s.precision)
     phi = [{"params": list(meta_net.parameters())}]  # a group may be empty: an estimator with nothing to learn
     return meta_net, Adam(phi, lr=s.meta_lr, weight_decay=s.meta_weight_decay, bias_corrected_eps=True)

@@ -136,8 +136,10 @@ def find_run(path: Path, given: str | None, precision: str | None = None) -> Tra
     record = read_record(path)
     settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
-    if not (is_net(model) and dataset):
+    if not (model and dataset):
         raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
+    if not is_net(model):
+        raise BadInput(f"{path} is of a net that this program does not know, {model}: take the program that trained it")
     where = _where_the_data_are(path, dataset, given)
     try:
         quantizer = get_quantizer(quantizer, settings.get("bits"))
@@ -169,7 +171,7 @@ def describe_evaluation(result: Evaluation, net: nn.Module, quantized: dict[Meta
 
 
 def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
-    """Name, shape, distinct values (up to 8 are shown), bits per weight, and the scale, which is the largest |value|."""
+    """Name, shape, distinct values (up to 8 are shown), bits per weight, and the largest |value|: the scale of two."""
     values = W_hat.unique() + 0  # no -0
     shown = f": {', '.join(f'{value:.4g}' for value in values[:SHOWN].tolist())}" + (", ..." if len(values) > SHOWN else "")
     bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
@@ -178,9 +180,10 @@ def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
         bits, scales = counted(packed.bits, "bit"), packed.scales
         if len(scales) > 1:
             shown = f", up to {packed.levels.shape[-1]} per output channel"
-    scale = f"scale {scales.min():.4g}" + (f" to {scales.max():.4g}" if len(scales) > 1 else "")
+    word = "scale" if len(values) <= 2 * len(scales) else "max |W^|"
+    scale = f"{word} {scales.min():.4g}" + (f" to {scales.max():.4g}" if len(scales) > 1 else "")
     shape = "x".join(map(str, W_hat.shape))
-    return f"{layer.name:24} {shape:>14} {W_hat.numel():>8} weights, {len(values)} values{shown}; {bits}, {scale}"
+    return f"{layer.name:24} {shape:>14} {W_hat.numel():>8} weights, {counted(len(values), 'value')}{shown}; {bits}, {scale}"
 
 
 def _describe_others(net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
@@ -191,5 +194,6 @@ def _describe_others(net: nn.Module, quantized: dict[MetaLayer, Tensor]) -> str:
     others = {name: p for name, p in net.named_parameters() if name not in taken}
     weights = {name.removesuffix(".weight"): p.numel() for name, p in others.items() if p.dim() > 1}
     rest = f"everything else, {sum(p.numel() for p in others.values() if p.dim() <= 1)} parameters"
-    names = [f"{shortened(', '.join(weights))}, {sum(weights.values())} weights"] if weights else []
+    listed = ", ".join([*list(weights)[:SHOWN], *(["..."] if len(weights) > SHOWN else [])])
+    names = [f"{listed}, {sum(weights.values())} weights"] if weights else []
     return f"{'full precision':24} {'; '.join([*names, rest])}"

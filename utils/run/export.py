@@ -14,6 +14,7 @@ from utils.choices import FLOAT32
 from utils.errors import BadInput, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import open_new
+from utils.files.text import counted
 from utils.files.untrusted import reason, why_no_folder
 from utils.quantize import Evaluation, Quantizer, evaluate
 from utils.run.evaluation import Trained
@@ -90,7 +91,9 @@ def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
     settings, images = record["settings"], loader.image_set
     done, planned = record.get("epochs_done", 0), settings.get("epochs", 0)
     if record["state"] != "done":
-        print(f"note: {trained.path} is {record['state']} after {done} of {planned} epochs", file=sys.stderr)
+        state = "has failed" if record["state"] == "failed" else "is unfinished"
+        iterations = counted(record.get("iterations_done", 0), "iteration")
+        print(f"note: {trained.path} {state}: {done} of {planned} epochs, {iterations}", file=sys.stderr)
     if settings["precision"] != FLOAT32:
         before = f"{trained.path} was trained in {settings['precision']}"
         print(f"note: {before}; the file computes in float32, as do both accuracies", file=sys.stderr)

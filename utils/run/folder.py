@@ -231,7 +231,8 @@ class Run:
             raise Finished(f"{self.path} stopped after {loop.iteration} iterations; rerun without --stop-after to continue")
 
     def _is_over(self, loop: TrainingLoop) -> bool:
-        return self.settings.stop_after is not None and loop.iteration >= self.settings.stop_after
+        planned = self.settings.epochs * self.record["iterations_per_epoch"]  # there it ends by itself
+        return self.settings.stop_after is not None and self.settings.stop_after <= loop.iteration < planned
 
     def _is_checkpoint(self, loop: TrainingLoop) -> bool:
         return self._in_iterations and loop.iteration % self._every == 0

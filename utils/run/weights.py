@@ -20,7 +20,7 @@ def state_dict_in(content: Any) -> dict[str, Tensor]:
     if _is_state_dict(content):
         return content
     if isinstance(content, dict) and {"loop", "recorder"} <= set(content):
-        raise ValueError("is the checkpoint of a run; evaluate takes the run's folder, and pretrain writes a ...-pretrain.pth")
+        raise ValueError("is the checkpoint of a run: give the run's folder in its place")
     if isinstance(content, dict):
         found = [name for name in WRAPPERS if content.get(name) and _is_state_dict(content[name])]
         if len(found) == 1:

@@ -30,7 +30,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     grid: dict[str, list[str]] = {}
     for name, texts in given:
         if name in not_varied:
-            raise BadInput(f"--grid {name}: cannot be varied; runs of a sweep differ in settings that change how they learn")
+            raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, or flags of this command, say what it is")
         if name not in known:
             raise BadInput(f"--grid {name}: there is no setting --{name}")
         if name in grid or name in fixed:

@@ -146,7 +146,7 @@ REFUSED = {  # content, words
     "wrapper around a list": (lambda w: {"state_dict": list(w.values())}, "is not a plain state dict"),
     "numbers as names": (lambda w: dict(enumerate(w.values())), "is not a plain state dict"),
     "a value that is no tensor": (one(FC, lambda v: v.tolist()), "is not a plain state dict"),
-    "a run's checkpoint": (run_checkpoint, "is the checkpoint of a run; evaluate takes the run's folder"),
+    "a run's checkpoint": (run_checkpoint, "is the checkpoint of a run: give the run's folder"),
     "an optimizer": (lambda w: {"state": {0: {}}, "param_groups": [{"lr": 0.1}]}, "it has 'state', 'param_groups'"),
     "a list": (lambda w: list(w.values()), "but of type list"),
     "a tensor": (lambda w: w[FC], "but of type Tensor"),

@@ -52,7 +52,7 @@ MORE = {  # beside the fields of About
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A net's packed weights. weights: by parameter name; tied: other names of them -> the name; others: the rest by name."""
+    """A net's packed weights. weights: by parameter name; others: the rest by name; tied: other names of either -> the name."""
 
     about: About
     weights: Mapping[str, Packed]
@@ -62,16 +62,16 @@ class PackedFile:
     @classmethod
     def of_net(cls, net: nn.Module, quantizer: Quantizer, about: About) -> "PackedFile":
         """The weights of a metaquantized net. Raises BadInput, naming the layer, for one with too many distinct values."""
-        state = {name: value.cpu() for name, value in plain_copy(net, quantizer).state_dict().items()}
-        weights, tied = {}, {}
+        plain = plain_copy(net, quantizer)
+        state, tied = plain.state_dict(), _tied(plain)
+        weights = {}
         for layer in net.meta.layers:
-            first, *rest = layer.uses
-            tied |= dict.fromkeys(rest, first)
             try:
-                weights[first] = pack(state[first].numpy(), layer.filters)
+                weights[layer.uses[0]] = pack(state[layer.uses[0]].cpu().numpy(), layer.filters)
             except ValueError as error:
                 raise BadInput(f"{layer.name} cannot be packed: {error}") from None
-        others = {name: value.contiguous().numpy() for name, value in state.items() if name not in weights and name not in tied}
+        rest = state.keys() - weights.keys() - tied.keys()
+        others = {name: value.cpu().contiguous().numpy() for name, value in state.items() if name in rest}
         return cls(about, weights, tied, others)
 
     @property
@@ -129,10 +129,10 @@ class PackedFile:
         """Raises ValueError, naming the first, where the tensors are not those of a metaquantized net."""
         own = net.state_dict()
         layers = {layer.uses[0]: layer for layer in net.meta.layers}
-        tied = {other: layer.uses[0] for layer in net.meta.layers for other in layer.uses[1:]}
+        tied = _tied(net)
         for names, wanted, what in (
             (self.weights, layers, "a quantized weight"),
-            (self.tied, tied, "another name of a quantized weight"),
+            (self.tied, tied, "another name of a tensor"),
             (self.others, own.keys() - layers.keys() - tied.keys(), "in full precision"),
         ):
             if odd := sorted(names.keys() ^ set(wanted)):
@@ -174,6 +174,13 @@ class PackedFile:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             own[name].copy_(W)
+
+
+def _tied(net: nn.Module) -> dict[str, str]:
+    """Names in the state dict under which a tensor stands again, of a shared parameter or module -> its first name."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in net.state_dict(keep_vars=True).items()}
+    return {name: other for name, other in names.items() if name != other}
 
 
 def _fault_of(weight: Packed) -> str | None:

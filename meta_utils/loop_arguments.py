@@ -1,0 +1,66 @@
+"""What TrainingLoop is made of, checked before it begins: mistakes are named here, not by a traceback in the first iteration."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from meta_utils.optimizee import Optimizee
+from utils.choices import UPDATE_ORDERS
+from utils.discretize import Estimator
+from utils.quantize import Quantizer
+
+
+def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | None, quantized_forward: bool) -> None:
+    """Raises ValueError for a net that is not metaquantized, for an optimizer of torch's, and for a quantizer with parameters
+    that is not installed in the net, or whose parameters the optimizee lacks or no forward would train.
+    """
+    if not hasattr(net, "meta"):
+        raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
+    if not isinstance(optimizee, Optimizee):
+        name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
+        raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")
+    if not isinstance(quantizer, nn.Module):
+        return
+    if quantizer is not net.meta.quantizer:
+        raise ValueError(f"{quantizer} has parameters: install_quantizer(net, quantizer) makes them the net's")
+    if not quantized_forward:
+        raise ValueError(f"training without a quantized forward would not train the parameters of {quantizer}")
+    trained = {id(p) for group in optimizee.param_groups for p in group["params"]}
+    if left := [name for name, p in quantizer.named_parameters() if p.requires_grad and id(p) not in trained]:
+        order = "install_quantizer(net, quantizer) comes before the optimizee is made"
+        raise ValueError(f"no optimizee trains {left[0]} of {quantizer}: {order}")
+
+
+def check_gradient(
+    quantizer: Quantizer | None,
+    meta_net: nn.Module | None,
+    meta_optimizer: Optimizer | None,
+    estimator: Estimator | None,
+    iterations: int | None,
+    quantized_forward: bool,
+    freeze_phi_after: int | None,
+) -> None:
+    """Raises ValueError for what does not go together: M with its optimizer and a quantizer that calibrates, or an estimator."""
+    if isinstance(meta_net, Estimator):
+        raise ValueError(f"{type(meta_net).__name__} is a fixed estimator: estimator={type(meta_net).__name__}()")
+    if (meta_net is None) != (meta_optimizer is None):
+        raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
+    if meta_net is not None and (quantizer is None or not quantized_forward):
+        raise ValueError("a learned gradient takes a quantizer")
+    if meta_net is not None and not hasattr(quantizer, "calibration"):
+        raise ValueError(f"a learned gradient takes the calibration of the quantizer, Eq. (4), and {quantizer} has none")
+    if meta_net is not None and estimator is not None:
+        raise ValueError("a learned gradient takes no fixed estimator")
+    if meta_net is None and freeze_phi_after is not None:
+        raise ValueError("without a learned gradient there is no phi to freeze")
+    if isinstance(estimator, type):
+        raise ValueError(f"the estimator {estimator.__name__} is a class: {estimator.__name__}() makes one of it")
+    if estimator is not None and estimator.scheduled and iterations is None:
+        raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
+
+
+def check_numbers(update_order: str, clip: float | None) -> None:
+    """Raises ValueError for an unknown order, and for a clip that is not positive."""
+    if update_order not in UPDATE_ORDERS:
+        raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be above 0, not {clip}")
