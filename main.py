@@ -49,9 +49,9 @@ def pretrain(args: Namespace) -> None:
     if not args.overwrite:
         check_base_model(target, path, s)
     keep_freed_memory()
-    device = choose_device(s.device, s.deterministic, s.tf32)
+    device = choose_device(s.device, s.deterministic, s.precision)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
-    net = build_net(s.model, loaders.train, device)
+    net = build_net(s.model, loaders.train, device, precision=s.precision)
     optimizee = OPTIMIZEES[s.optimizer].build(net.parameters(), lr=s.init_lr, weight_decay=s.weight_decay)
     loop = TrainingLoop(net, optimizee, quantizer=None)
     with Run(path, s, device, args.overwrite, contents_of(loaders, args.program)) as run:
@@ -83,7 +83,7 @@ def train(args: Namespace) -> None:
         check_record(path, s, begun_from)
     has_base_model = check_start(s, None if args.overwrite else path)
     keep_freed_memory()
-    device = choose_device(s.device, s.deterministic, s.tf32)
+    device = choose_device(s.device, s.deterministic, s.precision)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
     contents = contents_of(loaders, args.program) | begun_from
     load = partial(load_start, settings=s, contents=contents) if has_base_model else None
@@ -100,24 +100,25 @@ def evaluate_files(args: Namespace) -> None:
     from utils.quantize import evaluate
     from utils.run.evaluation import describe_evaluation, find_trained
 
-    trained = find_trained(Path(args.path), args.model, args.dataset)
+    trained = find_trained(Path(args.path), args.model, args.dataset, args.precision)
     trained.compare_program(args.program)
     keep_freed_memory()
     test_loader = trained.load_test_data(args.data_root)
-    net = trained.build(test_loader, choose_device(args.device))
+    net = trained.build(test_loader, choose_device(args.device, precision=trained.precision))
     result = evaluate(net, trained.quantizer, test_loader)
     print(describe_evaluation(result, net, trained.quantized_weights(net)))
 
 
 def export(args: Namespace) -> None:
     """Write a run's quantized net to a file, with packed weights or as ONNX, and test what was written."""
+    from utils.choices import FLOAT32
     from utils.environment import keep_freed_memory
     from utils.run.evaluation import find_run
     from utils.run.export import check_target, export_net
 
     target = Path(args.file)
     check_target(target)
-    trained = find_run(Path(args.path), args.dataset)
+    trained = find_run(Path(args.path), args.dataset, FLOAT32)
     trained.compare_program(args.program)
     keep_freed_memory()
     print(export_net(trained, trained.load_test_data(args.data_root), target))
@@ -139,6 +140,7 @@ def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process; or several runs at once."""
     from utils.benchmark import costs, throughput, timing
     from utils.benchmark.options import ITERATIONS, BenchmarkOptions
+    from utils.choices import BF16, FLOAT32
     from utils.environment import choose_device, keep_freed_memory
 
     options = BenchmarkOptions.of(args)
@@ -146,7 +148,7 @@ def benchmark(args: Namespace) -> None:
     if options.scale:
         print(costs.table(timing.count_costs(*options.cells, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
         return
-    device = choose_device(options.device, tf32=options.tf32)
+    device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])
     if options.at_once:
         measurements = throughput.measure_throughput(options, device)

@@ -89,8 +89,8 @@ def _values(trials: Iterable[Trial], value: Any) -> str:
 
 
 def precision(trial: Trial) -> str:
-    """The type of number that the trial's net computes with."""
-    return str(trial.settings.get("precision") or ("tf32" if trial.settings.get("tf32") else "float32"))
+    """The precision of the trial's products."""
+    return str(trial.settings.get("precision", "float32"))
 
 
 def cells_table(trials: Sequence[Trial]) -> str:

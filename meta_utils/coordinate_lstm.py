@@ -12,21 +12,35 @@ class CoordinateLSTM(torch.autograd.Function):
     layer's weights (4h, k), gates in torch's order i, f, g, o -> (f (N,), h', c'), with a graph to FC and the weights alone.
     k = h + inputs + 1: columns for the layer's h, for its input (x, above the first layer the h' below), and for 1 (the biases).
 
+    dtype: of the products' factors and results, such as bfloat16; everything else has x's dtype.
+
     f is one number per coordinate, so forward computes df/dgates (where `learn`), in place of the gates while a chunk of them is
     in the cache, and backward only scales it: one product per layer. It is stored until then, 4h numbers per coordinate and layer
     (ResNet110, h = 100: 2.6 GiB); besides h and c nothing else grows with N.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, h: Tensor, c: Tensor, learn: bool, chunk_size: int, fc_weight: Tensor, fc_bias: Tensor, *weights):
+    def forward(
+        ctx,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        learn: bool,
+        chunk_size: int,
+        dtype: torch.dtype,
+        fc_weight: Tensor,
+        fc_bias: Tensor,
+        *weights: Tensor,
+    ):
         new_h, new_c = torch.empty_like(h), torch.empty_like(c)
         rows, hidden = min(chunk_size, len(x)), h.shape[2]
-        inputs = [x.new_ones(rows, W.shape[1]) for W in weights]
-        gates = [x.new_empty(len(x) if learn else rows, W.shape[0]) for W in weights]
+        inputs = [x.new_ones(rows, W.shape[1], dtype=dtype) for W in weights]
+        gates = [x.new_empty(len(x) if learn else rows, W.shape[0], dtype=dtype) for W in weights]
+        exact = None if dtype == x.dtype else x.new_empty(rows, 4 * hidden)  # the gates of a chunk, in x's dtype
         spare = x.new_empty(2, rows, hidden)
-        doubled = [_double_g(W).t() for W in weights]
+        doubled = [_double_g(W).t().to(dtype) for W in weights]
         scales = _gate_scales(fc_weight, len(weights))
-        to_below = [scale.t() * W[:, hidden:-1] for scale, W in zip(scales, weights, strict=True)]
+        to_below = [(scale.t() * W[:, hidden:-1]).to(dtype) for scale, W in zip(scales, weights, strict=True)]
         for start in range(0, len(x), chunk_size):
             chunk = slice(start, min(start + chunk_size, len(x)))
             in_buffer = slice(0, chunk.stop - start)
@@ -36,7 +50,11 @@ class CoordinateLSTM(torch.autograd.Function):
                 joined = inputs[layer][in_buffer]
                 joined[:, :hidden], joined[:, hidden:-1] = h[layer, chunk], below
                 at = (c[layer, chunk], new_c[layer, chunk], new_h[layer, chunk])
-                below = _cell(torch.mm(joined, W, out=gates[layer][in_gates]), *at, *spare[:, in_buffer], learn)
+                product = torch.mm(joined, W, out=gates[layer][in_gates])
+                z = product if exact is None else exact[in_buffer].copy_(product)
+                below = _cell(z, *at, *spare[:, in_buffer], learn)
+                if learn and exact is not None:
+                    product.copy_(z)
             for layer in reversed(range(1, len(weights) if learn else 0)):
                 d_h = gates[layer][in_gates] @ to_below[layer]
                 gates[layer - 1][in_gates].unflatten(1, (4, hidden)).mul_(d_h[:, None])
@@ -54,7 +72,7 @@ class CoordinateLSTM(torch.autograd.Function):
         layers, hidden = len(h), h.shape[2]
         d_weights, below = [], x[:, None]
         for layer, (scale, gates) in enumerate(zip(saved[:layers], saved[layers:], strict=True)):
-            inputs = x.new_empty(min(ctx.chunk_size, len(x)), hidden + below.shape[1] + 1)
+            inputs = gates.new_empty(min(ctx.chunk_size, len(x)), hidden + below.shape[1] + 1)
             total = x.new_zeros(max(1, len(inputs) // SLICE), inputs.shape[1], gates.shape[1])
             for start in range(0, len(x), ctx.chunk_size):
                 chunk = slice(start, start + ctx.chunk_size)
@@ -66,7 +84,7 @@ class CoordinateLSTM(torch.autograd.Function):
                 _add_product(total, joined, gates[chunk])
             d_weights.append((total.sum(0) * scale).t())
             below = new_h[layer]
-        return (None,) * 5 + (torch.mv(new_h[-1].t(), d_f).unsqueeze(0), d_f.sum().unsqueeze(0), *d_weights)
+        return (None,) * 6 + (torch.mv(new_h[-1].t(), d_f).unsqueeze(0), d_f.sum().unsqueeze(0), *d_weights)
 
 
 def _double_g(W: Tensor) -> Tensor:
@@ -104,9 +122,17 @@ def _cell(z: Tensor, c: Tensor, new_c: Tensor, new_h: Tensor, s: Tensor, spare: 
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total (B, p, q) += a.T @ b, for a (n, p) and b (n, q): B products of n // B rows each, side by side, and of the rest."""
+    """total (B, p, q) += a.T @ b, for a (n, p) and b (n, q): B products of n // B rows each, side by side, and of the rest.
+
+    a and b may have another dtype than total, in which the products are then rounded before they are added.
+    """
     slices, whole = len(total), len(a) // len(total) * len(total)
     rows = whole // slices
-    torch.baddbmm(total, a[:whole].unflatten(0, (slices, rows)).mT, b[:whole].unflatten(0, (slices, rows)), out=total)
+    side_by_side = a[:whole].unflatten(0, (slices, rows)).mT, b[:whole].unflatten(0, (slices, rows))
+    if a.dtype != total.dtype:
+        total += torch.bmm(*side_by_side)
+        total[0] += a[whole:].t() @ b[whole:]
+        return
+    torch.baddbmm(total, *side_by_side, out=total)
     if whole < len(a):
         total[0].addmm_(a[whole:].t(), b[whole:])

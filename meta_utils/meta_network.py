@@ -38,7 +38,12 @@ def _require_positive(**sizes: int) -> None:
 
 
 class MetaNetwork(nn.Module):
-    """The interface of an M: the call above, and its scale for the log."""
+    """The interface of an M: the call above, and its scale for the log.
+
+    product_dtype: in which an M with products large enough to matter, LSTMFC, multiplies; None: in its inputs' dtype.
+    """
+
+    product_dtype: torch.dtype | None = None
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
@@ -154,7 +159,8 @@ class MetaLSTMFC(MetaNetwork):
     Every coordinate keeps its own (h, c), each (num_lstm, N, hidden_size); lstm_state "carry" hands them on detached, "reset"
     forgets them each time. init "identity" begins as unclipped STE (the linear map is 0 x + 1).
     Coordinates are processed in chunks that fit into the cache. In float32 a step with a gradient stores 16 hidden_size bytes per
-    coordinate and layer; the states before and after it take 8 hidden_size bytes each.
+    coordinate and layer; the states before and after it take 8 hidden_size bytes each. With a product_dtype of bfloat16 the
+    LSTM's products have factors, and results, that are rounded to it, and a step stores half; all else is as before.
     Raises ValueError for an unknown name or a size below 1.
     """
 
@@ -175,11 +181,9 @@ class MetaLSTMFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         state = state or self._zero_state(W_tilde)
         weights = [self._weights(layer) for layer in range(self.lstm.num_layers)]
-        chunk_size = self.chunk_size or CHUNKS[W_tilde.device.type]
         learn = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        factor, h, c = CoordinateLSTM.apply(
-            W_tilde, state["h"], state["c"], learn, chunk_size, self.fc.weight, self.fc.bias, *weights
-        )
+        how = (learn, self.chunk_size or CHUNKS[W_tilde.device.type], self.product_dtype or W_tilde.dtype)
+        factor, h, c = CoordinateLSTM.apply(W_tilde, state["h"], state["c"], *how, self.fc.weight, self.fc.bias, *weights)
         return g_W_hat * factor, {"h": h, "c": c} if self.lstm_state == "carry" else {}
 
     def _weights(self, layer: int) -> Tensor:

@@ -31,11 +31,15 @@ OWN = ("layer_name_list", "meta")  # the attributes that a net gets
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the first, or the other three
 
 
-def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int | None = None) -> nn.Module:
+def metaquantize(
+    net: nn.Module, keep: Iterable[str] = (), bitW: int | None = None, autocast: torch.dtype | None = None
+) -> nn.Module:
     """Makes the weights of every Conv1d/2d/3d, ConvTranspose, Linear and nn.MultiheadAttention of a net quantizable, in place.
 
     keep: patterns (as of fnmatch, such as "conv1" or "*.downsample.*") of the dotted names of layers that stay in full precision.
     bitW: bits per weight where `quantized_type` below is a name; None: the quantizer's own number.
+    autocast: what the net's own forward computes products in, by torch.autocast, such as torch.bfloat16; None: in its tensors'
+        dtype. The quantizer is not part of it: W, W_tilde, W_hat, their gradients and the net's output keep W's dtype.
 
     Returns the same net. It is called as `net(inputs, quantized_type=None, meta_grad_dict={}, lr=1e-3)`:
     quantized_type: a quantizer or its registered name; None computes with the full-precision weights. The name of a quantizer
@@ -67,7 +71,7 @@ def metaquantize(net: nn.Module, keep: Iterable[str] = (), bitW: int | None = No
         if layer.parameter == "weight":
             layer.module.__class__ = _showing(type(layer.module))
             layer.module._shown_by = layer
-    net.forward = QuantizedForward(net, bitW).forward
+    net.forward = QuantizedForward(net, bitW, autocast).forward
     return net
 
 
@@ -96,8 +100,8 @@ class QuantizedForward:
     A net has it as a bound method, because torch.export looks for its code.
     """
 
-    def __init__(self, net: nn.Module, bitW: int | None):
-        self._plain, self._bitW = _PlainForward(net), bitW
+    def __init__(self, net: nn.Module, bitW: int | None, autocast: torch.dtype | None):
+        self._plain, self._bitW = _PlainForward(net, autocast), bitW
 
     @record_function("forward")
     def forward(
@@ -118,14 +122,18 @@ class QuantizedForward:
 
 
 class _PlainForward(nn.Module):
-    """A net by its own forward, as a module of its own, so that the net's hooks run once."""
+    """A net by its own forward, as a module of its own, so that the net's hooks run once. autocast: as of `metaquantize`."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, autocast: torch.dtype | None):
         super().__init__()
-        self.net, self._forward = net, net.forward
+        self.net, self._forward, self._autocast = net, net.forward, autocast
 
     def forward(self, inputs: Tensor) -> Any:
-        return self._forward(inputs)
+        if self._autocast is None:
+            return self._forward(inputs)
+        with torch.autocast(inputs.device.type, self._autocast):
+            outputs = self._forward(inputs)
+        return outputs.to(inputs.dtype) if isinstance(outputs, Tensor) else outputs
 
 
 class _Showing:

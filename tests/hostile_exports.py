@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from utils.run.about import digest_of
+from utils.run.exported.about import digest_of
 
 MANY = 10**12
 

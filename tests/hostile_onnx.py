@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from utils.run.about import digest_of
+from utils.run.exported.about import digest_of
 
 FC, CONV = "fc.weight", "conv1.weight"
 LAST = "logits"

@@ -16,6 +16,7 @@ STARTS = ("random", "identity")  # of a meta network's parameters phi
 NONLINEARITIES = ("relu", "tanh")  # between a meta network's linear layers; None: nothing between them
 LSTM_STATES = ("carry", "reset")  # LSTMFC's (h, c) from iteration to iteration
 UPDATE_ORDERS = ("notebook", "paper")  # of the training loop
+PRECISIONS = FLOAT32, TF32, BF16 = ("float32", "tf32", "bf16")  # of products and convolutions
 MAX_BITS = 8  # per weight
 STE = "STE"
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision.models

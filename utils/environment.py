@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from utils import PROJECT
+from utils.choices import BF16, FLOAT32, TF32
 from utils.errors import BadInput
 from utils.files.text import counted
 
@@ -69,25 +70,54 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_device(name: str, deterministic: bool = False, tf32: bool = False) -> torch.device:
+def choose_device(name: str, deterministic: bool = False, precision: str = FLOAT32) -> torch.device:
     """The device by its flag; auto is CUDA where there is one, else the CPU. Raises BadInput for a device that is not there.
 
-    deterministic: only algorithms that give the same bits every time; the CPU's are so anyway. tf32: CUDA rounds the factors of
-    float32 products to 10 bits of mantissa, which is faster.
+    deterministic: only algorithms that give the same bits every time; the CPU's are so anyway. precision: of products; a note
+    says where the device has no instructions for bf16.
     """
     device = resolve_device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # streams, generators and clocks are the current device's
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        use_tf32(precision == TF32)
         torch.backends.cudnn.benchmark = not deterministic
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # the code writes before it reads
         print("note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning")
+    if precision == BF16 and lacks_bf16(device):
+        what = "GPU" if device.type == "cuda" else "processor"
+        print(f"note: this {what} has no bf16 instructions: bf16 is slower here than float32", file=sys.stderr)
     return device
+
+
+def use_tf32(wanted: bool) -> None:
+    """Whether CUDA rounds the factors of float32 products to 10 bits of mantissa, which is faster."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
+def lacks_bf16(device: torch.device, cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
+    """Whether a device is known to have no instructions that multiply bf16 numbers.
+
+    Of a CPU, the kernel knows: x86 has them with AVX512-BF16 or AMX, Arm as an extension. cpuinfo: the file that lists its
+    features, on Linux; where there is none nothing is known.
+    """
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        lines = Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        return False
+    features = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return bool(features) and {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features[0])
+
+
+def product_dtype(precision: str) -> torch.dtype | None:
+    """The dtype in which the net and LSTMFC multiply; None: in their tensors' own."""
+    return torch.bfloat16 if precision == BF16 else None
 
 
 def cpu_cores() -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from meta_utils.metaquantize import plain_copy
 from utils.choices import MODELS, QUANTIZERS
 from utils.run.evaluation import find_trained
-from utils.run.packed import pack
+from utils.run.exported.packed import pack
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from exported_runs import Odd, Runs
 from meta_utils.metaquantize import plain_copy
 from utils.choices import MODELS
 from utils.run.evaluation import find_trained
-from utils.run.packed import pack
+from utils.run.exported.packed import pack
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -67,6 +67,9 @@ def test_an_onnx_file_is_the_net(model, flags, runs, call_main, tmp_path):
     first, *layers = (outcome.out.splitlines() for outcome in lines)
     assert first[1:] == layers[0][1:]
     assert re.match(r"top-1 \S+ %", first[0])[0] == re.match(r"top-1 \S+ %", layers[0][0])[0]
+    in_bf16 = call_main("evaluate", path, "--precision", "bf16")
+    assert in_bf16.out == lines[1].out
+    assert in_bf16.err == "note: --precision has no effect with an ONNX file, which computes in float32\n"
 
 
 def test_without_the_packages_one_line_says_what_to_install(runs, call_main, tmp_path, monkeypatch):

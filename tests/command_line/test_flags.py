@@ -59,6 +59,7 @@ FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, w
     (["--seed", "1"], [], "seed", 1, "loss"),
     (["--validation", "2"], [], "validation", 2, "loss"),
     (["--pretrained", "none"], [], "pretrained", "none", "loss"),
+    (["--precision", "bf16"], [], "precision", "bf16", "loss"),
     (["--loader", "torchvision"], [], "loader", "torchvision", "loss"),
 ]
 
@@ -87,9 +88,9 @@ def test_flags_of_place_and_hand(train, tmp_path, monkeypatch):
         other = train(*flags)
         assert str(other.record["settings"][key]) == flags[1]
         assert other.logs == plain.logs
-    for flag in ("deterministic", "tf32", "eager"):  # on CUDA they change something
-        other = train(f"--{flag}")
-        assert other.record["settings"][flag] is True
+    for flag, value in (("deterministic", True), ("eager", True), ("precision", "tf32")):  # on CUDA they change something
+        other = train(f"--{flag}", *([value] if value is not True else []))
+        assert other.record["settings"][flag] == value
         assert other.logs == plain.logs
     by_torchvision, with_workers = train("--loader", "torchvision"), train("--loader", "torchvision", "--workers", "1")
     assert with_workers.record["settings"]["workers"] == 1
@@ -139,18 +140,25 @@ def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny
         ("train -m ResNet20 -d Digits -meta MultiFC -nlstm 2 --lstm-state reset", ["--num-lstm", "--lstm-state"]),
         ("train -m ResNet20 -d Digits -q BWN --quantizer-lr 1", ["--quantizer-lr"]),
         ("train -m ResNet20 -d Digits -q TTQ --quantizer-lr 1", []),
-        ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager --tf32", ["--workers", "--tf32", "--eager"]),
-        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --tf32", []),
+        ("train -m ResNet20 -d Digits --workers 2 --device cpu --eager", ["--workers", "--eager"]),
+        ("train -m ResNet20 -d Digits --device cpu --precision tf32", ["--precision"]),
+        ("train -m ResNet20 -d Digits --device cpu --precision bf16", []),
+        ("train -m ResNet20 -d Digits --workers 2 --loader torchvision --device cuda --precision tf32", []),
         ("train -m ResNet20 -d Digits --loader torchvision --device cuda --eager", ["--eager"]),
         ("pretrain -m ResNet20 -d Digits --device cpu --deterministic", ["--deterministic"]),
         ("benchmark --scale --repeats 3 --device cpu", ["--repeats", "--device"]),
         ("benchmark --repeats 3 --device cpu", []),
+        ("benchmark --repeats 3 --device cpu --precision float32 tf32", ["--precision"]),
+        ("benchmark --scale --precision bf16", ["--precision"]),
         ("tables status all --jobs 2 --address auto --dry-run", ["--jobs", "--address", "--dry-run"]),
         ("tables run all --jobs 2 --address auto", ["--address"]),
         ("tables run all --engine ray --address auto", []),
         ("evaluate . -m ResNet20", ["--model"]),
         ("evaluate net.safetensors -m ResNet20", ["--model"]),
         ("evaluate base.pth -m ResNet20", []),
+        ("evaluate base.pth -m ResNet20 --device cpu --precision tf32", ["--precision"]),
+        ("evaluate net.onnx --precision bf16", ["--precision"]),
+        ("evaluate net.safetensors --precision bf16", []),
     ],
 )
 def test_flags_that_do_nothing_are_named(command, named):

@@ -97,7 +97,8 @@ def test_a_terminal_shows_one_bar_that_goes_away(command, on_terminal, monkeypat
     head, net, method, data, *epochs = screen(written)  # no bar is left on it
     assert head.endswith("trial-1: 2 epochs of 4 iterations of 2 images on cpu: " + head.rpartition("cpu: ")[2])
     assert re.fullmatch(r"  net:    ResNet8, [\d,]+ parameters, of which [\d,]+ weights are quantized to 1 bit", net)
-    assert method == "  method: quantizer dorefa, optimizer SGD, backward MultiFC; alpha = 0.001, gamma = 0.001"
+    rates = "alpha = 0.001, gamma = 0.001; products in float32"
+    assert method == f"  method: quantizer dorefa, optimizer SGD, backward MultiFC; {rates}"
     assert re.fullmatch(r"  data:   NPZ:.*tiny\.npz, 8 training and 8 test images, 2 classes", data)
     assert len(epochs) == 2
     assert re.fullmatch(EPOCH.format(1) + r", 00:0\d left", epochs[0])
@@ -150,4 +151,4 @@ def test_a_base_models_run_is_described(call_main, tiny_set, tmp_path):
     assert outcome.code == 0, outcome.err
     _, net, method, *_ = outcome.out.splitlines()
     assert re.fullmatch(r"  net:    ResNet8, [\d,]+ parameters in full precision", net)
-    assert method == "  method: SGD-M, alpha = 0.1"
+    assert method == "  method: SGD-M, alpha = 0.1; products in float32"

@@ -45,16 +45,18 @@ BATCH, IMAGES = 4, 14  # 4, 4, 4, 2
 TOTAL = 20  # iterations of 5 epochs
 
 
-def iterations(case, graphs=None, device="cpu", dtype=torch.float64):
+def iterations(case, graphs=None, device="cpu", dtype=torch.float64, autocast=None):
     method, quantizer, optimizer, order, options = case
     torch.manual_seed(0)
-    net = metaquantize(ResNet(20 if device == "cuda" else 8)).to(device, dtype, memory_format=torch.channels_last)
+    net = metaquantize(ResNet(20 if device == "cuda" else 8), autocast=autocast)
+    net = net.to(device, dtype, memory_format=torch.channels_last)
     quantizer = install_quantizer(net, get_quantizer(quantizer, 2 if quantizer == "LSQ" else None))
     optimizee = OPTIMIZEES[optimizer].build(parameter_groups(net, quantizer_lr=1e-2), lr=1e-3, weight_decay=1e-4)
     options = dict(options)
     how = {"update_order": order, "iterations": TOTAL, "clip": options.pop("clip", None)}
     if method in META_NETWORKS:
         meta_net = META_NETWORKS.load(method)(**options).to(device, dtype)
+        meta_net.product_dtype = autocast
         how |= {"meta_net": meta_net, "meta_optimizer": Adam(meta_net.parameters(), lr=1e-3, bias_corrected_eps=True)}
     elif method in ESTIMATORS:
         how["estimator"] = ESTIMATORS.load(method)
@@ -108,6 +110,17 @@ def test_a_captured_iteration_is_the_iteration(case):
     assert_equal_runs(iterations(case), iterations(case, tape), 1e-12)
     assert tape.captures == 4  # two sizes of batches, two learning rates
     assert tape.replays == TOTAL - 4  # three of the first size to warm up, one of the second
+
+
+@pytest.mark.parametrize("case", [CASES[4], WITH_PARAMETERS[1]], ids=lambda case: "-".join(case[:4]))
+def test_a_captured_iteration_in_bf16_is_the_iteration(case):
+    tape, where = Tape(), {"dtype": torch.float32, "autocast": torch.bfloat16}
+    eager, captured = iterations(case, **where), iterations(case, tape, **where)
+    assert train(eager, epochs=2) == [pytest.approx(measured, rel=1e-5) for measured in train(captured, epochs=2)]
+    assert (tape.captures, tape.replays) == (2, 4)
+    for ours, theirs in zip(numbers(eager), numbers(captured), strict=True):
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", [CASES[2], CASES[3], CASES[4]], ids=lambda case: "-".join(case[:4]))

@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from utils.choices import META_NETWORKS, NONLINEARITIES, methods
+from utils.choices import FLOAT32, META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
 from utils.run.kinds import PATH, Kind, Switch, Whole
 from utils.run.options import Options, like, setting
@@ -53,13 +54,23 @@ class MethodName(Kind):
         return value
 
 
+class Turn(NamedTuple):
+    """A method and the precision of its products."""
+
+    method: str
+    precision: str
+
+
 ROUNDS = Whole(1, 1_000_000)
 INSTEAD = "instead of timing one run after the other"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions(Options):
-    """What is timed, counted or run at once, how often, and where the measurements go."""
+    """What is timed, counted or run at once, how often, and where the measurements go.
+
+    Raises BadInput for options that do not go together, a precision that is there twice, and a file that cannot be written.
+    """
 
     models: tuple[str, ...] = setting(("ResNet20",), "networks", kind=MODEL, several=True)
     batch_sizes: tuple[int, ...] = setting((128,), "images per batch", kind=BATCH_SIZE, several=True)
@@ -74,7 +85,7 @@ class BenchmarkOptions(Options):
     repeats: int = setting(7, "rounds in which the methods take turns", kind=ROUNDS)
     iterations: int | None = setting(None, "iterations of a method in a round (default: 5 on the CPU, 100 on CUDA)", kind=ROUNDS)
     device: str = like(Settings, "device")
-    tf32: bool = like(Settings, "tf32")
+    precision: tuple[str, ...] = like(Settings, "precision", default=(FLOAT32,), several=True)
     eager: bool = like(Settings, "eager")
     scale: bool = setting(False, "count operations and bytes per iteration and print lower bounds", kind=Switch(), group=INSTEAD)
     at_once: tuple[int, ...] = setting(
@@ -91,6 +102,8 @@ class BenchmarkOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        if twice := next((one for one in self.precision if self.precision.count(one) > 1), None):
+            raise BadInput(f"--precision: {twice} is there twice")
         if self.scale and self.at_once:
             raise BadInput("--at-once: not together with --scale")
         if self.scale and self.out:
@@ -104,3 +117,8 @@ class BenchmarkOptions(Options):
     def cells(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
         """What is combined: models, batch sizes, quantizers and methods."""
         return self.models, self.batch_sizes, self.quantizers, self.methods
+
+    @property
+    def turns(self) -> list[Turn]:
+        """What takes turns: every method in every precision."""
+        return [Turn(*pair) for pair in product(self.methods, self.precision)]

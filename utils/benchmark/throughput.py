@@ -9,7 +9,7 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
-from utils.benchmark.options import BenchmarkOptions
+from utils.benchmark.options import BenchmarkOptions, Turn
 from utils.benchmark.timing import WARM_UP, trainer
 from utils.environment import choose_device, cpu_cores, keep_freed_memory
 from utils.errors import RunFailed
@@ -27,6 +27,7 @@ class Throughput:
     batch_size: int
     quantizer: str
     method: str
+    precision: str
     runs: int
     iterations_per_second: float
     ratio_to_one: float | None
@@ -42,23 +43,22 @@ class Work:
     """What each process does: so many iterations of a method on a net, batch size and quantizer, after a warm-up."""
 
     cell: tuple[str, int, str]
-    method: str
+    turn: Turn
     optimizer: str
     device: str
     iterations: int
-    tf32: bool
     eager: bool
 
 
 def measure_throughput(options: BenchmarkOptions, device: torch.device) -> list[Throughput]:
-    """Times every method with every count of runs at once. Raises RunFailed where a process fails."""
+    """Times every method and precision with every count of runs at once. Raises RunFailed where a process fails."""
     o = options
-    work = {"device": str(device), "iterations": o.repeats * o.iterations, "tf32": o.tf32, "eager": o.eager}
+    work = {"device": str(device), "iterations": o.repeats * o.iterations, "eager": o.eager}
     measurements = []
-    for *cell, method in product(*o.cells):
-        rates = {count: together(count, Work(tuple(cell), method, o.optimizer, **work)) for count in o.at_once}
+    for *cell, turn in product(o.models, o.batch_sizes, o.quantizers, o.turns):
+        rates = {count: together(count, Work(tuple(cell), turn, o.optimizer, **work)) for count in o.at_once}
         measurements += [
-            Throughput(*cell, method, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
+            Throughput(*cell, *turn, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
         ]
     return measurements
 
@@ -78,16 +78,16 @@ def together(count: int, work: Work) -> float:
         process.join()
     if any(process.exitcode for process in processes):
         codes = ", ".join(str(process.exitcode) for process in processes)
-        raise RunFailed(f"{count} runs of {work.method} at once: the processes ended with exit codes {codes}")
+        raise RunFailed(f"{count} runs of {work.turn.method} at once: the processes ended with exit codes {codes}")
     return sum(rates.get() for _ in processes)
 
 
 def _run(work: Work, threads: int, barrier: Barrier, rates: SimpleQueue) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
-    device = choose_device(work.device, tf32=work.tf32)
+    device = choose_device(work.device)
     try:
-        run = trainer(work.method, work.cell, work.optimizer, device, work.eager)
+        run = trainer(work.turn, work.cell, work.optimizer, device, work.eager)
         run(WARM_UP + 2)
         _wait_for(device)
     except BaseException:
@@ -107,10 +107,11 @@ def _wait_for(device: torch.device) -> None:
 
 def table(measurements: list[Throughput]) -> str:
     """The measurements as a Markdown table."""
-    columns = ["net", "batch", "quantizer", "method", "runs at once", "iterations / s together", "x one run", "s / epoch of each"]
+    head = ["net", "batch", "quantizer", "method", "precision"]
+    columns = [*head, "runs at once", "iterations / s together", "x one run", "s / epoch of each"]
     rows = []
     for t in measurements:
         ratio = "" if t.ratio_to_one is None else f"{t.ratio_to_one:.2f}"
-        cells = [t.model, t.batch_size, t.quantizer, t.method, t.runs, f"{t.iterations_per_second:.2f}", ratio]
+        cells = [t.model, t.batch_size, t.quantizer, t.method, t.precision, t.runs, f"{t.iterations_per_second:.2f}", ratio]
         rows.append([*map(str, cells), f"{t.epoch_seconds:.3g}"])
     return markdown_table(columns, *rows)

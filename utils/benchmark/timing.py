@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, count, islice, product, repeat
@@ -22,9 +23,9 @@ from meta_utils.iterations import WARM_UP, Iterations
 from utils.batches import ImageSet, Loader, ResidentLoader
 from utils.benchmark.costs import Cost
 from utils.benchmark.costs import count as count_cost
-from utils.benchmark.options import PLAIN, BenchmarkOptions, Method
-from utils.choices import STE
-from utils.environment import describe, git_state, peak_memory, versions
+from utils.benchmark.options import PLAIN, BenchmarkOptions, Method, Turn
+from utils.choices import FLOAT32, STE, TF32
+from utils.environment import describe, git_state, peak_memory, product_dtype, use_tf32, versions
 from utils.files import strict_json
 from utils.run.build import build_loop
 from utils.run.nets import plain_net
@@ -39,12 +40,16 @@ TORCHS_LABELS = {"Optimizer.step#": "meta", "autograd::engine::evaluate_function
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds per iteration (median, lowest, highest), ratio to STE and of STE to plain (medians of ratios), shares of phases."""
+    """Seconds per iteration (median, lowest, highest), ratios (medians of the rounds' ratios), shares of phases.
+
+    ratio_to_ste, ratio_to_plain: to these in the same precision; ratio_to_float32: to the same method in float32.
+    """
 
     model: str
     batch_size: int
     quantizer: str
     method: str
+    precision: str
     seconds: float
     fastest: float
     slowest: float
@@ -52,6 +57,7 @@ class Measurement:
     images_per_second: float
     ratio_to_ste: float | None
     ratio_to_plain: float | None
+    ratio_to_float32: float | None
     phases: dict[str, float]
     cuda_bytes: int | None
 
@@ -65,25 +71,29 @@ def _loader(batch_size: int, device: torch.device) -> Loader:
     return ResidentLoader(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "train", batch_size, device=device)
 
 
-def _plain(model: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
+def _plain(model: str, precision: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
     net = plain_net(model, loader.image_set.num_classes).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    endless = chain.from_iterable(repeat(loader))
+    endless, dtype = chain.from_iterable(repeat(loader)), product_dtype(precision)
 
     def run(iterations: int) -> None:
         for inputs, targets in islice(endless, iterations):
             optimizer.zero_grad()
-            F.cross_entropy(net(inputs.contiguous()), targets).backward()  # the default memory format, inputs included
+            with torch.autocast(device.type, dtype) if dtype else nullcontext():
+                loss = F.cross_entropy(net(inputs.contiguous()), targets)  # the default memory format, inputs included
+            loss.backward()
             optimizer.step()
 
     return run
 
 
 def _quantized(
-    method: Method, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
+    turn: Turn, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
 ) -> Callable[[int], None]:
+    method = Method(turn.method)
     cell = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
-    loop = build_loop(TrainSettings(**cell, meta_nonlinear=method.nonlinear), loader, device)
+    how = {"meta_nonlinear": method.nonlinear, "precision": turn.precision}
+    loop = build_loop(TrainSettings(**cell, **how), loader, device)
     work = Iterations(loop, loader, graphs)
     sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
 
@@ -94,15 +104,22 @@ def _quantized(
     return run
 
 
-def trainer(name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
-    """What runs so many iterations of a method on a net, batch size and quantizer."""
+def trainer(turn: Turn, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
+    """What runs so many iterations of a method, in its precision, on a net, batch size and quantizer."""
     model, batch_size, quantizer = cell
     torch.manual_seed(0)
     loader = _loader(batch_size, device)
-    if name == PLAIN:
-        return _plain(model, loader, device)
-    graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
-    return _quantized(Method(name), model, quantizer, optimizer, loader, device, graphs)
+    if turn.method == PLAIN:
+        iterate = _plain(model, turn.precision, loader, device)
+    else:
+        graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
+        iterate = _quantized(turn, model, quantizer, optimizer, loader, device, graphs)
+
+    def run(iterations: int) -> None:
+        use_tf32(turn.precision == TF32)
+        iterate(iterations)
+
+    return run
 
 
 class _Clock:
@@ -156,31 +173,32 @@ def phase_of(label: str) -> str | None:
 
 
 def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement]:
-    """Times every method on every net, batch size and quantizer, all methods of one such cell taking turns.
+    """Times every method, in every precision, on every net, batch size and quantizer; those of one such cell take turns.
 
-    Each of `repeats` rounds gives every method `iterations` iterations; a warm-up comes first. On CUDA the methods replay
+    Each of `repeats` rounds gives each of them `iterations` iterations; a warm-up comes first. On CUDA the methods replay
     captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
     o = options
     cells = list(product(o.models, o.batch_sizes, o.quantizers))
-    timed = [_take_turns(cell, o.methods, o.optimizer, device, o.repeats, o.iterations, o.eager) for cell in cells]
+    timed = [_take_turns(cell, o.turns, o.optimizer, device, o.repeats, o.iterations, o.eager) for cell in cells]
     measurements = []
     for cell, rounds in zip(cells, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
-        for name in o.methods:
-            phases, cuda_bytes = _look_inside(name, cell, o.optimizer, device, min(o.iterations, PROFILED))
-            seconds = [each[name] for each in rounds]
+        for turn in o.turns:
+            phases, cuda_bytes = _look_inside(turn, cell, o.optimizer, device, min(o.iterations, PROFILED))
+            seconds = [each[turn] for each in rounds]
             median = statistics.median(seconds)
             measurements.append(
                 Measurement(
                     *cell,
-                    method=name,
+                    **turn._asdict(),
                     seconds=median,
                     fastest=min(seconds),
                     slowest=max(seconds),
                     iterations_per_second=1 / median,
                     images_per_second=cell[1] / median,
-                    ratio_to_ste=_ratio(rounds, name, STE),
-                    ratio_to_plain=_ratio(rounds, name, PLAIN),
+                    ratio_to_ste=_ratio(rounds, turn, turn._replace(method=STE)),
+                    ratio_to_plain=_ratio(rounds, turn, turn._replace(method=PLAIN)),
+                    ratio_to_float32=_ratio(rounds, turn, turn._replace(precision=FLOAT32)),
                     phases=phases,
                     cuda_bytes=cuda_bytes,
                 )
@@ -190,34 +208,34 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
 
 def _take_turns(
     cell: tuple[str, int, str],
-    methods: Sequence[str],
+    turns: Sequence[Turn],
     optimizer: str,
     device: torch.device,
     repeats: int,
     iterations: int,
     eager: bool,
-) -> list[dict[str, float]]:
-    """Seconds per iteration of every method, round by round."""
-    trainers = {name: trainer(name, cell, optimizer, device, eager) for name in methods}
+) -> list[dict[Turn, float]]:
+    """Seconds per iteration of every method and precision, round by round."""
+    trainers = {turn: trainer(turn, cell, optimizer, device, eager) for turn in turns}
     for run in trainers.values():
         run(WARM_UP + 2 if device.type == "cuda" else 2)
     clock = _Clock(device)
-    return [{name: clock.time(partial(run, iterations)) / iterations for name, run in trainers.items()} for _ in range(repeats)]
+    return [{turn: clock.time(partial(run, iterations)) / iterations for turn, run in trainers.items()} for _ in range(repeats)]
 
 
 def _look_inside(
-    name: str, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
+    turn: Turn, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
 ) -> tuple[dict[str, float], int | None]:
     """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
     before = 0
     if device.type == "cuda":
-        trainer(name, cell, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
+        trainer(turn, cell, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    run = trainer(name, cell, optimizer, device, eager=True)
+    run = trainer(turn, cell, optimizer, device, eager=True)
     run(2)
-    phases = {} if name == PLAIN else _phase_shares(run, iterations, device)
+    phases = {} if turn.method == PLAIN else _phase_shares(run, iterations, device)
     return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
 
 
@@ -227,15 +245,15 @@ def count_costs(
     """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
     costs = {}
     for *cell, name in product(models, batch_sizes, quantizers, methods):
-        run = trainer(name, tuple(cell), optimizer, torch.device("meta"), eager=True)
+        run = trainer(Turn(name, FLOAT32), tuple(cell), optimizer, torch.device("meta"), eager=True)
         run(2)
         costs[*cell, name] = count_cost(partial(run, 1))
     return costs
 
 
-def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float | None:
+def _ratio(rounds: list[dict[Turn, float]], turn: Turn, other: Turn) -> float | None:
     """The median of the ratios round by round; None where the other was not measured."""
-    return statistics.median(each[name] / each[other] for each in rounds) if other in rounds[0] else None
+    return statistics.median(each[turn] / each[other] for each in rounds) if other in rounds[0] else None
 
 
 def table(measurements: list[Measurement]) -> str:
@@ -245,18 +263,22 @@ def table(measurements: list[Measurement]) -> str:
         "batch",
         "quantizer",
         "method",
+        "precision",
         "ms / iteration (lowest - highest)",
         "images / s",
         "x STE",
         "x plain",
+        "x float32",
         *PHASES,
     ]
     rows = []
     for m in measurements:
-        ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in (m.ratio_to_ste, m.ratio_to_plain)]
+        known = (m.ratio_to_ste, m.ratio_to_plain, m.ratio_to_float32)
+        ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in known]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
-        rows.append([m.model, str(m.batch_size), m.quantizer, m.method, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
+        cell = [m.model, str(m.batch_size), m.quantizer, m.method, m.precision]
+        rows.append([*cell, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
     return markdown_table(columns, *rows)
 
 

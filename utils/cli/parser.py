@@ -9,12 +9,12 @@ from typing import Any
 
 from utils import MAIN
 from utils.benchmark.options import BenchmarkOptions
-from utils.choices import is_trained
+from utils.choices import PRECISIONS, TF32, is_trained
 from utils.errors import shortened
 from utils.files.text import printable
 from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
 from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
-from utils.run.paths import EXPORTED
+from utils.run.paths import EXPORTED, ONNX
 from utils.run.settings import (
     CUDA_ONLY,
     LEARNED_DEFAULTS,
@@ -139,6 +139,7 @@ def _evaluate(parser: Parser) -> None:
     parser.add_argument(
         "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of others: where their NPZ file is now"
     )
+    parser.add_argument("--precision", choices=PRECISIONS, help="of products (default: a run's own; float32 for a file)")
     for name in ("data_root", "device"):
         add_setting(parser, name, settings_of(Settings)[name])
 
@@ -209,15 +210,23 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             yield ["workers"], f"with --loader {args.loader}"
         if _on_cpu(args.device):
             yield CUDA_ONLY, "on the CPU"
+            if args.precision == TF32:
+                yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
         elif args.loader == "torchvision":
             yield ["eager"], "with --loader torchvision"
     if args.command == "benchmark":
         if args.scale:
-            yield ["repeats", "iterations", "device", "tf32", "eager"], "with --scale"
+            yield ["repeats", "iterations", "device", "precision", "eager"], "with --scale"
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
+            if TF32 in args.precision:
+                yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
     if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
         yield ["model"], "with a run's folder or an exported file, which know their own"
+    if args.command == "evaluate" and args.path.endswith(ONNX):
+        yield ["precision"], "with an ONNX file, which computes in float32"
+    elif args.command == "evaluate" and args.precision == TF32 and _on_cpu(args.device):
+        yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
     if args.command == "tables":
         if args.action == "status":
             yield settings_of(EngineOptions), "with status"

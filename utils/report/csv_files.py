@@ -18,6 +18,7 @@ from utils.files.text import printable, shown
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.report.trials import Trial
 from utils.run.fields import MAX_NAME, check_settings, is_name
+from utils.run.settings import with_precision
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")
@@ -163,6 +164,7 @@ def _settings(text: str, trial: str) -> dict[str, Any] | None:
         settings = json.loads(text)
         if settings is not None:
             check_settings(settings)
+            settings = with_precision(settings)
     except RecursionError:
         raise ValueError(f"the settings of {trial} are nested too deep") from None
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.choices import FLOAT32
 from utils.report.layers import LayerTable
 from utils.report.statistics import Statistics, statistics
 from utils.run.identity import CONTENTS, PHI, in_words, switched_on
@@ -17,7 +18,7 @@ from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
-KEEP = "keep"  # layers in full precision: named wherever there are any
+ALWAYS_NAMED = {"keep": (), "precision": FLOAT32}  # settings that are named wherever they are not these
 IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deterministic", "loader"}
 
 
@@ -195,12 +196,12 @@ def _labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
     settings = {key: json.loads(key) for key in keys}
     recorded = [values for values in settings.values() if "folder" not in values]
     not_compared = {*IGNORED_IN_GROUPING, "pretrained", "exp_spec"}  # the last two name a file and the run
-    expected = {name: value for name, value in switched_on(usual).items() if name not in not_compared}
+    expected = {name: value for name, value in switched_on(ALWAYS_NAMED | dict(usual)).items() if name not in not_compared}
     switches = [name for name, value in expected.items() if value is True]
     differing = []
     for name in sorted({*switches, *(name for values in recorded for name in values)}):
         found = {json.dumps(values.get(name)) for values in recorded}
-        if (name in usual or name == KEEP) and name not in not_compared:
+        if (name in usual or name in ALWAYS_NAMED) and name not in not_compared:
             found.add(json.dumps(expected.get(name)))
         if len(found) > 1:
             differing.append(name)

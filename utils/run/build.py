@@ -14,8 +14,9 @@ from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
-from utils.choices import ESTIMATORS, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
+from utils.choices import ESTIMATORS, FLOAT32, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
 from utils.dataset import get_dataloader, hold_out, load_images, make_loader
+from utils.environment import product_dtype
 from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
 from utils.run.identity import DATA, data_digest, program_contents
@@ -53,15 +54,22 @@ def contents_of(loaders: Loaders, program: Path) -> dict[str, str]:
     return {DATA: data_digest(loaders.train.image_set, loaders.test.image_set)} | program_contents(program)
 
 
-def build_net(model: str, loader: Loader, device: torch.device, bits: int = 1, keep: Sequence[str] = ()) -> nn.Module:
+def build_net(
+    model: str,
+    loader: Loader,
+    device: torch.device,
+    bits: int = 1,
+    keep: Sequence[str] = (),
+    precision: str = FLOAT32,
+) -> nn.Module:
     """A net for the loader's images and classes, on the device, channels last in memory, which is faster.
 
-    keep: patterns of the layers that stay in full precision. Raises BadInput for a net that cannot take the images, or whose
-    layers cannot be quantized, and for a pattern that matches none of them.
+    keep: patterns of the layers that stay in full precision. precision: of its products. Raises BadInput for a net that cannot
+    take the images, or whose layers cannot be quantized, and for a pattern that matches none of them.
     """
     net = plain_net(model, loader.image_set.num_classes, one_image=loader.training and loader.smallest_batch == 1)
     try:
-        net = metaquantize(net, keep, bits)
+        net = metaquantize(net, keep, bits, product_dtype(precision))
     except ValueError as error:
         patterns = f" --keep {shortened(' '.join(keep), 100)}" if keep else ""
         raise BadInput(f"-m {model}{patterns}: {error}") from None
@@ -76,7 +84,7 @@ def build_loop(
     load: puts the base model's weights into the net, before a quantizer with parameters begins with them; None: they are random.
     """
     s = settings
-    net = build_net(s.model, loader, device, s.bits, s.keep)
+    net = build_net(s.model, loader, device, s.bits, s.keep, s.precision)
     if load is not None:
         load(net)
     try:
@@ -115,5 +123,6 @@ def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[
         meta_net = META_NETWORKS.load(s.backward)(**s.meta_network_options()).to(device)
     except ValueError as error:
         raise BadInput(f"--backward {s.backward}: {error}") from None
+    meta_net.product_dtype = product_dtype(s.precision)
     phi = [{"params": list(meta_net.parameters())}]  # a group may be empty: an estimator with nothing to learn
     return meta_net, Adam(phi, lr=s.meta_lr, weight_decay=s.meta_weight_decay, bias_corrected_eps=True)

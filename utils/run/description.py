@@ -15,7 +15,7 @@ def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> s
     images = f"{len(loaders.train.chosen):,} training{validation} and {len(loaders.test.chosen):,} test images"
     lines = {
         "net": f"{s.model}, {_weights(net, s)}",
-        "method": _method(s),
+        "method": f"{_method(s)}; products in {s.precision}",
         "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
         "time": pace,
     }

@@ -15,7 +15,7 @@ from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import install_quantizer
 from meta_utils.meta_layers import MetaLayer
 from utils.batches import Loader
-from utils.choices import is_net, npz_path
+from utils.choices import FLOAT32, PRECISIONS, is_net, npz_path
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput, shortened
 from utils.files.look import look_at
@@ -24,10 +24,10 @@ from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE, build_net
 from utils.run.checkpoint import Checkpoints
-from utils.run.exported import ExportedFile, build_exported, read_exported
+from utils.run.exported.packed import pack
+from utils.run.exported.read import ExportedFile, build_exported, read_exported
 from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
-from utils.run.packed import pack
-from utils.run.paths import EXPORTED
+from utils.run.paths import EXPORTED, ONNX
 from utils.run.record import fault_of_result, read_record
 from utils.run.state import load_state
 from utils.run.weights import load_weights
@@ -41,6 +41,7 @@ class Trained:
 
     quantizer: None where the net computes with its weights as they are: of a base model, and of an exported file, whose weights
     are W_hat. made_of: of a run, or of an exported file's. keep: patterns of the layers in full precision. file: an exported one.
+    precision: of the products: of a run its own, unless another one is asked for.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Trained:
     made_of: Identity | None = None
     keep: tuple[str, ...] = ()
     file: ExportedFile | None = None
+    precision: str = FLOAT32
 
     def load_test_data(self, data_root: str) -> Loader:
         """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
@@ -74,8 +76,8 @@ class Trained:
         Raises BadInput where these are damaged, not there, or of another net or run.
         """
         if self.file:
-            return build_exported(self.file, self.path, loader, device)
-        net = build_net(self.model, loader, device, keep=self.keep)
+            return build_exported(self.file, self.path, loader, device, self.precision)
+        net = build_net(self.model, loader, device, keep=self.keep, precision=self.precision)
         self.load_into(net)
         return net
 
@@ -106,29 +108,31 @@ class Trained:
             raise BadInput(f"{origin}: {error}") from None
 
 
-def find_trained(path: Path, model: str | None, dataset: str | None) -> Trained:
+def find_trained(path: Path, model: str | None, dataset: str | None, precision: str | None = None) -> Trained:
     """A run's folder or an exported file, which say what they are of, or a base-model file of the given model and data set.
 
-    dataset: of a run or an exported file, where its data are now. Raises BadInput for what is none of them, for a file that is
-    damaged, and for another data set than the run's.
+    dataset: of a run or an exported file, where its data are now. precision: None: a run's own, float32 for a file; an ONNX
+    file computes in float32 whatever is given. Raises BadInput for what is none of them, for a file that is damaged, and for
+    another data set than the run's.
     """
     found = look_at(path)
     if found and stat.S_ISDIR(found.st_mode):
-        return find_run(path, dataset)
+        return find_run(path, dataset, precision)
     if not found:
         raise BadInput(f"{path}: there is no such folder or file")
     if path.suffix in EXPORTED:
         file = read_exported(path)
         about = file.about
         where = _where_the_data_are(path, about.dataset, dataset)
-        return Trained(path, about.architecture, where, None, about.identity, tuple(about.keep), file)
+        precision = FLOAT32 if path.suffix == ONNX else precision or FLOAT32
+        return Trained(path, about.architecture, where, None, about.identity, tuple(about.keep), file, precision)
     if not (model and dataset):
         raise BadInput(f"{path}: a base-model file needs -m/--model and -d/--dataset")
-    return Trained(path, model, dataset)
+    return Trained(path, model, dataset, precision=precision or FLOAT32)
 
 
-def find_run(path: Path, given: str | None) -> Trained:
-    """A run's folder; given: where its data are now. Raises BadInput as `find_trained` does."""
+def find_run(path: Path, given: str | None, precision: str | None = None) -> Trained:
+    """A run's folder; given: where its data are now. precision: None: its own. Raises BadInput as `find_trained` does."""
     record = read_record(path)
     settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
@@ -138,7 +142,10 @@ def find_run(path: Path, given: str | None) -> Trained:
     try:
         quantizer = get_quantizer(quantizer, settings.get("bits"))
         keep = tuple(settings.get("keep") or ())
-        return Trained(path, model, where, quantizer, Identity.of_record(record), keep)
+        precision = precision or settings["precision"]
+        if precision not in PRECISIONS:
+            raise ValueError(f"there is no precision {shortened(str(precision))}")
+        return Trained(path, model, where, quantizer, Identity.of_record(record), keep, precision=precision)
     except ValueError as error:
         raise BadInput(f"{path / 'run.json'}: {error}") from None
 

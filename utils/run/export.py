@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from utils.batches import Loader
+from utils.choices import FLOAT32
 from utils.errors import BadInput, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import open_new
 from utils.files.untrusted import reason, why_no_folder
 from utils.quantize import Evaluation, Quantizer, evaluate
-from utils.run.about import IMAGE_SIZE, About
 from utils.run.evaluation import Trained
-from utils.run.exported import ONNX, build_exported, read_exported
-from utils.run.packed_file import PackedFile
-from utils.run.paths import EXPORTED
+from utils.run.exported.about import IMAGE_SIZE, About
+from utils.run.exported.packed_file import PackedFile
+from utils.run.exported.read import build_exported, read_exported
+from utils.run.paths import EXPORTED, ONNX
 from utils.run.record import fault_of_result, read_record
 from utils.tabular import markdown_table
 
@@ -31,7 +32,7 @@ def check_target(target: Path) -> None:
     if target.suffix not in EXPORTED:
         raise BadInput(f"FILE {target} must end in {' or '.join(EXPORTED)}")
     if target.suffix == ONNX:
-        from utils.run.onnx_file import require_packages
+        from utils.run.exported.onnx_file import require_packages
 
         require_packages()
     if why := why_no_folder(target.parent):
@@ -49,8 +50,9 @@ def check_target(target: Path) -> None:
 def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     """Writes the net of a run, tests what was written on the loader's images, and returns a table of sizes and accuracies.
 
-    The target is replaced once everything is well. Raises BadInput for a run that is not quantized, has no checkpoint or weights
-    that no net computes with; RunFailed where the file cannot be written, or gives other logits than the run's net.
+    trained: in float32, as the file. The target is replaced once everything is well. Raises BadInput for a run that is not
+    quantized, has no checkpoint or weights that no net computes with; RunFailed where the file cannot be written, or gives other
+    logits than the run's net.
     """
     if trained.quantizer is None:
         raise BadInput(f"{trained.path} is the run of a base model: it has no quantized weights to export")
@@ -62,7 +64,7 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     about = _about(trained, loader, before)
     packed = PackedFile.of_net(net, trained.quantizer, about)
     if target.suffix == ONNX:
-        from utils.run.onnx_export import onnx_bytes
+        from utils.run.exported.onnx_export import onnx_bytes
 
         content = onnx_bytes(net, trained.quantizer, about)
     else:
@@ -89,6 +91,9 @@ def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
     done, planned = record.get("epochs_done", 0), settings.get("epochs", 0)
     if record["state"] != "done":
         print(f"note: {trained.path} is {record['state']} after {done} of {planned} epochs", file=sys.stderr)
+    if settings["precision"] != FLOAT32:
+        before = f"{trained.path} was trained in {settings['precision']}"
+        print(f"note: {before}; the file computes in float32, as do both accuracies", file=sys.stderr)
     return About(
         architecture=trained.model,
         num_classes=images.num_classes,

@@ -125,6 +125,8 @@ def check_settings(settings: Any) -> None:
 def _check_of(setting: str) -> Check:
     if setting == "base_model":  # in the compact form of earlier runs
         return TEXT
+    if setting == "tf32":  # of earlier runs
+        return SWITCH
     if setting == "momentum":  # of pretrain, which has no flag for it
         return NUMBER
     kind = KINDS.get(setting)

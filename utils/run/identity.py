@@ -17,7 +17,7 @@ from typing import Any
 from utils import MAIN
 from utils.choices import npz_path
 from utils.errors import BadInput
-from utils.run.settings import MAY_DIFFER, Settings
+from utils.run.settings import MAY_DIFFER, Settings, with_precision
 
 DATA, BASE_MODEL, PROGRAM, PHI = CONTENTS = ("data_digest", "base_model", "program", "phi_digest")  # in run.json and checkpoints
 OTHER = {
@@ -99,7 +99,7 @@ class Identity:
         """Of a run.json or a checkpoint."""
         settings = record.get("settings")
         known = {name: record[name] for name in CONTENTS if isinstance(record.get(name), str)}
-        return cls(settings if isinstance(settings, dict) else {}, known)
+        return cls(with_precision(settings) if isinstance(settings, dict) else {}, known)
 
     def differing_settings(self, here: "Identity") -> str:
         """The settings in which this, of a record, and a command's identity differ, in words; "" if in none."""

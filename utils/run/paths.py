@@ -22,7 +22,7 @@ def checked_name(name: str, advice: str, room: int = 0) -> str:
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
 
 
-EXPORTED = (".safetensors", ".onnx")  # the endings of exported files
+EXPORTED = PACKED, ONNX = (".safetensors", ".onnx")  # the endings of exported files
 TORCHVISION_LABEL = "torchvision-"
 
 

@@ -16,7 +16,7 @@ from utils.files.untrusted import MIB, read_limited, reason
 from utils.run.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
 from utils.run.paths import checked_name, experiment_folder
-from utils.run.settings import Settings, TrainSettings
+from utils.run.settings import Settings, TrainSettings, with_precision
 
 REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB
@@ -62,7 +62,8 @@ def run_path(settings: TrainSettings) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """A run's run.json, whose fields and settings have the types that utils/run/fields.py lists.
 
-    A run that an earlier version called done in spite of a test that is not finite has failed.
+    The settings of an earlier version have their present names. A run that an earlier version called done in spite of a test that
+    is not finite has failed.
 
     Raises BadInput, naming the file and the fault, where there is none, or it is not whole, or not a record.
     """
@@ -83,6 +84,7 @@ def read_record(path: Path) -> dict[str, Any]:
         check_record_fields(record)
     except ValueError as error:
         raise BadInput(f"{file} is not a run's record: {error}") from None
+    record["settings"] = with_precision(record["settings"])
     fault = fault_of_result(record.get("result"))
     return record | {"state": "failed", "error": fault} if fault and record["state"] == "done" else record
 

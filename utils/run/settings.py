@@ -13,14 +13,17 @@ from typing import Any, Self
 from utils import default_data_root
 from utils.choices import (
     DATASETS,
+    FLOAT32,
     LOADERS,
     LSTM_STATES,
     MAX_BITS,
     META_NETWORKS,
     NONLINEARITIES,
     OPTIMIZEES,
+    PRECISIONS,
     QUANTIZERS,
     STARTS,
+    TF32,
     UPDATE_ORDERS,
     Place,
     is_trained,
@@ -97,7 +100,12 @@ class Settings(Options):
     checkpoint_every: str = setting(
         "1", "epochs, or iterations, between checkpoints", kind=INTERVAL, metavar="N|Nit", may_differ=True
     )
-    tf32: bool = setting(False, "CUDA: multiply in TF32, faster than float32 and less exact", kind=Switch(), cuda_only=True)
+    precision: str = setting(
+        FLOAT32,
+        "of products: bf16 multiplies the net's and LSTMFC's by torch.autocast, tf32 all of them in TF32 (CUDA alone); "
+        "W, phi, the optimizers and the loss are float32 in any case",
+        kind=OneOf(PRECISIONS),
+    )
     eager: bool = setting(
         False,
         "CUDA: do not use CUDA graphs",
@@ -139,7 +147,8 @@ class Settings(Options):
 
         Raises BadInput for a value that its setting does not accept.
         """
-        return cls(**{name: settings[name] for name in settings_of(cls) if name in settings})
+        present = with_precision(settings)
+        return cls(**{name: present[name] for name in settings_of(cls) if name in present})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +311,8 @@ class TrainSettings(Settings):
     @classmethod
     def from_record(cls, settings: Mapping[str, Any]) -> Self:
         """As for every run; the optimizee has the options that the record names, and no others."""
-        known = {name: settings[name] for name in settings_of(cls) if name in settings}
+        present = with_precision(settings)
+        known = {name: present[name] for name in settings_of(cls) if name in present}
         choice = OPTIMIZEES.get(known.get("optimizer"))
         options = {name: settings[name] for name in (choice.options_ste if choice else ()) if name in settings}
         return cls(**known, optimizer_options=options)
@@ -330,6 +340,13 @@ MAY_DIFFER = tuple(noted(Settings, "may_differ"))
 CUDA_ONLY = tuple(noted(Settings, "cuda_only"))
 META_OPTIONS = noted(TrainSettings, "option")  # setting -> the argument of the meta networks' constructors
 LEARNED_DEFAULTS = noted(TrainSettings, "learned")  # setting -> its default with a learned gradient
+
+
+def with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's settings with `precision`: in its place earlier versions recorded `tf32`, on or off, or nothing."""
+    present = {"precision": TF32 if settings.get("tf32") is True else FLOAT32, **settings}
+    present.pop("tf32", None)
+    return present
 
 
 def method_defaults(backward: str) -> dict[str, Any]:

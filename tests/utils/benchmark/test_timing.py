@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from utils.benchmark.options import Turn
 from utils.benchmark.throughput import Work, _run, together
 from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of, trainer
 from utils.errors import BadInput, RunFailed
+
+STE = Turn("STE", "float32")
 
 
 def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
@@ -20,7 +23,7 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
     outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
     assert outcome.code == 0, outcome.err
     rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
-    assert [row[:4] for row in rows] == [["ResNet20", "2", "BWN", method] for method in methods]
+    assert [row[:5] for row in rows] == [["ResNet20", "2", "BWN", method, "float32"] for method in methods]
     record = json.loads(out.read_text())
     assert {"device", "versions", "git", "settings", "peak_memory"} <= set(record)
     plain, ste, multi, _ = record["measurements"]
@@ -35,9 +38,46 @@ def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
     assert multi["phases"]["meta"] > 0
 
 
+def test_precisions_take_turns_and_are_compared(call_main, tmp_path):
+    out, precisions = tmp_path / "b.json", ["bf16", "float32"]
+    flags = ["--methods", "plain", "STE", "--batch-sizes", "1", "--repeats", "2", "--iterations", "1", "--device", "cpu"]
+    outcome = call_main("benchmark", *flags, "--precision", *precisions, "--out", out)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(out.read_text())["measurements"]
+    turns = [("plain", "bf16"), ("plain", "float32"), ("STE", "bf16"), ("STE", "float32")]
+    assert [(one["method"], one["precision"]) for one in found] == turns
+    seconds = {turn: one["seconds"] for turn, one in zip(turns, found, strict=True)}
+    fastest, slowest = ({turn: one[end] for turn, one in zip(turns, found, strict=True)} for end in ("fastest", "slowest"))
+    for turn, one in zip(turns, found, strict=True):
+        others = {"ste": ("STE", turn[1]), "plain": ("plain", turn[1]), "float32": (turn[0], "float32")}
+        for name, other in others.items():
+            ratio = one[f"ratio_to_{name}"]
+            assert ratio == 1 if other == turn else fastest[turn] / slowest[other] <= ratio <= slowest[turn] / fastest[other]
+    assert len({*seconds.values()}) == 4
+
+
+def test_a_precision_is_timed_once(refuses):
+    refuses(["benchmark", "--precision", "bf16", "float32", "bf16"], ["--precision: bf16 is there twice"])
+
+
+def test_a_methods_products_are_in_the_precision_of_its_turn():
+    """The same iterations of the same net, in two precisions; float32 twice is the same."""
+    losses = []
+    for precision in ("float32", "bf16", "float32"):
+        run = trainer(Turn("STE", precision), ("ResNet20", 2, "dorefa"), "SGD", torch.device("cpu"), eager=True)
+        seen = []
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, _, out, seen=seen: seen.append(out.dtype) if isinstance(module, torch.nn.Conv2d) else None
+        )
+        run(1)
+        handle.remove()
+        losses.append({*seen})
+    assert losses == [{torch.float32}, {torch.bfloat16}, {torch.float32}]
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 def test_every_phase_is_seen_and_a_phase_within_another_is_not_counted_twice(optimizer):
-    run = trainer("MultiFC", ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
+    run = trainer(Turn("MultiFC", "float32"), ("ResNet20", 2, "dorefa"), optimizer, torch.device("cpu"), eager=True)
     run(2)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run(1)
@@ -61,7 +101,7 @@ def test_several_runs_at_once(call_main, tmp_path):
     outcome = call_main("benchmark", *arguments, "--device", "cpu", "--out", out)
     assert outcome.code == 0, outcome.err
     rows = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("| ResNet20")]
-    assert [row[3:5] for row in rows] == [["STE", "1"], ["STE", "2"]]
+    assert [row[3:6] for row in rows] == [["STE", "float32", "1"], ["STE", "float32", "2"]]
     one, two = json.loads(out.read_text())["measurements"]
     assert one["ratio_to_one"] == 1
     assert two["ratio_to_one"] == pytest.approx(two["iterations_per_second"] / one["iterations_per_second"])
@@ -71,7 +111,7 @@ def test_several_runs_at_once(call_main, tmp_path):
 
 def test_a_process_that_fails_lets_no_other_wait_for_it():
     barrier = threading.Barrier(2)
-    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
     with ThreadPoolExecutor() as pool:
         other = pool.submit(barrier.wait, 60)
         with pytest.raises(BadInput, match="ResNet9"):
@@ -80,7 +120,7 @@ def test_a_process_that_fails_lets_no_other_wait_for_it():
 
 
 def test_processes_that_fail_are_an_error():
-    work = Work(("ResNet9", 2, "dorefa"), "STE", "SGD", "cpu", iterations=1, tf32=False, eager=False)
+    work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
     with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
         together(2, work)
 

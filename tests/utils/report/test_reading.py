@@ -157,9 +157,9 @@ def test_a_flat_curve_has_whole_epochs(rows):
 
 
 def test_csv_there_and_back(tmp_path):
-    random = np.random.default_rng(0)
+    random, own = np.random.default_rng(0), settings_of(CELL, 1, 4, precision="bf16")
     made = [
-        make_trial(random.random(4) * 100, number=1, seconds=np.array([1.5, 2, 2, 2]), made_by="cpu"),
+        make_trial(random.random(4) * 100, seconds=np.array([1.5, 2, 2, 2]), made_by="cpu", settings=own),
         make_trial(random.random(3) * 100, number=2, settings={"folder": "x"}),
         make_trial(random.random(3), number=3, state="failed"),
     ]

@@ -5,8 +5,10 @@ import statistics as by_hand
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folders import CELL, DIGITS, make_trial, settings_of
+from run_folders import CELL, DIGITS, make_run, make_trial, settings_of
 
+from utils.report.csv_files import read_csv, write_csv
+from utils.report.reading import find_trials
 from utils.report.statistics import statistics
 from utils.report.trials import group_trials
 
@@ -136,6 +138,24 @@ def test_layers_in_full_precision_are_named_even_where_all_runs_have_them():
         assert group.label == "keep fc"
         (group,), _ = group_trials([trial(1), old], lambda cell, usual=usual: usual)
         assert group.label == ""
+
+
+def test_runs_of_another_precision_are_never_averaged_with_others(tmp_path):
+    """As recorded now, by an earlier version (tf32, on or off), and in a CSV file of either; named wherever it is not float32."""
+    for number, own in enumerate(({"precision": "float32"}, {"tf32": False}, {}, {"precision": "bf16"}, {"tf32": True}), start=1):
+        make_run(tmp_path / "R" / str(number), DIGITS, number, settings=settings_of(DIGITS, number, **own))
+    runs, problems = find_trials([tmp_path / "R"])
+    write_csv(runs, tmp_path / "runs.csv")
+    assert problems == []
+    for trials in (runs, read_csv(tmp_path / "runs.csv")):
+        groups, _ = group_trials(trials, lambda cell: None)
+        assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
+            "precision float32": [1, 2, 3],
+            "precision bf16": [4],
+            "precision tf32": [5],
+        }
+        labels = [group_trials(trials[first:end], lambda cell: None)[0][0].label for first, end in ((0, 3), (3, 4))]
+        assert labels == ["", "precision bf16"]
 
 
 def test_base_models_tell_trials_apart_where_several_are_known():

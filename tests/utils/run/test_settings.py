@@ -9,11 +9,19 @@ from parsed import parsed, train_settings
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput, Finished
 from utils.run.fields import check_record_fields
-from utils.run.identity import switched_on
+from utils.run.identity import Identity, check_checkpoint, switched_on
 from utils.run.kinds import INTERVAL, PATH, LearningRateSchedule, Real, Whole
 from utils.run.options import settings_of
 from utils.run.record import check_record, run_name, run_path
-from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
+from utils.run.settings import (
+    CUDA_ONLY,
+    LEARNED_DEFAULTS,
+    MAY_DIFFER,
+    META_OPTIONS,
+    PretrainSettings,
+    TrainSettings,
+    with_precision,
+)
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
 
 CELL = {"model": "ResNet20", "dataset": "CIFAR10"}
@@ -57,6 +65,7 @@ RECORDED = {
     "trial": 1,
     "pretrained": "elsewhere/ResNet20-CIFAR10-pretrain.pth",
 }
+RENAMED = {("precision" if name == "tf32" else name): ("float32" if name == "tf32" else v) for name, v in RECORDED.items()}
 NEWER = {"label_smoothing", "clip", "keep", "warmup", "validation", "quantizer_lr", "phi", "freeze_phi_after"}  # usually off
 OWN = {"quantizer": "BWN", "backward": "FC-Grad", "meta_init": "identity", "drop_last": True}
 OF_STE = {**RECORDED, **dict.fromkeys((*META_OPTIONS, *LEARNED_DEFAULTS)), "quantizer": "dorefa", "backward": "STE"}
@@ -70,12 +79,12 @@ def settings_now(**changes):
 def test_settings_are_those_of_earlier_records_by_name_and_order():
     found = TrainSettings(**CELL, **OWN).as_dict()
     places = {"data_root", "results_root", "pretrained"}
-    assert [name for name in found if name not in NEWER] == list(RECORDED)
-    assert {*found} == {*RECORDED, *NEWER}
+    assert [name for name in found if name not in NEWER] == list(RENAMED)
+    assert {*found} == {*RENAMED, *NEWER}
     assert {name: value for name, value in found.items() if name not in places | NEWER} == {
-        name: value for name, value in RECORDED.items() if name not in places
+        name: value for name, value in RENAMED.items() if name not in places
     }
-    pretraining = [*[*RECORDED][:18], "weight_decay", "trial", "optimizer", "momentum"]
+    pretraining = [*[*RENAMED][:18], "weight_decay", "trial", "optimizer", "momentum"]
     assert [name for name in PretrainSettings(**CELL).as_dict() if name not in NEWER] == pretraining
     assert json.loads(json.dumps(found)) == found
 
@@ -85,12 +94,29 @@ def test_a_record_of_an_earlier_commit_is_the_same_run(recorded, tmp_path):
     run = {"backward": recorded["backward"], "quantizer": recorded["quantizer"]}
     (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "running", "epochs_done": 40}))
     assert check_record(tmp_path, settings_now(**run))["epochs_done"] == 40
-    assert switched_on(TrainSettings.from_record(recorded).as_dict()) == switched_on(recorded)
+    assert switched_on(TrainSettings.from_record(recorded).as_dict()) == switched_on(with_precision(recorded))
     (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "done"}))
     with pytest.raises(Finished, match="is done"):
         check_record(tmp_path, settings_now(**run))
     with pytest.raises(BadInput, match="epochs 100 there and 7 here"):
         check_record(tmp_path, settings_now(**run, epochs=7))
+
+
+def test_what_was_recorded_as_tf32_is_a_precision(tmp_path):
+    """In records and checkpoints of earlier commits, on or off, or not there; a command of another precision is another run."""
+    for there, precision in (({"tf32": True}, "tf32"), ({"tf32": False}, "float32"), ({}, "float32")):
+        recorded = {name: value for name, value in RECORDED.items() if name != "tf32"} | there
+        (tmp_path / "run.json").write_text(json.dumps({"settings": recorded, "state": "running"}))
+        same, other = settings_now(precision=precision), settings_now(precision="bf16")
+        assert check_record(tmp_path, same)["settings"]["precision"] == precision
+        assert TrainSettings.from_record(recorded).precision == precision
+        check_checkpoint(tmp_path, {"settings": recorded}, Identity.of_command(same, {}), "")
+        with pytest.raises(
+            BadInput, match=f"other settings: precision {precision} there and bf16 here; choose another --exp-spec"
+        ):
+            check_record(tmp_path, other)
+        with pytest.raises(BadInput, match=f"other settings: precision {precision} there and bf16 here"):
+            check_checkpoint(tmp_path, {"settings": recorded}, Identity.of_command(other, {}), "")
 
 
 def test_a_record_may_lack_a_setting_or_have_one_that_is_gone(tmp_path):
@@ -124,7 +150,7 @@ def test_a_childs_command_line_gives_the_same_settings_for_every_cell(protocol):
 
 
 def test_a_childs_command_line_names_what_is_not_the_default():
-    own = {"meta_nonlinear": "tanh", "weight_decay": 0.1, "stop_after": 7, "tf32": True, "bits": 2, "pretrained": "none"}
+    own = {"meta_nonlinear": "tanh", "weight_decay": 0.1, "stop_after": 7, "precision": "bf16", "bits": 2, "pretrained": "none"}
     settings = TrainSettings(**CELL, **own, data_root="D", exp_spec="mine", checkpoint_every="100it", lr_adjust="adaptive")
     words = settings.arguments()
     assert train_settings(words) == settings
@@ -267,7 +293,7 @@ def test_settings_are_resolved_and_stay_as_they_are(tmp_path, monkeypatch):
 def test_notes_at_the_fields():
     """The settings that may differ decide which runs are one run: a new one is a decision, not an accident."""
     assert {*MAY_DIFFER} == {"data_root", "results_root", "device", "workers", "checkpoint_every", "eager", "stop_after"}
-    assert {*CUDA_ONLY} == {"deterministic", "tf32", "eager"}
+    assert {*CUDA_ONLY} == {"deterministic", "eager"}
     assert {*META_OPTIONS.values()} == {option for name in META_NETWORKS for option in META_NETWORKS.options(name)}
     assert LEARNED_DEFAULTS == {
         "phi": None,
@@ -346,3 +372,5 @@ def test_a_records_whole_numbers_lie_in_their_settings_range():
     record = {"state": "done", "settings": {"trial": 10**18}}
     with pytest.raises(ValueError, match="setting 'trial' must be a whole number from 1 to 1000000"):
         check_record_fields(record)
+    with pytest.raises(ValueError, match="setting 'tf32' must be true or false, not 'yes'"):
+        check_record_fields({"state": "done", "settings": {"tf32": "yes"}})

@@ -45,6 +45,14 @@ def test_a_grid_goes_with_other_settings_and_may_hold_milestones(command):
         assert parsed(run.command[2:]).exp_spec == run.settings.exp_spec
 
 
+def test_a_precision_is_set_or_varied_like_other_settings(command):
+    runs = runs_of(command("R", *STE, "--grid", "precision=float32,bf16"))
+    assert [run.settings.precision for run in runs] == ["float32", "bf16"]
+    assert [run_name(run.settings).split("-grid-")[1] for run in runs] == ["precision-float32-trial-1", "precision-bf16-trial-1"]
+    (run,) = runs_of(command("R", *STE, "--set", "precision=bf16"))
+    assert run.settings.precision == parsed(run.command[2:]).precision == "bf16"
+
+
 def test_a_slurm_task_is_told_of_the_grid():
     grid = [("init-lr", ("1e-3", "1e-2")), ("lr-adjust", ("30", "60,80"))]
     selection = Selection(tables=["table1"], grid=grid, set=[("batch-size", "64")])
@@ -76,6 +84,7 @@ BAD_GRIDS = [  # flags, words that the one line must hold
     ],
     (["--grid", "num-lstm=1,2"], ["--grid num-lstm", "no selected cell"]),
     (["--grid", "quantizer-lr=1e-3,1e-2"], ["--grid quantizer-lr", "no selected cell"]),
+    (["--grid", "precision=bf16,fp8"], ["--grid precision", "--precision", "float32, tf32, bf16", "'fp8'"]),
     (["--grid", "bits=1,9"], ["--grid bits", "-bw/--bits", "from 1 to 8", "'9'"]),
     (["--grid", "warmup=1,100"], ["--grid warmup=1,100", "(warmup 100)", "--warmup 100"]),
 ]

@@ -17,8 +17,8 @@ from meta_utils.metaquantize import plain_copy
 from utils.errors import BadInput, first_line, machine_failure, shortened
 from utils.files import strict_json
 from utils.quantize import Quantizer
-from utils.run.about import DIGEST, IMAGE_SIZE, About, digest_of
-from utils.run.onnx_file import needed
+from utils.run.exported.about import DIGEST, IMAGE_SIZE, About, digest_of
+from utils.run.exported.onnx_file import needed
 
 OPSET = 18
 INPUT, OUTPUT = "images", "logits"

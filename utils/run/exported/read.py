@@ -8,14 +8,12 @@ from torch import nn
 
 from meta_utils.metaquantize import metaquantize
 from utils.batches import Loader
-from utils.choices import MODELS
+from utils.choices import FLOAT32, MODELS
 from utils.errors import BadInput, shortened
-from utils.run.about import About
 from utils.run.build import build_net
-from utils.run.packed_file import PackedFile
-from utils.run.paths import EXPORTED
-
-PACKED, ONNX = EXPORTED
+from utils.run.exported.about import About
+from utils.run.exported.packed_file import PackedFile
+from utils.run.paths import PACKED
 
 
 class ExportedFile(Protocol):
@@ -34,13 +32,13 @@ def read_exported(path: Path) -> ExportedFile:
     """The content of a file with one of the endings. Raises BadInput, naming it, for one that is damaged or no export."""
     if path.suffix == PACKED:
         return PackedFile.read(path)
-    from utils.run.onnx_file import OnnxFile  # which need not be installed
+    from utils.run.exported.onnx_file import OnnxFile  # which need not be installed
 
     return OnnxFile.read(path)
 
 
-def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch.device) -> nn.Module:
-    """The net of an exported file, for the loader's images, on the device; its weights are W_hat.
+def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch.device, precision: str = FLOAT32) -> nn.Module:
+    """The net of an exported file, for the loader's images, on the device; its weights are W_hat. precision: of its products.
 
     The file's tensors are compared with the net before memory is taken for it. Raises BadInput where they are of another net, or
     not for the loader's classes.
@@ -51,7 +49,7 @@ def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch
     try:
         if (skeleton := _skeleton(about)) is not None:
             file.check(skeleton)
-        net = build_net(about.architecture, loader, device, keep=about.keep)
+        net = build_net(about.architecture, loader, device, keep=about.keep, precision=precision)
         file.load_into(net)
     except BadInput as error:
         words = str(error)

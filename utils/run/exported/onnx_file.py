@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from utils.errors import BadInput, shortened
 from utils.files import strict_json
 from utils.files.look import is_file
-from utils.run.about import DIGEST, About, digest_of
+from utils.run.exported.about import DIGEST, About, digest_of
 from utils.run.finite import fault_of_weights
 from utils.run.weights import COUNTER
 

@@ -88,7 +88,7 @@ def test_an_onnx_file_that_holds_what_no_export_has_is_not_run(onnx_file, tally)
     import onnx
     from hostile_onnx import STATIC, copied
 
-    from utils.run import onnx_worker as worker
+    from utils.run.exported import onnx_worker as worker
 
     def check(model):
         worker.check_model(model)

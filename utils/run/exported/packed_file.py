@@ -22,10 +22,10 @@ from utils.errors import BadInput, first_line, shortened
 from utils.files import strict_json
 from utils.files.look import is_file
 from utils.quantize import Quantizer
-from utils.run.about import DIGEST, About, digest_of
+from utils.run.exported.about import DIGEST, About, digest_of
+from utils.run.exported.packed import MOST_BITS, Packed, View, code_bytes, pack, unpack
 from utils.run.fields import COUNT, Check, each, is_name, list_of
 from utils.run.finite import fault_of_weights
-from utils.run.packed import MOST_BITS, Packed, View, code_bytes, pack, unpack
 
 CODES, LEVELS = ".codes", ".levels"
 LONGEST_NAME = 1000  # characters of a parameter's name

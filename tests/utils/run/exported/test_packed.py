@@ -8,7 +8,7 @@ from little_nets import NETS
 from meta_utils.metaquantize import metaquantize
 from utils.layout import Filters
 from utils.quantize import BWN, BWNF, DoReFa
-from utils.run.packed import CHUNK, Packed, View, pack, unpack
+from utils.run.exported.packed import CHUNK, Packed, View, pack, unpack
 
 SHAPES = [  # shape, filters, output channels as an index for each
     ((16, 3, 3, 3), Filters(), [np.s_[i] for i in range(16)]),
