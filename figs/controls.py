@@ -123,7 +123,7 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
 
 
 def main() -> None:
-    """Prints a best rate; or collects the runs below the roots, prints the tables and draws the curves."""
+    """Prints a best rate; or collects the runs below the roots, prints the tables and draws the curves of all that are stored."""
     parser = argparse.ArgumentParser(description="Does the learned gradient help? The runs of scripts/controls.sh.")
     parser.add_argument("roots", metavar="ROOT", nargs="*", type=Path, help="folder with runs to add to the stored ones")
     parser.add_argument("--best-rate", metavar="QUANTIZER", help="only print STE's best learning rate below ROOT")
@@ -134,6 +134,8 @@ def main() -> None:
         return
     if args.roots:
         collect(args.roots, args.out / STORED)
+    if not (args.out / STORED).is_file():
+        sys.exit(f"nothing is stored in {args.out}: name a folder with the runs of scripts/controls.sh")
     trials = read_csv(args.out / STORED)
     print(f"{caption(trials)}\n\n{cells_table(trials)}\n\n{answers_table(trials)}")
     draw(trials, args.out / "curves")
