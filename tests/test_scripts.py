@@ -189,22 +189,22 @@ def test_a_script_typed_wrongly_is_one_clear_line(script, arguments, variables, 
 
 
 def examples():
-    """The Python examples of meta_utils/README.md: the parts of own.py, then the loop without main.py in two parts."""
+    """The Python examples of meta_utils/README.md: the parts of own.py, then the loop without main.py in three parts."""
     page = (PROJECT / "meta_utils" / "README.md").read_text()
-    *own, loop, opened = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    return own, loop, opened
+    *own, loop, installed, opened = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    return own, (loop, installed, opened)
 
 
 def test_an_example_has_at_most_fifteen_lines_of_code():
-    own, loop, opened = examples()
-    assert len(own) == 5
-    sizes = [sum(line.strip() != "" for line in example.splitlines()) for example in (*own, loop, opened)]
+    own, loops = examples()
+    assert len(own) == 6
+    sizes = [sum(line.strip() != "" for line in example.splitlines()) for example in (*own, *loops)]
     assert max(sizes) <= 15
     assert sizes[-1] <= 7  # six, and a call of the loop
 
 
 def test_the_readmes_loop_trains_without_main(batches):
-    _, loop, opened = examples()
+    _, (loop, installed, opened) = examples()
     data = [(images.float().repeat(1, 1, 4, 4), targets) for images, targets in batches(2)]
     shown = []
     names = {"batches": data, "print": shown.append}
@@ -213,6 +213,10 @@ def test_the_readmes_loop_trains_without_main(batches):
     assert len(names["net"].layer_name_list) == 19  # of 21 layers
     assert len(shown) == 1
     assert 0 <= shown[0].top1 <= 100
+    exec(compile(installed, "meta_utils/README.md", "exec"), names)
+    assert names["loop"].iteration == 1
+    assert names["net"].quantizer.s.grad.abs().min() > 0
+    exec(compile(loop, "meta_utils/README.md", "exec"), names)
     bias = names["net"].fc.bias.detach().clone()
     exec(compile(opened, "meta_utils/README.md", "exec"), names)
     assert names["loop"].clip == 1.0
@@ -222,9 +226,9 @@ def test_the_readmes_loop_trains_without_main(batches):
 
 
 def test_the_readmes_own_parts_train(tmp_path, tiny_set):
-    own_parts, _, _ = examples()
+    own_parts, _ = examples()
     (tmp_path / "own.py").write_text("".join(own_parts))
-    flags = ["-q", "sign", "-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none", "--results-root", tmp_path / "R"]
+    flags = ["-bs", "4", "-n", "2", "-lr", "0.05", "--pretrained", "none", "--results-root", tmp_path / "R"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
 
     def own(*arguments):
@@ -234,10 +238,11 @@ def test_the_readmes_own_parts_train(tmp_path, tiny_set):
         return process.stdout
 
     assert own("count") == "11034\n"
-    own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-meta", "Triangle")
+    own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-q", "sign", "-meta", "Triangle")
+    own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-q", "step", "-meta", "Gain")
     assert [*(tmp_path / "R").rglob("Baseline-Triangle-sign-optimizer-SGD-1bits-lr-30-trial-1/run.json")]
-    own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "-meta", "Gain")
-    (record,) = (tmp_path / "R").rglob("Meta-Gain-*/run.json")
+    own("train", "-m", "ResNet20", "-d", tiny_set, *flags, "-q", "sign", "-meta", "Gain")
+    (record,) = (tmp_path / "R").rglob("Meta-Gain-*-sign-*/run.json")
     layers = own("evaluate", record.parent).splitlines()[1:-1]
     assert len(layers) == 22
     assert all(" weights, 2 values: -1, 1" in layer for layer in layers)

@@ -1,6 +1,7 @@
 """What a run says at its start and shows on its way: on a terminal, and elsewhere."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import threading
 import tty
 
 import pytest
+import torch
 
 from main import main
 from utils.choices import MODELS
@@ -94,12 +96,13 @@ def test_a_terminal_shows_one_bar_that_goes_away(command, on_terminal, monkeypat
         (25 * done, done, epoch) for epoch in (1, 2) for done in (1, 2, 3, 4)
     ]
     assert {bar.strip() for _, bar, _, _ in bars[3::4]} <= {"█" * count for count in range(1, 100)}
-    head, net, method, data, *epochs = screen(written)  # no bar is left on it
+    head, net, method, data, start, *epochs = screen(written)  # no bar is left on it
     assert head.endswith("trial-1: 2 epochs of 4 iterations of 2 images on cpu: " + head.rpartition("cpu: ")[2])
     assert re.fullmatch(r"  net:    ResNet8, [\d,]+ parameters, of which [\d,]+ weights are quantized to 1 bit", net)
     rates = "alpha = 0.001, gamma = 0.001; products in float32"
     assert method == f"  method: quantizer dorefa, optimizer SGD, backward MultiFC; {rates}"
     assert re.fullmatch(r"  data:   NPZ:.*tiny\.npz, 8 training and 8 test images, 2 classes", data)
+    assert start == "  start:  from scratch"
     assert len(epochs) == 2
     assert re.fullmatch(EPOCH.format(1) + r", 00:0\d left", epochs[0])
     assert re.fullmatch(EPOCH.format(2), epochs[1])
@@ -126,7 +129,7 @@ def test_a_pipe_gets_lines(command, call_main, monkeypatch):
     assert not {"\r", "\x1b"} & set(outcome.out + outcome.err)
     lines = outcome.err.splitlines()
     assert [line.split(" (")[0] for line in lines] == [f"{done}/4 epoch {epoch}/2" for epoch in (1, 2) for done in (1, 2, 3, 4)]
-    assert len(outcome.out.splitlines()) == 4 + 2
+    assert len(outcome.out.splitlines()) == 5 + 2
 
 
 def test_an_interrupted_run_leaves_no_bar_and_says_how_long_the_rest_takes(command, on_terminal):
@@ -152,3 +155,30 @@ def test_a_base_models_run_is_described(call_main, tiny_set, tmp_path):
     _, net, method, *_ = outcome.out.splitlines()
     assert re.fullmatch(r"  net:    ResNet8, [\d,]+ parameters in full precision", net)
     assert method == "  method: SGD-M, alpha = 0.1; products in float32"
+
+
+def test_a_run_says_what_is_not_as_usual(command, call_main, tmp_path):
+    unusual = ["--lr-adjust", "cosine", "--warmup", "1", "--label-smoothing", "0.1", "--clip", "2", "--keep", "conv1"]
+    lines = call_main(
+        *command, *unusual, "--checkpoint-every", "1it", "--meta-init", "identity", "-meta", "FC-Grad"
+    ).out.splitlines()
+    (also,) = [line for line in lines if line.startswith("  also:")]
+    flags = ["--lr-adjust", "cosine", "--warmup", "1", "--meta-init", "identity", "--label-smoothing", "0.1", "--clip", "2.0"]
+    assert also.split() == ["also:", *flags, "--keep", "conv1"]
+
+
+def test_what_a_run_starts_from_is_said(command, call_main, tmp_path):
+    assert call_main(*command).code == 0
+    (run,) = (tmp_path / "R").glob("*/runs-Quant/*")
+    weights = tmp_path / "base.pth"
+    torch.save(MODELS.load("ResNet8")(num_classes=2).state_dict(), weights)
+    for given, words in ((run, f"W of the run {run}"), (weights, f"base model {weights}")):
+        lines = call_main(*command, "--pretrained", given, "-e", given.stem[:4]).out.splitlines()
+        assert f"  start:  {words}" in lines
+
+
+def test_stopping_where_the_run_ends_changes_nothing(command, call_main, tmp_path):
+    outcome = call_main(*command, "--stop-after", 8)
+    assert (outcome.code, "stopped" in outcome.out + outcome.err) == (0, False)
+    (record,) = (tmp_path / "R").glob("*/runs-Quant/*/run.json")
+    assert json.loads(record.read_text())["state"] == "done"

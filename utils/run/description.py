@@ -1,11 +1,19 @@
 """What a run will do, in a few lines: they are printed where it starts or goes on."""
 
+from pathlib import Path
+
 from torch import nn
 
 from utils.files.text import counted
 from utils.run.build import Loaders
 from utils.run.folder import Run
-from utils.run.settings import Settings, TrainSettings
+from utils.run.options import settings_of
+from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
+
+SHOWN = (  # by the folder's name or a line
+    *("model", "dataset", "epochs", "batch_size", "validation", "precision", "trial", "data_root", "results_root"),
+    *("quantizer", "bits", "optimizer", "backward", "init_lr", "meta_lr", "phi", "freeze_phi_after", "pretrained", "exp_spec"),
+)
 
 
 def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> str:
@@ -17,11 +25,29 @@ def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> s
         "net": f"{s.model}, {_weights(net, s)}",
         "method": f"{_method(s)}; products in {s.precision}",
         "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
+        "start": _start(s),
+        "also": " ".join(s.flags(_also(s))),
         "time": pace,
     }
     iterations = counted(len(loaders.train), "iteration")
     head = f"{run.path}: {counted(s.epochs, 'epoch')} of {iterations} of {s.batch_size} images on {run.record['device']}"
     return "\n".join([head, *(f"  {name + ':':8}{text}" for name, text in lines.items() if text)])
+
+
+def _start(settings: Settings) -> str:
+    """What the weights begin with; "" for a base model's own training."""
+    given = getattr(settings, "pretrained", None)
+    if given is None:
+        return ""
+    if given == "none":
+        return "from scratch"
+    return f"W of the run {given}" if Path(given).is_dir() else f"base model {given}"
+
+
+def _also(settings: Settings) -> list[str]:
+    """The settings that no other line shows and that are not as usual."""
+    present = [name for name in SHOWN if name in settings_of(type(settings))]
+    return [name for name in settings.unusual(present) if name not in MAY_DIFFER]
 
 
 def _weights(net: nn.Module, settings: Settings) -> str:

@@ -4,7 +4,7 @@ Making an object resolves what depends on other settings: the defaults of the ch
 published weight decay, the base model's path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
 from pathlib import Path
@@ -135,6 +135,12 @@ class Settings(Options):
             self.schedule.check(self.epochs)
         except ValueError as error:
             raise BadInput(str(error)) from None
+
+    def unusual(self, known: Collection[str]) -> list[str]:
+        """The names of settings beside the known ones whose value is not the usual one of a run with these known ones."""
+        usual = type(self)(**{name: getattr(self, name) for name in known})
+        names = [name for name in settings_of(type(self)) if name not in known]
+        return [name for name in names if getattr(self, name) != getattr(usual, name)]
 
     @property
     def schedule(self) -> Schedule:
@@ -325,8 +331,7 @@ class TrainSettings(Settings):
     def arguments(self) -> list[str]:
         """The arguments of `main.py train` that give these settings; what would be the default is left out."""
         shown = ["model", "dataset", "quantizer", "bits", "optimizer", "backward", "trial", "data_root", "results_root"]
-        usual = TrainSettings(**{name: getattr(self, name) for name in shown})
-        return self.flags([*shown, *(name for name in settings_of(TrainSettings) if getattr(self, name) != getattr(usual, name))])
+        return self.flags([*shown, *self.unusual(shown)])
 
     def meta_network_options(self) -> dict[str, Any]:
         """The options for the constructor of the chosen meta network."""
