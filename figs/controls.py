@@ -34,8 +34,11 @@ STORED = "epochs.csv.xz"
 
 
 def groups_of(trials: Iterable[Trial]) -> list[Group]:
-    """The groups of the finished trials, by quantizer, then as the script runs them."""
-    groups, _ = group_trials(trials, lambda cell: None)
+    """The groups of the finished trials, by quantizer, then as the script runs them; labels leave out what all have in common."""
+    trials = list(trials)
+    settings = [trial.settings for trial in trials]
+    common = {k: v for k, v in settings[0].items() if all(each.get(k) == v for each in settings)} if settings else {}
+    groups, _ = group_trials(trials, lambda cell: common)
     return sorted(groups, key=lambda group: group.cell[:3])
 
 

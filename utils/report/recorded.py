@@ -37,7 +37,7 @@ def settings_section(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Se
 
 
 def _title(trial: Trial) -> str:
-    return f"trial {trial.number}: {trial.state}, {counted(trial.epochs, 'epoch')}"
+    return f"trial {trial.number}: {trial.state_in_words}, {counted(trial.epochs, 'epoch')}"
 
 
 def _values(trial: Trial, left_out: str) -> dict[str, str]:

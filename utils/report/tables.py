@@ -124,9 +124,10 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
 
 
 def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Sequence[Group]) -> Table:
-    """A row per run that belongs to no published cell or is in no mean; in brackets: its group's label."""
+    """A row per run that belongs to no published cell or is in no mean; in brackets: its settings, as its group's label."""
     why = {id(left.trial): left.reason for left in left_out}
-    labels = {id(trial): group.label for group in groups for trial in group.trials}
+    labels = {id(left.trial): left.label for left in left_out}
+    labels |= {id(trial): group.label for group in groups for trial in group.trials}
     repeated = {left.reason for left in left_out if left.repeated}
     records = []
 
@@ -143,7 +144,12 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
         if trial.epochs and len(trial.val_acc):
             numbers["at_best_val"] = at_best_validation(trial)
         seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
-        run = {"settings": labels.get(id(trial), ""), "trial": trial.number, "epochs": trial.epochs, "state": trial.state}
+        run = {
+            "settings": labels.get(id(trial), ""),
+            "trial": trial.number,
+            "epochs": trial.epochs,
+            "state": trial.state_in_words,
+        }
         run["source"] = str(trial.source)
         records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
     return Table(

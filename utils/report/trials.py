@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.choices import FLOAT32
+from utils.files.text import counted
+from utils.report.labels import labels
 from utils.report.layers import LayerTable
 from utils.report.statistics import Statistics, statistics
-from utils.run.identity import CONTENTS, PHI, in_words, switched_on
+from utils.run.identity import CONTENTS, PHI, switched_on
 from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
-ALWAYS_NAMED = {"keep": (), "precision": FLOAT32}  # settings that are named wherever they are not these
+UNFINISHED = "unfinished"  # what the report calls a run that its record calls running: it may have been interrupted
 IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deterministic", "loader"}
 
 
@@ -65,6 +66,11 @@ class Trial:
         return len(self.test_acc)
 
     @property
+    def state_in_words(self) -> str:
+        """done, failed or unfinished."""
+        return UNFINISHED if self.state == "running" else self.state
+
+    @property
     def validated(self) -> bool:
         """Whether it has validation images."""
         return bool(len(self.val_acc) or self.settings.get("validation"))
@@ -104,18 +110,22 @@ class Trial:
 
 
 class LeftOut(NamedTuple):
-    """A trial that is in no mean, and the reason. repeated: the same trial was found a second time, and the other is counted."""
+    """A trial that is in no mean, and the reason.
+
+    repeated: the same trial was found a second time, and the other is counted. label: as its group's would be.
+    """
 
     trial: Trial
     reason: str
     repeated: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """Trials of a cell that are averaged: equal settings, equal length, all finished, each once.
 
-    label: the settings in which this group differs from the cell's other groups or from the usual settings; "" if none.
+    label: the settings in which this group differs from the usual ones; "" if there are none.
     """
 
     cell: Cell
@@ -136,9 +146,9 @@ def group_trials(
 ) -> tuple[list[Group], list[LeftOut]]:
     """The groups, by cell, and the trials that are in none of them.
 
-    usual_settings: the usual settings of a cell, `epochs` among them; a group's label names its deviations from them. For a cell
-    without usual settings (None), a trial counts if it has as many epochs as most of the cell's finished trials (of two equally
-    frequent numbers the larger one).
+    usual_settings: the usual settings of a cell, `epochs` among them; a group's label names its deviations from them, or from the
+    defaults. For a cell without usual settings (None), a trial counts if it has as many epochs as most of the cell's finished
+    trials (of two equally frequent numbers the larger one).
     """
     trials, by_cell = list(trials), defaultdict(lambda: defaultdict(list))
     digests = defaultdict(set)
@@ -151,12 +161,12 @@ def group_trials(
     groups, left_out = [], []
     for cell, by_key in by_cell.items():
         usual = usual_settings(cell) or {}
-        labels = _labels(by_key, usual)
+        label_of = labels(by_key, usual)
         for key, members in by_key.items():
-            counted, excluded = _select(members, usual.get("epochs"))
-            left_out += excluded
-            if counted:
-                groups.append(Group(cell, labels[key], tuple(counted)))
+            averaged, excluded = _select(members, usual.get("epochs"))
+            left_out += [left._replace(label=label_of[key]) for left in excluded]
+            if averaged:
+                groups.append(Group(cell, label_of[key], tuple(averaged)))
     return groups, left_out
 
 
@@ -175,41 +185,14 @@ def _select(members: Sequence[Trial], epochs: int | None) -> tuple[list[Trial], 
             left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is counted", repeated=True))
     lengths = Counter(trial.epochs for trial in unique.values() if trial.state == "done")
     wanted = epochs or max(lengths, key=lambda length: (lengths[length], length), default=0)
-    counted = []
+    averaged = []
     for trial in sorted(unique.values(), key=lambda trial: (trial.number, str(trial.source))):
         planned = trial.settings.get("epochs", wanted)
         why = f": {trial.error}" if trial.error else ""
         if trial.state != "done":
-            left_out.append(LeftOut(trial, f"{trial.state}, {trial.epochs} of {planned} epochs{why}"))
+            left_out.append(LeftOut(trial, f"{trial.state_in_words}, {trial.epochs} of {counted(planned, 'epoch')}{why}"))
         elif trial.epochs != wanted or not wanted:
-            left_out.append(LeftOut(trial, f"{trial.epochs} epochs, not {wanted}{why}"))
+            left_out.append(LeftOut(trial, f"{counted(trial.epochs, 'epoch')}, not {wanted}{why}"))
         else:
-            counted.append(trial)
-    return counted, left_out
-
-
-def _labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
-    """Grouping key -> the settings in which a cell's groups differ from one another or from the usual ones.
-
-    Logs without a record are labelled "no record", with their folder if there are several kinds of them.
-    """
-    settings = {key: json.loads(key) for key in keys}
-    recorded = [values for values in settings.values() if "folder" not in values]
-    not_compared = {*IGNORED_IN_GROUPING, "pretrained", "exp_spec"}  # the last two name a file and the run
-    expected = {name: value for name, value in switched_on(ALWAYS_NAMED | dict(usual)).items() if name not in not_compared}
-    switches = [name for name, value in expected.items() if value is True]
-    differing = []
-    for name in sorted({*switches, *(name for values in recorded for name in values)}):
-        found = {json.dumps(values.get(name)) for values in recorded}
-        if (name in usual or name in ALWAYS_NAMED) and name not in not_compared:
-            found.add(json.dumps(expected.get(name)))
-        if len(found) > 1:
-            differing.append(name)
-
-    def label(values: dict[str, Any]) -> str:
-        if "folder" in values:
-            return "no record" + (f": {values['folder']}" if len(settings) - len(recorded) > 1 else "")
-        shown = {name: "on" if values.get(name) is True else in_words(values.get(name, "off")) for name in differing}
-        return ", ".join(f"{name} {value}" for name, value in shown.items())
-
-    return {key: label(values) for key, values in settings.items()}
+            averaged.append(trial)
+    return averaged, left_out

@@ -36,8 +36,8 @@ def test_stes_best_is_chosen_by_validation_over_all_rates_and_optimizers():
         trial("MultiFC", 1, 61),
     )
     (row,) = found
-    assert (row["learned"], row["n"], row["learned, test"]) == ("dorefa SGD MultiFC", "1", "61.00")
-    assert (row["best STE"], row["of"], row["STE's alpha"], row["STE's n"]) == ("SGD-M", "4", "0.01", "1")
+    assert (row["learned"], row["n"], row["learned, test"]) == ("dorefa SGD MultiFC (validation 500)", "1", "61.00")
+    assert (row["best STE"], row["of"], row["STE's n"]) == ("SGD-M (init_lr 0.01, validation 500)", "4", "1")
     assert (row["STE, test"], row["difference"], row["verdict"]) == ("55.00", "+6.00", "too few trials")
 
 

@@ -48,7 +48,7 @@ def test_the_table_of_runs_names_nets_and_layers_in_full_precision(tmp_path):
     report, _ = make_report([tmp_path])
     rows = rows_of(report.markdown(), "Other runs")
     assert [(row["net"], row["run"]) for row in rows] == [
-        ("torchvision:resnet18 CIFAR10", "dorefa SGD STE (keep off)"),
+        ("torchvision:resnet18 CIFAR10", "dorefa SGD STE"),
         ("torchvision:resnet18 CIFAR10", "dorefa SGD STE (keep conv1 fc)"),
     ]
     (ours,) = [row for row in rows_of(report.markdown(), "Table 1") if row["ours"]]

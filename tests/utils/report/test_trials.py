@@ -5,7 +5,7 @@ import statistics as by_hand
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folders import CELL, DIGITS, make_run, make_trial, settings_of
+from run_folders import CELL, DIGITS, LEARNED, make_run, make_trial, settings_of
 
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.reading import find_trials
@@ -61,7 +61,7 @@ def test_unfinished_and_unequal_runs_are_left_out_with_the_reason():
     assert [trial.number for trial in group.trials] == [1, 2]
     assert left_out == [
         (3, "4 epochs, not 3"),
-        (4, "running, 1 of 3 epochs"),
+        (4, "unfinished, 1 of 3 epochs"),
         (5, "failed, 0 of 3 epochs: the loss is nan"),
     ]
 
@@ -88,7 +88,7 @@ def test_trials_of_several_machines_are_one_group():
 def test_other_settings_are_another_group_and_named():
     slow = settings_of(CELL, 1, lr_adjust=60)
     groups, left_out = groups_of(make_trial([60, 61]), make_trial([60, 62], settings=slow), make_trial([60, 62], cell=DIGITS))
-    assert [str(group) for group in groups] == [f"{CELL} (lr_adjust 30)", f"{CELL} (lr_adjust 60)", str(DIGITS)]
+    assert [str(group) for group in groups] == [str(CELL), f"{CELL} (lr_adjust 60)", str(DIGITS)]
     assert left_out == []
 
 
@@ -97,7 +97,46 @@ def test_settings_other_than_the_usual_ones_are_named():
     (group,), _ = groups_of(make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
     assert group.label == "bits 2"
     groups, _ = groups_of(make_trial([60, 61]), make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
-    assert [group.label for group in groups] == ["bits 1", "bits 2"]
+    assert [group.label for group in groups] == ["", "bits 2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({"pretrained": "none"}, "from scratch"),
+        ({"pretrained": "R/runs-Quant/Baseline-LSQ-trial-1", "base_model": "a"}, "from Baseline-LSQ-trial-1"),
+        ({"pretrained": "elsewhere/base.pth", "init_lr": 1e-3, "exp_spec": "mine", "bits": 1}, ""),
+        ({"quantizer": "LSQ", "bits": 2, "init_lr": 0.3, "clip": 1.0}, "bits 2, clip 1.0, init_lr 0.3"),
+        ({"quantizer": "TTQ", "bits": 2}, ""),
+        ({"quantizer": "of my own", "bits": 3}, "bits 3"),
+        ({"lr_adjust": "cosine", "warmup": 1, "validation": 200}, "lr_adjust cosine, validation 200, warmup 1"),
+        ({"label_smoothing": 0.1, "batch_size": 64}, "batch_size 64, label_smoothing 0.1"),
+        ({"backward": "MultiFC", "meta_lr": 3e-3, "hidden_size": 100, "num_fc": 3}, "meta_lr 0.003"),
+        ({"optimizer": "Adam", "weight_decay": 0.0, "bias_corrected_eps": True}, ""),
+        ({"optimizer": "Adam", "backward": "FC-Grad", "meta_lr": 1e-3, "weight_decay": 0.0}, "weight_decay 0.0"),
+    ],
+)
+def test_a_label_names_what_is_not_the_default_whatever_other_runs_there_are(changes, label):
+    """Of a run in a mean and of an unfinished one."""
+    cell = DIGITS._replace(**{name: value for name, value in changes.items() if name in DIGITS._fields})
+    settings = settings_of(cell, epochs=2) | dict.fromkeys(LEARNED) | changes
+    trials = make_trial([1, 2], cell, settings=settings), make_trial([1], cell, 2, settings=settings, state="running")
+    (group,), (left,) = group_trials(trials, lambda cell: None)
+    assert (group.label, left.label) == (label, label)
+
+
+def test_what_has_no_usual_value_is_named_where_labels_would_be_the_same():
+    def labels(*changes):
+        return [
+            group.label
+            for group in groups_of(*(make_trial([1], settings=settings_of(epochs=1, cell=CELL) | c) for c in changes))[0]
+        ]
+
+    assert labels({"exp_spec": "mine"}, {"lr_adjust": 60}) == ["", "lr_adjust 60"]
+    assert labels({"exp_spec": "mine"}, {}, {"lr_adjust": 60}) == ["exp_spec mine", "", "lr_adjust 60"]
+    assert labels({"pretrained": "none"}, {"pretrained": "a.pth", "base_model": "a"}) == ["from scratch", ""]
+    two = {"pretrained": "x/a.pth", "base_model": "1"}, {"pretrained": "x/b.pth", "base_model": "2"}
+    assert labels(*two) == ["base_model 1, from a.pth", "base_model 2, from b.pth"]
 
 
 def test_logs_without_a_record_are_a_group_of_their_own():
@@ -129,7 +168,7 @@ def test_layers_in_full_precision_are_named_even_where_all_runs_have_them():
     old = make_trial([1, 2, 3], number=4, settings=settings_of(CELL, 4, 3))
     groups, _ = group_trials([trial(1), trial(2, "conv1", "fc"), trial(3, "fc"), old], lambda cell: None)
     assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
-        "keep off": [1, 4],
+        "": [1, 4],
         "keep conv1 fc": [2],
         "keep fc": [3],
     }
@@ -150,7 +189,7 @@ def test_runs_of_another_precision_are_never_averaged_with_others(tmp_path):
     for trials in (runs, read_csv(tmp_path / "runs.csv")):
         groups, _ = group_trials(trials, lambda cell: None)
         assert {group.label: [trial.number for trial in group.trials] for group in groups} == {
-            "precision float32": [1, 2, 3],
+            "": [1, 2, 3],
             "precision bf16": [4],
             "precision tf32": [5],
         }

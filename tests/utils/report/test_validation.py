@@ -51,7 +51,7 @@ def test_the_report_shows_it_beside_the_papers_statistic(tmp_path):
     report = make_report([tmp_path])[0]
     markdown = report.markdown()
     assert f"1 of 3 {LOOKED}" in markdown
-    assert [group.label for group in report.groups] == ["validation 500", "validation off"]  # never averaged together
+    assert [group.label for group in report.groups] == ["validation 500", ""]  # never averaged together
     assert [row[AT_BEST] for row in rows_of(markdown, "Other runs")] == ["52.00", "53.00", ""]
 
 
