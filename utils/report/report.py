@@ -30,7 +30,6 @@ from utils.report.tables import (
     runs_table,
 )
 from utils.report.trials import Group, LeftOut, Trial, group_trials
-from utils.report.verdicts import pairs
 from utils.tables.cells import Cell
 
 LOOKED = "test accuracy was evaluated after every epoch, so that their best epochs were chosen on the test set."
@@ -83,7 +82,9 @@ class Report:
             found.append(Section.of_table(table, overviews(number, self.published) if number else ()))
         if learned_groups(self.groups) and (table := against_ste_table(self.groups)).name not in (t.name for t in self.tables):
             found.append(Section(table.name, table.title, table.note))
-        if pairs(self.groups) and "fairness" not in (table.name for table in self.tables):
+        if (table := claims_table(self.groups)).note and not table.records:
+            found.append(Section(table.name, table.title, table.note))
+        if table.records and "fairness" not in (table.name for table in self.tables):
             found.append(Section("fairness", "Fairness", f"{FAIRNESS_NOTE} There are none."))
         if pictures := curves(self.published, self.others, self.left_out):
             found.append(Section("curves", "Curves", CURVES_NOTE, pictures=pictures))

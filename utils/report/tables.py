@@ -18,11 +18,12 @@ from utils.report.published import (
     logged_statistics,
     printed,
     printed_best,
+    published_settings,
 )
 from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_validation
 from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
 from utils.report.validation import AT_BEST, at_best, validation_numbers, with_note
-from utils.report.verdicts import STANDARD_ERRORS, compare, differing_settings, pairs, welch
+from utils.report.verdicts import STANDARD_ERRORS, Paired, compare, differing_settings, paired, welch
 from utils.tables.cells import Cell
 
 TABLE_NOTE = (
@@ -37,12 +38,17 @@ DETAILS_NOTE = (
     f"of the last epoch; sd: standard deviation over the trials' means of their last {LAST} epochs; s / epoch: median."
 )
 CLAIMS_NOTE = (
+    "Compared are runs that are alike but for the gradient, and for learning rate and weight decay, which Fairness lists. "
     "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
     "difference is shown; not finite: an accuracy is not."
 )
+MOST_NAMED = 8  # methods without a baseline, in the note
 LEFT_OUT = "left_out"  # the picture of the runs that are in no mean
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
-FAIRNESS_NOTE = "The settings in which a method's runs and its baseline's runs differ, apart from those that define the method."
+FAIRNESS_NOTE = (
+    "The settings in which the runs of a method and of the baseline that it is compared with differ, apart from those that "
+    "define the method."
+)
 
 
 def method(cell: Cell) -> str:
@@ -173,9 +179,9 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
 
 
 def claims_table(groups: Sequence[Group]) -> Table:
-    """Each method against its baselines with the same net, quantizer and optimizer: in our runs, and in the logs."""
-    records = []
-    for group, other in pairs(groups):
+    """Each method against its comparable baselines: in our runs, and in the logs. The note names the methods without any."""
+    records, compared = [], paired(groups, published_settings)
+    for group, other in compared.pairs:
         record = {
             **_cell(group.cell),
             "settings": group.label,
@@ -201,16 +207,24 @@ def claims_table(groups: Sequence[Group]) -> Table:
             "ours": lambda r: Field(_test(r, "ours"), verdict=r["ours_verdict"]),
             "logs": lambda r: Field(_test(r, "logs"), verdict=r.get("logs_verdict", "")),
         },
-        CLAIMS_NOTE,
+        " ".join(filter(None, [CLAIMS_NOTE if records else "", _without_baseline(compared)])),
     )
 
 
+def _without_baseline(found: Paired) -> str:
+    """The methods for which no baseline is comparable, in a sentence; "" if each has one."""
+    alone = sorted(found.alone, key=lambda pair: not pair[1])
+    named = [f"{group} ({'the closest differs in ' + ', '.join(why) if why else 'none was run'})" for group, why in alone]
+    more = f"; and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"Without a comparable baseline, and so without a difference: {'; '.join(named[:MOST_NAMED])}{more}." if named else ""
+
+
 def fairness_table(groups: Sequence[Group]) -> Table:
-    """A row per setting in which a method and its baseline differ."""
+    """A row per setting in which a method and a baseline that it is compared with differ."""
     names = ("method", "baseline", "setting", "its value", "the baseline's")
     records = [
         dict(zip(names, (str(group), str(other), *difference), strict=True))
-        for group, other in pairs(groups)
+        for group, other in paired(groups, published_settings).pairs
         for difference in differing_settings(group, other)
     ]
     return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)

@@ -1,7 +1,8 @@
 """Verdicts: our trials against the logged ones, methods against their baselines, and the settings in which those differ."""
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +11,27 @@ import numpy as np
 from utils.choices import ESTIMATORS, PROXIMAL, STE
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import FULL_PRECISION, Group, Trial
-from utils.run.identity import CONTENTS, PROGRAM, in_words
+from utils.run.identity import BASE_MODEL, CONTENTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
+from utils.tables.cells import Cell
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2
 TOO_FEW = "too few trials"
 DEFINES_THE_METHOD = {"backward", PROGRAM, *META_OPTIONS, *LEARNED_DEFAULTS}
 NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
+NOT_RECORDED = "all settings"  # in the place of a setting, where a trial has no record
+MAY_DIFFER_FROM_BASELINE = {  # how W steps, within the one schedule, and what has no part in the result
+    "bias_corrected_eps",
+    "deterministic",
+    "init_lr",
+    "loader",
+    "momentum",
+    "quantizer_lr",
+    "seed",
+    "weight_decay",
+    NOT_RECORDED,
+}
 
 
 class Comparison(NamedTuple):
@@ -90,19 +104,60 @@ def welch_test(learned: Sequence[float], ste: Sequence[float]) -> Claim:
     return Claim(difference, p, "higher" if difference > 0 else "lower")
 
 
-def pairs(groups: Iterable[Group]) -> list[tuple[Group, Group]]:
-    """Groups with their baselines of the same net, data set, quantizer and optimizer.
+class Paired(NamedTuple):
+    """Methods with the baselines they are compared with, and those that have none: with the settings in which the closest
+    baseline is not alike, or () where there is no run of a baseline at all.
+    """
 
-    The baselines of a learned gradient are all groups without one, those of another method are STE's.
+    pairs: list[tuple[Group, Group]]
+    alone: list[tuple[Group, tuple[str, ...]]]
+
+
+def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any] | None]) -> Paired:
+    """Each method with its closest comparable baseline of every kind.
+
+    The baselines of a learned gradient are all fixed ones, those of another method are STE's, with the same net, data set,
+    quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those that
+    differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in the
+    fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
     fixed = {*ESTIMATORS, *PROXIMAL}
+    found = Paired([], [])
+    for group in groups:
+        if group.cell.backward == STE:
+            continue
+        kinds = {STE} if group.cell.backward in fixed else fixed
+        same_block = [other for other in groups if other.cell.backward in kinds and other.cell.block == group.cell.block]
+        differing = {id(other): unlike_settings(group, other, published) for other in same_block}
+        comparable = [other for other in same_block if not differing[id(other)]]
+        distance = {id(other): (len(differing_settings(group, other)), _ratio_of_rates(group, other)) for other in comparable}
+        for kind in dict.fromkeys(other.cell.backward for other in comparable):
+            of_kind = [other for other in comparable if other.cell.backward == kind]
+            least = min(distance[id(other)] for other in of_kind)
+            found.pairs.extend((group, other) for other in of_kind if distance[id(other)] == least)
+        if not comparable:
+            found.alone.append((group, min(differing.values(), key=len, default=())))
+    return found
 
-    def is_baseline(other: Group, group: Group) -> bool:
-        baselines = {STE} - {group.cell.backward} if group.cell.backward in fixed else fixed
-        return other.cell.backward in baselines and other.cell.block == group.cell.block
 
-    return [(group, other) for group in groups for other in groups if is_baseline(other, group)]
+def _ratio_of_rates(group: Group, other: Group) -> float:
+    """|log| of the ratio of two learning rates; 0 where one is not known."""
+    rates = [side.trials[0].settings.get("init_lr") for side in (group, other)]
+    known = all(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
+    return abs(math.log(rates[0] / rates[1])) if known else 0.0
+
+
+def unlike_settings(group: Group, baseline: Group, published: Callable[[Cell], Mapping[str, Any] | None]) -> tuple[str, ...]:
+    """The settings whose difference forbids to compare a method with a baseline."""
+    usual = [published(side.cell) or {} for side in (group, baseline)]
+
+    def as_published(difference: SettingDifference) -> bool:
+        values = [_text("off" if (value := side.get(difference.setting)) is None else value) for side in usual]
+        return bool(usual[0] and usual[1]) and values == [difference.method_value, difference.baseline_value]
+
+    differences = [one for one in differing_settings(group, baseline) if one.setting not in MAY_DIFFER_FROM_BASELINE]
+    return tuple(one.setting for one in differences if not as_published(one))
 
 
 class SettingDifference(NamedTuple):
@@ -121,13 +176,15 @@ def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]
     sides = [list(group.trials), list(baseline.trials)]
     recorded = [all(trial.recorded for trial in side) for side in sides]
     if not all(recorded):
-        return [SettingDifference("all settings", *("recorded" if known else "not recorded" for known in recorded))]
+        return [SettingDifference(NOT_RECORDED, *("recorded" if known else "not recorded" for known in recorded))]
+    base_models = [_values(side, BASE_MODEL) for side in sides]
+    same_base_model = bool(base_models[0]) and base_models[0] == base_models[1]
     names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - NAMES_THE_RUN
     found = []
     for name in sorted(names):
         values = [_values(side, name) for side in sides]
         unknown = name in CONTENTS and not all(values)
-        moved = name == "pretrained" and len({Path(value).name for value in values}) == 1
+        moved = name == "pretrained" and (same_base_model or len({Path(value).name for value in values}) == 1)
         if values[0] != values[1] and not unknown and not moved:
             found.append(SettingDifference(name, *values))
     return found

@@ -128,6 +128,15 @@ def test_claims_and_fairness(whole_report):
     assert (difference["setting"], difference["its value"], difference["the baseline's"]) == ("weight_decay", "0.0005", "0.0")
 
 
+def test_a_method_without_a_comparable_baseline_is_named_and_not_compared(tmp_path):
+    make_run(tmp_path / "ste", DIGITS, settings=settings_of(DIGITS, bits=2))
+    make_run(tmp_path / "learned", LEARNED, settings=settings_of(LEARNED, pretrained="none"))
+    text = make_report([tmp_path])[0].markdown()
+    expected = f"{LEARNED} (from scratch) (the closest differs in bits, pretrained)."
+    assert f"## Method minus baseline\n\nWithout a comparable baseline, and so without a difference: {expected}" in text
+    assert "## Fairness" not in text
+
+
 def test_the_files(whole_report):
     report, folder = whole_report
     assert (folder / "report.md").read_text() == report.markdown(with_pictures=True) + "\n"

@@ -8,9 +8,10 @@ import pytest
 from run_folders import CELL, make_trial, settings_of
 from scipy.stats import ttest_ind_from_stats
 
+from utils.report.published import printed, published_settings
 from utils.report.statistics import statistics, trial_means
 from utils.report.trials import Group
-from utils.report.verdicts import compare, differing_settings, pairs, welch
+from utils.report.verdicts import compare, differing_settings, paired, welch
 
 LEARNED = CELL._replace(backward="MultiFC")
 
@@ -18,7 +19,7 @@ LEARNED = CELL._replace(backward="MultiFC")
 def trials(*means, cell=CELL, **changes):
     """Trials whose ten epochs all have the given accuracy."""
     return tuple(
-        make_trial([mean] * 10, cell, number, settings=settings_of(cell, number, 10, **changes))
+        make_trial([mean] * 10, cell, number, settings=settings_of(cell, number, **{"epochs": 10} | changes))
         for number, mean in enumerate(means, start=1)
     )
 
@@ -94,18 +95,70 @@ def test_an_early_epoch_that_is_not_finite_is_in_no_mean_of_the_last_ones():
     assert welch(odd, fine).verdict == "level"
 
 
+def pairs(*groups, published=lambda cell: None):
+    found = paired(groups, published)
+    assert {id(group) for group, _ in found.alone}.isdisjoint(id(group) for group, _ in found.pairs)
+    return [(str(group), str(baseline)) for group, baseline in found.pairs]
+
+
 def test_pairs_are_of_one_net_quantizer_and_optimizer():
     groups = [Group(cell, "", trials(80, cell=cell)) for cell in (CELL, LEARNED, LEARNED._replace(optimizer="Adam"))]
-    slow = Group(CELL, "lr_adjust 60", trials(80, lr_adjust=60))
-    assert [(one.cell, ste.label) for one, ste in pairs([*groups, slow])] == [(LEARNED, ""), (LEARNED, "lr_adjust 60")]
+    assert pairs(*groups) == [(str(LEARNED), str(CELL))]
+    assert paired(groups, lambda cell: None).alone == [(groups[2], ())]
 
 
 def test_a_learned_gradient_has_every_fixed_one_as_a_baseline_and_a_fixed_one_ste():
     names = ["STE", "EDE", "ProxQuant", "MultiFC", "FC-Grad"]
     groups = [Group(CELL._replace(backward=name), "", trials(80)) for name in names]
-    found = {(group.cell.backward, other.cell.backward) for group, other in pairs(groups)}
+    found = {(group.cell.backward, other.cell.backward) for group, other in paired(groups, lambda cell: None).pairs}
     learned = {(method, baseline) for method in ("MultiFC", "FC-Grad") for baseline in ("STE", "EDE", "ProxQuant")}
     assert found == learned | {("EDE", "STE"), ("ProxQuant", "STE")}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": 2},
+        {"epochs": 20},
+        {"pretrained": "none", "base_model": None},
+        {"base_model": "b"},
+        {"data_digest": "b"},
+        {"keep": ["fc"]},
+        {"validation": 200},
+        {"precision": "bf16"},
+        {"label_smoothing": 0.1},
+        {"clip": 1.0},
+        {"lr_adjust": 60},
+        {"warmup": 1},
+        {"batch_size": 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_baseline_that_is_not_alike_is_none(changes):
+    known = {"data_digest": "a", "base_model": "a", "batch_size": 128}
+    learned = Group(LEARNED, "", trials(80, cell=LEARNED, **known))
+    unlike = Group(CELL, "unlike", trials(60, **known | changes))
+    assert paired([learned, unlike], lambda cell: None) == ([], [(learned, tuple(changes)[:1])])
+    assert pairs(learned, unlike, Group(CELL, "", trials(60, **known))) == [(str(learned), str(CELL))]
+
+
+def test_of_several_baselines_the_closest_counts():
+    rates = [Group(CELL, f"{rate:g}", trials(60, init_lr=rate, weight_decay=0.0)) for rate in (1e-1, 1e-2, 1e-4)]
+    learned = Group(LEARNED, "", trials(80, cell=LEARNED, init_lr=2e-3, weight_decay=5e-4))
+    assert pairs(learned, *rates) == [(str(LEARNED), f"{CELL} (0.01)")]
+    same = Group(CELL, "same", trials(60, init_lr=2e-3, weight_decay=0.0))
+    assert pairs(learned, *rates, same) == [(str(LEARNED), f"{CELL} (same)")]
+
+
+def test_the_published_cells_are_compared_as_they_were_published():
+    """In one block STE's schedule is another one."""
+    found = [(one, other) for one in printed() for other in printed() if one.block == other.block and other.backward == "STE"]
+    unlike = [pair for pair in found if len({published_settings(cell)["lr_adjust"] for cell in pair}) == 2]
+    assert unlike
+    for learned, ste in unlike:
+        groups = [Group(cell, "", (make_trial([80], cell, settings=published_settings(cell)),)) for cell in (learned, ste)]
+        assert pairs(*groups, published=published_settings) == [(str(learned), str(ste))]
+        assert pairs(*groups) == []
 
 
 def test_every_differing_setting_is_listed_and_only_those():
@@ -141,6 +194,10 @@ def test_data_are_compared_by_content_and_not_by_path():
     ste = group(CELL, "NPZ:/a/set.npz", data_digest="a", program="a", pretrained="/a/base.pth")
     moved = group(LEARNED, "NPZ:/b/set.npz", data_digest="a", program="c", pretrained="/b/base.pth")
     assert differing_settings(moved, ste) == []
+    renamed = group(LEARNED, "NPZ:/b/set.npz", data_digest="a", pretrained="/b/copy.pth")
+    assert differing_settings(renamed, ste) == [("pretrained", "/b/copy.pth", "/a/base.pth")]
+    same = [group(cell, "NPZ:/b/set.npz", pretrained=f"/{name}.pth", base_model="a") for cell, name in ((LEARNED, 1), (CELL, 2))]
+    assert differing_settings(*same) == []
     assert differing_settings(group(LEARNED, "NPZ:/a/set.npz", pretrained="/a/base.pth"), ste) == []  # an old record
     other = group(LEARNED, "NPZ:/a/set.npz", data_digest="b", pretrained="/a/base.pth")
     assert differing_settings(other, ste) == [("data_digest", "b", "a")]
