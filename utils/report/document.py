@@ -13,21 +13,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it shows, in a sentence. draw: makes it, which takes a second; name: of its files, without a suffix."""
+    """A picture and what it shows, in a sentence. draw: makes it, which takes a second; name: of its files, without a suffix.
+
+    key: by which tables link to it, where that is not the name.
+    """
 
     name: str
     caption: str
     draw: Callable[[], "Figure"]
+    key: str = ""
 
     @property
     def anchor(self) -> str:
         """The id of its element on the page."""
-        return picture_anchor(self.name)
+        return picture_anchor(self.key or self.name)
 
 
-def picture_anchor(name: str) -> str:
+def picture_anchor(key: str) -> str:
     """The id that a picture has on the page."""
-    return f"picture-{name}"
+    return f"picture-{key}"
 
 
 @dataclass(frozen=True)

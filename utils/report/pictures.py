@@ -1,7 +1,8 @@
 """Drawing: curves per epoch with bands over trials, and the overview of a table, as figures; a figure as PNG and SVG."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter, SymmetricalLogLocator
 
 from utils.errors import shortened
 from utils.files.text import printable
@@ -41,7 +42,9 @@ COLOURS = {
 ANOTHER = "#d0483a"  # of a method of one's own
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
+MARKERS = ("", "o", "s", "^", "x")  # of further lines of a colour, once all styles are taken
 LOSS, FLIPPED = "train_loss", "flipped"
+MARKED = 12  # points of a line with a marker
 LONGEST = 150  # characters of a label
 MOST_LABELS = 60  # of a legend
 MOST_NAMES, LONGEST_NAME = 60, 40  # of layers beside a map; characters
@@ -56,6 +59,7 @@ class Series(NamedTuple):
     colour: str
     style: str = "-"
     band_only: bool = False
+    marker: str = ""
 
 
 def series_of(
@@ -63,7 +67,8 @@ def series_of(
 ) -> list[Series]:
     """A line with a band per group, and a band per cell of `logs` that has logged trials.
 
-    name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line style.
+    name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line
+    style, then in their markers.
     """
     bands = [
         Series(plain(f"{name(cell)}, published logs"), logged()[cell], _colour(cell), ":", True)
@@ -71,13 +76,25 @@ def series_of(
         if cell in logged()
     ]
     used: Counter[str] = Counter()
+    labels = [(name(group.cell), group.label, f"n = {len(group.trials)}") for group in groups]
     lines = []
-    for group in groups:
+    for group, label in zip(groups, distinct([", ".join(filter(None, parts)) for parts in labels]), strict=True):
         colour = _colour(group.cell)
-        label = ", ".join(part for part in (name(group.cell), group.label, f"n = {len(group.trials)}") if part)
-        lines.append(Series(plain(label), group.trials, colour, STYLES[used[colour] % len(STYLES)]))
+        marker, style = divmod(used[colour], len(STYLES))
+        lines.append(Series(plain(label), group.trials, colour, STYLES[style], marker=MARKERS[marker % len(MARKERS)]))
         used[colour] += 1
     return [*bands, *lines]
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """The labels, long ones without their middle; where that makes several the same, they are numbered."""
+    short = [shortened(label, LONGEST - len(" (1234)")) for label in labels]
+    counts, met = Counter(short), Counter()
+    for index, label in enumerate(short):
+        if counts[label] > 1 and labels.count(labels[index]) < counts[label]:
+            met[label] += 1
+            short[index] = f"{label} ({met[label]})"
+    return short
 
 
 def plain(text: str) -> str:
@@ -110,7 +127,7 @@ def curve_panels(title: str, series: Sequence[Series]) -> tuple[Panel, Panel]:
 
 
 def layer_panels(title: str, series: Sequence[Series]) -> list[Panel]:
-    """The flips, on a logarithmic axis, and the cosine with STE's gradient of the same series, where there is any."""
+    """The flips, on a logarithmic axis that reaches 0 if need be, and the cosine with STE's gradient of the same series, where there is any."""
     panels = [Panel(title, series, FLIPPED, "flipped weights (%)")]
     if any(np.isfinite(trial.cosine).any() for one in series for trial in one.trials):
         panels.append(Panel(title, series, "cosine", "cosine with STE's gradient"))
@@ -135,8 +152,10 @@ def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
             for series in panel.series:
                 _draw(axes, series, panel.curve)
             axes.set(xlabel="epoch", ylabel=panel.label, title=plain(panel.title))
-            if panel.curve in (LOSS, FLIPPED):
+            if panel.curve == LOSS:
                 logarithmic(axes)
+            if panel.curve == FLIPPED:
+                logarithmic_from_zero(axes, [value for one in panel.series for trial in one.trials for value in trial.flipped])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             axes.grid(alpha=0.3)
         if any(panel.series != row[0].series for panel in row):
@@ -157,16 +176,40 @@ def logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def logarithmic_from_zero(axes: Axes, values: Iterable[float]) -> None:
+    """Makes the y-axis logarithmic; where some value is 0, it is linear below the power of ten under the smallest other one."""
+    known = [value for value in values if value == value]
+    positive = [value for value in known if value > 0]
+    if len(positive) == len(known):
+        return logarithmic(axes)
+    threshold = 10.0 ** math.floor(math.log10(min(positive, default=1.0)))
+    axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
+    axes.set_ylim(bottom=-0.05 * threshold)
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    return None
+
+
 def _draw(axes: Axes, series: Series, curve: str) -> None:
     values = np.stack([getattr(trial, curve) for trial in series.trials])
     values = np.where(np.abs(values) <= LARGEST, values, np.nan)
     epochs = np.arange(1, values.shape[1] + 1)
-    marker = "." if len(epochs) == 1 else None  # a line through one point is invisible
+    marker = series.marker or ("." if len(epochs) == 1 else None)  # a line through one point is invisible
+    every = max(1, len(epochs) // MARKED)
     band, line = (0.18, 0.9) if series.band_only else (0.35, 1.6)
     labels = (series.label, None) if series.band_only and len(values) > 1 else (None, series.label)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(epochs, low, high, color=series.colour, alpha=band, linewidth=0, label=labels[0])
-    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, marker=marker, label=labels[1])
+    axes.plot(
+        epochs,
+        values.mean(axis=0),
+        series.style,
+        color=series.colour,
+        linewidth=line,
+        marker=marker,
+        label=labels[1],
+        markevery=every,
+    )
 
 
 class Row(NamedTuple):

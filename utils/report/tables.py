@@ -43,7 +43,7 @@ CLAIMS_NOTE = (
     "difference is shown; not finite: an accuracy is not."
 )
 MOST_NAMED = 8  # methods without a baseline, in the note
-LEFT_OUT = "left_out"  # the picture of the runs that are in no mean
+LEFT_OUT = "left_out"  # the pictures of the runs that are in no mean
 WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
 FAIRNESS_NOTE = (
     "The settings in which the runs of a method and of the baseline that it is compared with differ, apart from those that "
@@ -56,14 +56,23 @@ def method(cell: Cell) -> str:
     return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
 
 
-def curves_name(cell: Cell) -> str:
-    """The name of the picture with a cell's curves: a published cell's block has its own, all other cells share one."""
-    return f"curves_{'_'.join(cell.block)}" if cell in printed() else "curves"
+def curves_key(cell: Cell) -> str:
+    """The key of the picture with a cell's curves: a published cell's block has its own, the other cells of a net share theirs."""
+    return f"curves_{'_'.join(cell.block)}" if cell in printed() else net_key("curves", cell)
+
+
+def net_key(kind: str, cell: Cell) -> str:
+    """The key of the first picture of a kind with runs of a cell's net and data set."""
+    return f"{kind}-{_digest(cell[:2])}"
 
 
 def settings_anchor(cell: Cell) -> str:
     """The id of the page's fold with the settings of a cell's runs."""
-    return f"settings-{hashlib.sha256(repr(tuple(cell)).encode()).hexdigest()[:12]}"
+    return f"settings-{_digest(cell)}"
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256(repr(tuple(names)).encode()).hexdigest()[:12]
 
 
 def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, Sequence[Group]]) -> Table:
@@ -139,7 +148,8 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
 
     def curves_of(record: Record) -> str:
         counted = record["left_out"] in ("", *repeated)
-        return picture_anchor(curves_name(_cell_of(record)) if counted else LEFT_OUT) if record["epochs"] else ""
+        cell = _cell_of(record)
+        return picture_anchor(curves_key(cell) if counted else net_key(LEFT_OUT, cell)) if record["epochs"] else ""
 
     for trial in trials:
         if trial.cell in printed() and id(trial) not in why:
@@ -287,7 +297,7 @@ def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
 
 def _method_and_settings(record: Record) -> Field:
     cell, settings = _cell_of(record), f" ({record['settings']})" if record["settings"] else ""
-    return Field(method(cell) + settings, target=picture_anchor(curves_name(cell)))
+    return Field(method(cell) + settings, target=picture_anchor(curves_key(cell)))
 
 
 def _mean_variance_n(record: Record, side: str) -> str:
