@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import BadInput, first_line
-from utils.files.text import shown
+from utils.files.text import counted, shown
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.layers_csv import LayerRow
 from utils.report.logs import NUMBER
@@ -94,7 +94,7 @@ def _rows(text: str, epochs: int, over: bool) -> Iterator[_Row]:
         raise ValueError(f"its columns are {shown(','.join(head))}, not {','.join(LayerRow._fields)}")
     for number, fields in enumerate(lines, start=2):
         if len(fields) != len(LayerRow._fields):
-            raise ValueError(f"row {number} has {len(fields)} fields, not {len(LayerRow._fields)}")
+            raise ValueError(f"row {number} has {counted(len(fields), 'field')}, not {len(LayerRow._fields)}")
         epoch, layer, weights, *values = fields
         _require_count(number, "epoch", epoch)
         if int(epoch) > epochs:
@@ -128,7 +128,7 @@ def _table(rows: list[_Row], epochs: int) -> LayerTable:
             of = "epoch {}, layer {}, weights {}"
             raise ValueError(f"row {number} is of {of.format(*map(shown, row[:3]))}, not of {of.format(*map(shown, place))}")
     if len(rows) != len(expected):
-        raise ValueError(f"it has {len(rows)} rows, not {len(expected)} for epochs {first} to {epochs}")
+        raise ValueError(f"it has {counted(len(rows), 'row')}, not {len(expected)} for epochs {first} to {epochs}")
     columns = dict(zip(COLUMNS, np.array([row.values for row in rows]).T, strict=True))
     for name, values in columns.items():
         _require_range(name, values)

@@ -127,7 +127,7 @@ def curve_panels(title: str, series: Sequence[Series]) -> tuple[Panel, Panel]:
 
 
 def layer_panels(title: str, series: Sequence[Series]) -> list[Panel]:
-    """The flips, on a logarithmic axis that reaches 0 if need be, and the cosine with STE's gradient of the same series, where there is any."""
+    """The flips, and the cosine with STE's gradient of the same series, where there is any."""
     panels = [Panel(title, series, FLIPPED, "flipped weights (%)")]
     if any(np.isfinite(trial.cosine).any() for one in series for trial in one.trials):
         panels.append(Panel(title, series, "cosine", "cosine with STE's gradient"))
@@ -200,16 +200,8 @@ def _draw(axes: Axes, series: Series, curve: str) -> None:
     labels = (series.label, None) if series.band_only and len(values) > 1 else (None, series.label)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(epochs, low, high, color=series.colour, alpha=band, linewidth=0, label=labels[0])
-    axes.plot(
-        epochs,
-        values.mean(axis=0),
-        series.style,
-        color=series.colour,
-        linewidth=line,
-        marker=marker,
-        label=labels[1],
-        markevery=every,
-    )
+    points = {"marker": marker, "markersize": 4, "markevery": every}
+    axes.plot(epochs, values.mean(axis=0), series.style, color=series.colour, linewidth=line, label=labels[1], **points)
 
 
 class Row(NamedTuple):

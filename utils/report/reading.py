@@ -12,7 +12,7 @@ import numpy as np
 from utils import LAYERS_LOG, VALIDATION_LOG, log_file
 from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE
 from utils.errors import BadInput, shortened
-from utils.files.text import printable
+from utils.files.text import counted, printable
 from utils.files.untrusted import why_no_folder
 from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
@@ -128,10 +128,16 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
         seconds=_seconds(record.get("seconds_per_epoch", [])),
-        error=printable(shortened(record.get("error") or record.get("ended_early") or "", LONGEST_ERROR)),
+        error=printable(shortened(_without_folder(record.get("error") or record.get("ended_early") or "", path, given), LONGEST_ERROR)),
         made_by=_made_by(record),
         val_acc=logs.get(VALIDATION_LOG, np.empty(0)),
     )
+
+
+def _without_folder(error: str, path: Path, settings: dict[str, Any]) -> str:
+    """A run's error without the folder of the run, which its source is, at its beginning."""
+    folder, its_name, rest = error.partition(f"{path.name} ")
+    return rest if its_name and folder.startswith(str(settings.get("results_root", "/"))) else error
 
 
 def _seconds(per_epoch: list[float]) -> np.ndarray:
@@ -148,7 +154,7 @@ def _made_by(record: dict[str, Any]) -> str:
 
 def _maker(record: dict[str, Any]) -> str:
     torch, git = record.get("versions", {}).get("torch", "?"), record.get("git") or {}
-    untracked = f" ({git['untracked']} Python files of it untracked)" if git.get("untracked") else ""
+    untracked = f" ({counted(git['untracked'], 'Python file')} of it untracked)" if git.get("untracked") else ""
     changed = f" with changes{untracked}" if git.get("dirty") else ""
     return f"{record.get('device', '?')}, torch {torch}, commit {git.get('commit', '?')[:10]}{changed}"
 
@@ -171,7 +177,8 @@ def read_logs(path: Path) -> Trial:
     epochs = len(test_acc)
     if len(loss) != len(train_acc) or len(loss) < epochs:
         raise BadInput(
-            f"{path}: {len(loss)} rows in loss.txt, {len(train_acc)} in train-acc.txt, {epochs} epochs in test-acc.txt"
+            f"{path}: {counted(len(loss), 'row')} in loss.txt, {len(train_acc)} in train-acc.txt, "
+            f"{counted(epochs, 'epoch')} in test-acc.txt"
         )
     try:
         per_epoch = iterations_per_epoch(loss, epochs) if epochs else 1
@@ -198,7 +205,7 @@ def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
 
     most, fewest = rows // epochs, -(-rows // (epochs + 1))  # without a row left over; with a whole epoch that was not tested
     if not 0 < fewest <= most:
-        raise ValueError(f"{rows} iterations cannot be {epochs} epochs of equal length and a part of another")
+        raise ValueError(f"{counted(rows, 'iteration')} cannot be {counted(epochs, 'epoch')} of equal length and a part of another")
     return max(range(most, fewest - 1, -1), key=jump)  # of several equal ones the first, which leaves the fewest rows over
 
 
@@ -217,6 +224,6 @@ def _logs(path: Path, epochs: int, iterations: int, over: bool, validated: bool)
     ):
         values = read_log(path / f"{name}.txt", first, None if over else rows, percent)
         if len(values) != rows:
-            raise BadInput(f"{path / name}.txt has {len(values)} rows, where run.json says {rows} ({epochs} epochs)")
+            raise BadInput(f"{path / name}.txt has {counted(len(values), 'row')}, where run.json says {rows} ({counted(epochs, 'epoch')})")
         logs[name] = values
     return logs

@@ -57,7 +57,7 @@ def method(cell: Cell) -> str:
 
 
 def curves_key(cell: Cell) -> str:
-    """The key of the picture with a cell's curves: a published cell's block has its own, the other cells of a net share theirs."""
+    """The key of the picture with a cell's curves: a published cell's block has its own, other cells of a net share theirs."""
     return f"curves_{'_'.join(cell.block)}" if cell in printed() else net_key("curves", cell)
 
 
