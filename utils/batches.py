@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
+from utils.files.text import counted
+
 SIZE, PADDING = 32, 4
 
 
@@ -63,7 +65,9 @@ class Loader:
         full, rest = divmod(len(self.chosen), batch_size)
         self._sizes = [batch_size] * full + [rest] * (rest > 0 and not drop_last)
         if not self._sizes:
-            raise ValueError(f"{len(self.chosen)} images make no batch of {batch_size}")
+            raise ValueError(
+                f"{counted(len(self.chosen), 'image')} {'makes' if len(self.chosen) == 1 else 'make'} no batch of {batch_size}"
+            )
 
     def __len__(self) -> int:
         return len(self._sizes)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from utils.files.text import counted
+
 MOST_EPOCHS = 1_000_000
 ADAPTIVE, COSINE = "adaptive", "cosine"
 DROP = 0.1  # what a drop multiplies the learning rate by
@@ -69,7 +71,7 @@ class Schedule:
             late = next(epoch for epoch in self.milestones if epoch >= epochs)
             raise ValueError(f"--lr-adjust {self.adjust}: no epoch comes after epoch {late} in a run of {epochs}")
         if self.warmup >= epochs:
-            raise ValueError(f"--warmup {self.warmup}: must be shorter than the run, which has {epochs} epochs")
+            raise ValueError(f"--warmup {self.warmup}: must be shorter than the run, which has {counted(epochs, 'epoch')}")
 
     def factor(self, iteration: int, per_epoch: int, epochs: int = MOST_EPOCHS) -> float:
         """What the initial rate is multiplied by in an iteration (from 0).

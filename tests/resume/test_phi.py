@@ -103,7 +103,7 @@ def test_a_run_goes_on_when_phi_has_moved_or_gone_and_not_when_it_has_changed(do
     moved = donor.rename(tmp_path / "moved")
     outcome = call_main(*command, "--phi", moved, "--stop-after", 2)
     assert (outcome.code, "note" in outcome.err) == (0, False)
-    assert "resumed after 1 iterations" in outcome.out
+    assert "resumed after 1 iteration\n" in outcome.out
 
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     whole = (moved / "checkpoint.pth").read_bytes()

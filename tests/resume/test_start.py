@@ -68,7 +68,7 @@ def test_the_digest_is_of_the_weights_and_not_of_the_file(donor, call_main, tmp_
     moved = donor.rename(tmp_path / "moved")
     outcome = call_main(*command[:-1], moved)
     assert (outcome.code, "note" in outcome.err) == (0, False)
-    assert "resumed after 1 iterations" in outcome.out
+    assert "resumed after 1 iteration\n" in outcome.out
     run = only_run(tmp_path / "R")
     assert record_of(run)["base_model"] == load_tensors(run / "checkpoint.pth", "test")["base_model"] == digest
 

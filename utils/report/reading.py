@@ -128,16 +128,19 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
         seconds=_seconds(record.get("seconds_per_epoch", [])),
-        error=printable(shortened(_without_folder(record.get("error") or record.get("ended_early") or "", path, given), LONGEST_ERROR)),
+        error=printable(
+            shortened(_without_folder(record.get("error") or record.get("ended_early") or "", path, given), LONGEST_ERROR)
+        ),
         made_by=_made_by(record),
         val_acc=logs.get(VALIDATION_LOG, np.empty(0)),
     )
 
 
-def _without_folder(error: str, path: Path, settings: dict[str, Any]) -> str:
-    """A run's error without the folder of the run, which its source is, at its beginning."""
-    folder, its_name, rest = error.partition(f"{path.name} ")
-    return rest if its_name and folder.startswith(str(settings.get("results_root", "/"))) else error
+def _error(record: dict[str, Any], path: Path) -> str:
+    """Why a run failed or ended early, without the name of its own folder at the beginning."""
+    error = record.get("error") or record.get("ended_early") or ""
+    folder, name, rest = error.partition(f"{path.name} ")
+    return rest if name and folder.startswith(str(record["settings"].get("results_root", path.parent))) else error
 
 
 def _seconds(per_epoch: list[float]) -> np.ndarray:
@@ -205,7 +208,9 @@ def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:
 
     most, fewest = rows // epochs, -(-rows // (epochs + 1))  # without a row left over; with a whole epoch that was not tested
     if not 0 < fewest <= most:
-        raise ValueError(f"{counted(rows, 'iteration')} cannot be {counted(epochs, 'epoch')} of equal length and a part of another")
+        raise ValueError(
+            f"{counted(rows, 'iteration')} cannot be {counted(epochs, 'epoch')} of equal length and a part of another"
+        )
     return max(range(most, fewest - 1, -1), key=jump)  # of several equal ones the first, which leaves the fewest rows over
 
 
@@ -224,6 +229,8 @@ def _logs(path: Path, epochs: int, iterations: int, over: bool, validated: bool)
     ):
         values = read_log(path / f"{name}.txt", first, None if over else rows, percent)
         if len(values) != rows:
-            raise BadInput(f"{path / name}.txt has {counted(len(values), 'row')}, where run.json says {rows} ({counted(epochs, 'epoch')})")
+            raise BadInput(
+                f"{path / name}.txt has {counted(len(values), 'row')}, where run.json says {rows} ({counted(epochs, 'epoch')})"
+            )
         logs[name] = values
     return logs

@@ -106,7 +106,9 @@ class Report:
         makers = Counter(trial.made_by or "no record of device and versions" for trial in self.trials)
         unvalidated = sum(not trial.validated for trial in self.trials)
         has = "has" if len(self.trials) == 1 else "have"
-        looked = f" {unvalidated} of {counted(len(self.trials), 'run')} {has} no validation images: {LOOKED}" if unvalidated else ""
+        looked = (
+            f" {unvalidated} of {counted(len(self.trials), 'run')} {has} no validation images: {LOOKED}" if unvalidated else ""
+        )
         note = f"{counted(taken, 'trial')} counted, {len(self.left_out)} left out.{looked} Made by:"
         items = [f"{counted(count, 'run')}: {maker}" for maker, count in makers.most_common()]
         return Section("results", "Results", note, items)

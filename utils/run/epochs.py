@@ -15,6 +15,7 @@ from meta_utils.layer_statistics import first_levels, layer_statistics
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.batches import Loader
 from utils.errors import RunFailed
+from utils.files.text import counted
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
 from utils.run.build import Loaders
@@ -130,7 +131,9 @@ def test(loop: TrainingLoop, batches: Iterable, run: Run, what: str) -> Evaluati
     if fault := fault_of_result(evaluation._asdict(), what):
         name = first_not_finite(loop.net.state_dict())
         where = f"{name} is not finite" if name else "with every parameter finite"
-        raise RunFailed(f"{fault} after {loop.iteration} iterations, {where}; {run.last_checkpoint(bad=loop.iteration)}")
+        raise RunFailed(
+            f"{fault} after {counted(loop.iteration, 'iteration')}, {where}; {run.last_checkpoint(bad=loop.iteration)}"
+        )
     return evaluation
 
 

@@ -73,7 +73,7 @@ SESSION = {
     "device": TEXT,
     "hostname": TEXT,
     "versions": each(TEXT),
-    "git": or_none(_object({"commit": TEXT, "dirty": SWITCH})),
+    "git": or_none(_object({"commit": TEXT, "dirty": SWITCH, "untracked": WHOLE})),
 }
 RECORD = SESSION | {
     "state": NAME,

@@ -17,7 +17,7 @@ from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line,
 from utils.files import strict_json
 from utils.files.output import BestEffortOutput
 from utils.files.regular import is_in_place, open_new, require_regular
-from utils.files.text import printable
+from utils.files.text import counted, printable
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
 from utils.run.checkpoint import Checkpoints
@@ -173,14 +173,14 @@ class Run:
         """
         state, self._checkpoint = self._checkpoint, None
         if state is None:
-            if self.record.get("iterations_done"):
-                there = f"{self.record['iterations_done']} iterations were done"
+            if done := self.record.get("iterations_done"):
+                there = f"{counted(done, 'iteration')} {'was' if done == 1 else 'were'} done"
                 raise BadInput(f"{self.path} has no checkpoint, but {there}: put it back, or --overwrite to start over")
             return {}
         restore(loop, state, str(self.path))
         self.result = state["result"]
         self.write(epochs_done=len(state["recorder"]["test_acc"]), iterations_done=loop.iteration)
-        print(f"{self.path}: resumed after {loop.iteration} iterations")
+        print(f"{self.path}: resumed after {counted(loop.iteration, 'iteration')}")
         return state["recorder"]
 
     def save(self, loop: TrainingLoop, recorder: Recorder) -> None:
@@ -193,7 +193,7 @@ class Run:
         contents = Identity.of_record(self.record).contents
         state = {"settings": self.settings.as_dict(), **contents, "loop": loop.state_dict(), "recorder": recorder.state_dict()}
         if name := first_not_finite(state["loop"]):
-            raise RunFailed(f"{name} is not finite after {loop.iteration} iterations; {self.last_checkpoint()}")
+            raise RunFailed(f"{name} is not finite after {counted(loop.iteration, 'iteration')}; {self.last_checkpoint()}")
         self.checkpoints.save({**state, "random": random_states(), "result": self.result})
         self.write(epochs_done=recorder.epoch, iterations_done=loop.iteration, seconds_per_epoch=recorder.seconds_per_epoch)
 
@@ -210,7 +210,7 @@ class Run:
         if self.record["iterations_done"] == bad:
             previous = self.checkpoints.previous
             return f"{self.checkpoints.newest} has this state" + (f", {previous} an earlier one" if previous.exists() else "")
-        after = f"{self.checkpoints.newest}, after {self.record['iterations_done']} iterations"
+        after = f"{self.checkpoints.newest}, after {counted(self.record['iterations_done'], 'iteration')}"
         there = self.checkpoints.newest.exists()
         return (
             f"the last good checkpoint is {after}" if there else f"the last good checkpoint was {after}; it is not there any more"
@@ -218,7 +218,7 @@ class Run:
 
     def end_early(self, recorder: Recorder, why: str) -> None:
         """Says, and records, why the run ends before its last epoch."""
-        print(f"{self.path}: ended after {recorder.epoch} of {self.settings.epochs} epochs: {why}")
+        print(f"{self.path}: ended after {recorder.epoch} of {counted(self.settings.epochs, 'epoch')}: {why}")
         self.write(ended_early=why)
 
     def give_way(self, loop: TrainingLoop, recorder: Recorder) -> None:
@@ -228,7 +228,9 @@ class Run:
             raise Interrupted(self._signals.noted)
         if self._is_over(loop):
             self.save(loop, recorder)
-            raise Finished(f"{self.path} stopped after {loop.iteration} iterations; rerun without --stop-after to continue")
+            raise Finished(
+                f"{self.path} stopped after {counted(loop.iteration, 'iteration')}; rerun without --stop-after to continue"
+            )
 
     def _is_over(self, loop: TrainingLoop) -> bool:
         planned = self.settings.epochs * self.record["iterations_per_epoch"]  # there it ends by itself

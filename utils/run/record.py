@@ -12,6 +12,7 @@ from typing import Any
 from utils.choices import META_NETWORKS, STE
 from utils.errors import BadInput, Finished
 from utils.files.look import look_at
+from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.run.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
@@ -101,7 +102,7 @@ def ended_early(record: Mapping[str, Any]) -> str:
     done, planned = record.get("epochs_done"), record["settings"].get("epochs")
     if record.get("state") != "done" or not (isinstance(done, int) and isinstance(planned, int) and done < planned):
         return ""
-    return f"{done} of {planned} epochs: {record.get('ended_early') or 'the reason was not recorded'}"
+    return f"{done} of {counted(planned, 'epoch')}: {record.get('ended_early') or 'the reason was not recorded'}"
 
 
 def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = NOTHING) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from tqdm import tqdm
 
 from utils.errors import Interrupted, InUse
-from utils.files.text import printable
+from utils.files.text import counted, printable
 from utils.files.untrusted import read_tail, reason
 from utils.progress import is_terminal
 from utils.run.signals import STOPPING, Signals
@@ -150,7 +150,7 @@ class Progress:
         if self._before < done < total:
             seconds = (time.monotonic() - self._began) / (done - self._before) * (total - done)
             left = f", {tqdm.format_interval(seconds)} left"
-        self.say(f"{outcome} {run} ({self._ended} of {len(self._runs)} runs{left})")
+        self.say(f"{outcome} {run} ({self._ended} of {counted(len(self._runs), 'run')}{left})")
 
     def close(self) -> None:
         self.refresh()

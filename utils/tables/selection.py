@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished, shortened
-from utils.files.text import printable
+from utils.files.text import counted, printable
 from utils.files.untrusted import why_no_folder
 from utils.run.identity import program_contents
 from utils.run.lock import is_locked
@@ -160,7 +160,7 @@ def status_table(runs: list[TableRun]) -> str:
         return [str(tally[state] or "") for state in State]
 
     rows = [[name, members[0].row.published or "", *counts(members)] for name, members in by_row.items()]
-    table = markdown_table(("cell", "published", *State), *rows, [f"{len(runs)} runs", "", *counts(runs)])
+    table = markdown_table(("cell", "published", *State), *rows, [counted(len(runs), "run"), "", *counts(runs)])
     reasons = [printable(f"{state}: {run}: {why}") for run, (state, why) in states.items() if why]
     return "\n".join([table, *([""] if reasons else []), *reasons])
 

@@ -13,6 +13,7 @@ from utils.report.formatting import Field, Table
 from utils.report.page import TEMPLATE, page
 from utils.report.pictures import ANOTHER, COLOURS, curve_panels, curves, series_of
 from utils.report.report import make_report
+from utils.report.tables import net_key
 from utils.report.trials import FULL_PRECISION, Group
 from utils.tabular import markdown_table
 
@@ -70,7 +71,7 @@ def test_every_picture_is_on_the_page_and_in_the_markdown(whole_report, whole_pa
 
 def test_a_field_links_to_its_curves_and_the_picture_back(whole_page):
     links = [attributes["href"] for tag, attributes in whole_page.elements if tag == "a"]
-    for name in ("curves_ResNet20_CIFAR10_dorefa_SGD", "curves", "left_out"):
+    for name in ("curves_ResNet20_CIFAR10_dorefa_SGD", net_key("curves", DIGITS), net_key("left_out", DIGITS)):
         assert f"#picture-{name}" in links
     assert "#picture-curves_ResNet20_CIFAR10_dorefa_Adam" not in links  # a row that was not run, and has no picture
     figures = [attributes["id"] for tag, attributes in whole_page.elements if tag == "figure"]
@@ -81,8 +82,12 @@ def test_a_field_links_to_its_curves_and_the_picture_back(whole_page):
 def test_every_recorded_run_has_its_settings_in_a_fold(whole_report, whole_page):
     report, _ = whole_report
     assert [tag for tag, _ in whole_page.elements].count("details") == 3 + 7  # cells, runs
-    titles = "trial 3: running, 2 epochs", "ResNet20 Digits dorefa SGD MultiFC: 3 runs", "ResNet20 CIFAR10 dorefa SGD STE: 2 runs"
-    for words in (*titles, "weight_decay", "running, 2 of 12 epochs", *(str(trial.source) for trial in report.trials)):
+    titles = (
+        "trial 3: unfinished, 2 epochs",
+        "ResNet20 Digits dorefa SGD MultiFC: 3 runs",
+        "ResNet20 CIFAR10 dorefa SGD STE: 2 runs",
+    )
+    for words in (*titles, "weight_decay", "unfinished, 2 of 12 epochs", *(str(trial.source) for trial in report.trials)):
         assert words in whole_page.text, words
     links = [attributes["href"] for tag, attributes in whole_page.elements if tag == "a"]
     folds = [attributes["id"] for tag, attributes in whole_page.elements if tag == "details" and "id" in attributes]

@@ -168,7 +168,7 @@ def test_a_run_whose_test_is_not_finite_is_not_done(call_main, tmp_path, tally):
     outcome = call_main(*command, "-q", "BWN", "-lr", "1e36", "--results-root", tmp_path / "R")
     assert outcome.code == 1
     line = outcome.err.splitlines()[-1]
-    assert line.endswith("after 1 iterations, with every parameter finite; there is no checkpoint yet")
+    assert line.endswith("after 1 iteration, with every parameter finite; there is no checkpoint yet")
     assert "the test loss is nan" in line
     run = only_run(tmp_path / "R")
     record = strict((run / "run.json").read_text())

@@ -55,7 +55,7 @@ def test_without_retries_a_killed_run_has_failed(server, command, tmp_path):
     server.start(command("R", *flags), tmp_path / "log")
     os.kill(until(lambda: process_of(run)), signal.SIGKILL)
     assert server.wait() == 1
-    assert f"failed: its process was killed (-9): {run} (1 of 1 runs)" in (tmp_path / "log").read_text()
+    assert f"failed: its process was killed (-9): {run} (1 of 1 run)" in (tmp_path / "log").read_text()
 
 
 def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifest, tmp_path):
