@@ -20,7 +20,7 @@ from utils.report.formatting import Field
 from utils.report.gallery import drawing
 
 TEMPLATE = "page.html.jinja"
-LONGEST_LINE = 20  # characters of a table's column that may have several lines
+LONGEST_LINE = 18  # characters of a table's column that may have several lines
 NUMBER = re.compile(r"[+-]?\d")  # a field that begins so holds a number
 SVG = "{http://www.w3.org/2000/svg}"
 REFERENCE = re.compile(r"(?<=url\(#)|(?<=^#)")  # where the name of an element begins in a value that refers to it

@@ -128,9 +128,7 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
         state=record["state"],
         settings=settings | {name: digest[:12] for name, digest in Identity.of_record(record).contents.items()},
         seconds=_seconds(record.get("seconds_per_epoch", [])),
-        error=printable(
-            shortened(_without_folder(record.get("error") or record.get("ended_early") or "", path, given), LONGEST_ERROR)
-        ),
+        error=printable(shortened(_error(record, path), LONGEST_ERROR)),
         made_by=_made_by(record),
         val_acc=logs.get(VALIDATION_LOG, np.empty(0)),
     )

@@ -5,6 +5,9 @@ import os
 import shutil
 
 import pytest
+from run_folders import DIGITS, make_run, settings_of
+
+from utils.report.report import make_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZES = """
@@ -151,3 +154,26 @@ def test_in_a_narrow_window_tables_and_pictures_scroll_in_their_boxes(opened):
     assert len(wide) == 7 + 5
     assert all(inner <= 400 for inner, _ in wide)
     assert sum(outer > inner for inner, outer in wide) > 8
+    hint = "return [...document.querySelectorAll('.wide')].map((e) => getComputedStyle(e, '::before').content.includes('scroll'))"
+    assert opened.execute_script(hint) == [outer > inner for inner, outer in wide]
+    faded = "return getComputedStyle(document.querySelector('#other_runs ~ div')).maskImage"
+    assert opened.execute_script(faded).startswith("linear-gradient")
+    opened.execute_async_script("document.querySelector('#other_runs ~ div').scrollLeft = 1e4; setTimeout(arguments[0], 100)")
+    assert opened.execute_script(faded) == "none"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_table_of_runs_fits_a_window_of_1300_with_a_long_reason(browser, tmp_path, scheme):
+    why = f"{tmp_path / 'runs' / 'one'} stopped after 5 iterations; rerun without --stop-after to continue"
+    settings = settings_of(
+        DIGITS, epochs=12, validation=200, batch_size=64, clip=1.0, pretrained="none", results_root=str(tmp_path)
+    )
+    make_run(tmp_path / "runs" / "one", DIGITS, state="running", error=why, settings=settings | {"validation": None})
+    make_run(tmp_path / "runs" / "two", DIGITS, 2)
+    make_report([tmp_path / "runs"])[0].write(tmp_path / "out")
+    prefer(browser, scheme)
+    resize(browser, 1300, 900)
+    browser.get((tmp_path / "out" / "report.html").as_uri())
+    fits = "const box = document.querySelector('#other_runs ~ div'); return box.scrollWidth <= box.clientWidth"
+    assert browser.execute_script(fits)
+    assert all(height < 130 for _, height in browser.execute_script(SIZES, "#other_runs ~ div tbody tr"))

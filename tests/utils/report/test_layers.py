@@ -13,7 +13,7 @@ from utils.errors import BadInput
 from utils.layers_csv import LayerRow
 from utils.report.gallery import MOST_MAPS
 from utils.report.layers import COLUMNS, read_layers
-from utils.report.pictures import flip_map, layer_panels, series_of
+from utils.report.pictures import curves, flip_map, layer_panels, series_of
 from utils.report.reading import find_trials
 from utils.report.report import make_report
 from utils.report.trials import Group
@@ -144,6 +144,53 @@ def test_a_published_block_has_a_picture_of_its_own(tmp_path):
     (run / "layers.csv").unlink()
     (tmp_path / "other" / "layers.csv").unlink()
     assert "layers" not in [section.name for section in make_report([tmp_path])[0].sections]
+
+
+def captions(report):
+    (section,) = [section for section in report.sections if section.name == "layers"]
+    return {picture.name: picture.caption for picture in section.pictures}
+
+
+def test_maps_show_what_flips_and_their_caption_counts_the_others(report_with_layers):
+    report, _ = report_with_layers
+    (trial,) = [trial for trial in report.trials if trial.cell == LEARNED and trial.number == 2]
+
+    def group(number):
+        """Of the n-th method a share of n % flips, of the first none."""
+        columns = dict(trial.layers.columns) | {"flipped": np.full((6, 3), number / 100)}
+        cell = DIGITS._replace(backward=f"M{number:02}")
+        return Group(cell, "", (replace(trial, cell=cell, layers=replace(trial.layers, columns=columns)),))
+
+    found = captions(replace(report, groups=[group(number) for number in range(MOST_MAPS + 3)], left_out=[]))
+    shown = [caption.split(",")[0].split()[-1] for name, caption in found.items() if name.startswith("flip_map")]
+    assert shown == [f"M{number:02}" for number in range(3, MOST_MAPS + 3)]
+    without = "Without a map: 2 methods whose weights flip less and 1 method whose weights do not flip at all."
+    assert found["flip_map_1"].endswith(f" in percent. {without}")
+    assert captions(replace(report, groups=[group(0)], left_out=[])).keys() == {"flips"}
+
+
+def test_a_caption_speaks_of_the_cosine_where_it_is_drawn(report_with_layers):
+    report, _ = report_with_layers
+    found = captions(replace(report, groups=[group for group in report.groups if group.cell == DIGITS]))
+    assert found["flips"] == "ResNet20 Digits: weights that flipped in each epoch."
+    assert "cosine" in found["flips_left_out"]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.0), (0.0, 0.0)])
+def test_an_epoch_without_a_flip_is_drawn_at_zero(report_with_layers, shares):
+    report, _ = report_with_layers
+    (trial,) = [trial for trial in report.trials if trial.cell == LEARNED and trial.number == 2]
+    columns = dict(trial.layers.columns) | {"flipped": np.repeat(np.array([shares]).T / 100, 3, axis=1)}
+    trial = replace(trial, test_acc=trial.test_acc[:2], layers=replace(trial.layers, columns=columns))
+    figure = curves([layer_panels("", series_of([Group(LEARNED, "", (trial,))]))[:1]])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx(shares)
+    low, high = axes.get_ylim()
+    bottom, zero, top = axes.transData.transform([(1, low), (1, 0), (1, high)])[:, 1]
+    assert bottom < zero < bottom + 0.1 * (top - bottom)
+    assert high >= shares[0]
+    assert "0" in [label.get_text() for label in axes.get_yticklabels()]
 
 
 def test_there_are_not_endlessly_many_maps_and_names(report_with_layers):

@@ -10,6 +10,7 @@ from run_folders import DIGITS, make_run, make_trial
 from utils.choices import methods
 from utils.report.document import Section, markdown
 from utils.report.formatting import Field, Table
+from utils.report.gallery import curves as gallery_curves
 from utils.report.page import TEMPLATE, page
 from utils.report.pictures import ANOTHER, COLOURS, curve_panels, curves, series_of
 from utils.report.report import make_report
@@ -184,3 +185,22 @@ def test_a_picture_grows_with_its_legend_which_is_not_endless(tmp_path):
     assert heights == pytest.approx(heights[:1] * 3, rel=0.1)
     (legend,) = figure.legends
     assert (len(legend.get_texts()), legend.get_title().get_text()) == (60, "the first 60 of 100")
+
+
+def test_each_net_has_pictures_of_its_own_with_lines_that_can_be_told_apart():
+    """A picture has ten lines at most; each line has its own label, and its own colour, style or marker."""
+    nets, long = [("ResNet20", 23), ("Odd", 2)], "x" * 200
+    cells = [(DIGITS._replace(model=net), f"{long}{number}{long}") for net, count in nets for number in range(count)]
+    groups = [Group(cell, label, (make_trial([50.0, 60.0], cell),)) for cell, label in cells]
+    pictures = gallery_curves({}, groups, [])
+    assert [picture.name for picture in pictures] == ["curves", "curves_2", "curves_3", "curves_4"]
+    assert [picture.key for picture in pictures] == [net_key("curves", cells[0][0]), "", "", net_key("curves", cells[-1][0])]
+    assert [picture.caption.split(":")[0] for picture in pictures] == ["ResNet20 Digits"] * 3 + ["Odd Digits"]
+    assert [picture.caption.split(", ")[-1] for picture in pictures[:3]] == ["part 1 of 3.", "part 2 of 3.", "part 3 of 3."]
+    drawn = 0
+    for picture in pictures:
+        lines = picture.draw().axes[0].lines
+        assert len({line.get_label() for line in lines}) == len(lines) <= 10
+        assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines)
+        drawn += len(lines)
+    assert drawn == len(groups)

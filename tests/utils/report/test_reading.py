@@ -292,3 +292,16 @@ def test_a_folders_name_says_its_cell_without_a_record(tmp_path, backward):
     folder = tmp_path / "ResNet20-CIFAR10" / run_name(settings)
     write_logs(folder, [50, 51], [2, 1], [40, 41])
     assert read_folder(folder).cell == Cell("ResNet20", "CIFAR10", "BWN-F", backward, "Nesterov")
+
+
+@pytest.mark.parametrize(("files", "words"), [(1, "1 Python file"), (2, "2 Python files")])
+def test_a_trial_says_what_made_it_and_why_it_ended_in_plain_words(tmp_path, files, words):
+    git = {"commit": "0123456789abcdef", "dirty": True, "untracked": files}
+    settings = settings_of(CELL, results_root="Results")
+    error = "Results/ResNet20-CIFAR10/runs-Quant/run stopped after 1 iteration; rerun without --stop-after to continue"
+    trial = read_folder(make_run(tmp_path / "run", settings=settings, git=git, error=error, state="running"))
+    assert trial.made_by == f"cpu, torch 2.15, commit 0123456789 with changes ({words} of it untracked)"
+    assert trial.error == "stopped after 1 iteration; rerun without --stop-after to continue"
+    assert trial.state_in_words == "unfinished"
+    other = "the loss is nan, see run stopped"
+    assert read_folder(make_run(tmp_path / "2" / "run", settings=settings, error=other, state="failed")).error == other
