@@ -184,7 +184,7 @@ def logarithmic_from_zero(axes: Axes, values: Iterable[float]) -> None:
         return logarithmic(axes)
     threshold = 10.0 ** math.floor(math.log10(min(positive, default=1.0)))
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
-    axes.set_ylim(bottom=-0.05 * threshold)
+    axes.set_ylim(-0.05 * threshold, None if positive else threshold)
     axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     return None

@@ -190,7 +190,7 @@ def test_names_are_shown_and_not_obeyed(call_main, tmp_path, tally):
     assert text.startswith(outcome.out)
     shown = Page((out / "report.html").read_text())
     tags = [tag for tag, _ in shown.elements]
-    assert (tags.count("script"), tags.count("img"), tags.count("svg")) == (1, 0, 1)
+    assert (tags.count("script"), tags.count("img"), tags.count("svg")) == (1, 0, 3)
     assert len(shown.ids()) == len(set(shown.ids()))
     for name in NAMES:
         assert any(f"{name} SGD MultiFC" in field for table in shown.tables for row in table for field in row)
