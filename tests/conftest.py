@@ -45,6 +45,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[TALLY] = Counter()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a shell's &, and then in every process that a test starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["LC_ALL"] = "C.UTF-8"  # bash warns of a locale that is not there
     for name in (
         "TRIALS",

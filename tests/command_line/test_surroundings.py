@@ -18,9 +18,9 @@ KIND = "standard streams closed or narrow, Ctrl-C while starting: no traceback, 
 
 
 def shell(command, redirection, folder, **environment):
-    """Runs a command whose redirection is bash's."""
-    line = ["bash", "-c", f'"$@" {redirection}', "bash", *command]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
+    """Runs a command whose redirection is bash's; it may take two minutes."""
+    line = ["bash", "-c", f'exec "$@" {redirection}', "bash", *command]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=120)
 
 
 def printed(process):
