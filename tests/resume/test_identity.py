@@ -141,7 +141,7 @@ def test_moved_data_and_results_are_the_same_run(stopped, copied, call_main, tmp
         assert ("resumed after 3 iterations" in outcome.out) == (trial == 1)
     assert [path.name for path in root.iterdir()] == ["ResNet8-NPZ-a"]
     (group,), left_out = group_trials(find_trials([root])[0], lambda cell: None)
-    assert (group.label, len(group.trials), left_out) == ("", 2, [])
+    assert (group.label, len(group.trials), left_out) == ("batch_size 4, from scratch, init_lr 0.05", 2, [])
 
 
 def test_an_old_record_is_not_compared(copied, stopped, call_main, tmp_path):
