@@ -93,7 +93,8 @@ def test_quickstart_in_a_shortened_form(venv_of_few_digits, tmp_path):
     assert process.returncode == 0, process.stderr
     table = process.stdout.split("## Other runs")[1].split("\n## ")[0]
     runs = [line.split(" | ")[1] for line in table.splitlines() if line.startswith("| ResNet20 Digits")]
-    assert runs == ["full precision", "dorefa SGD STE", "dorefa SGD MultiFC", "dorefa SGD FC-Grad"]
+    quantized = [f"dorefa SGD {method} (batch_size 32, lr_adjust 10)" for method in ("STE", "MultiFC", "FC-Grad")]
+    assert runs == ["full precision (batch_size 64, init_lr 0.05, lr_adjust 5)", *quantized]
     assert "There are none" in process.stdout.split("## Fairness")[1]
     pictures = ("curves", "flips", "flip_map_1", "flip_map_2", "flip_map_3")
     assert all((tmp_path / "R" / "report" / f"{name}.png").stat().st_size > 10_000 for name in pictures)

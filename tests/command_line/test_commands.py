@@ -49,8 +49,8 @@ def test_pretrain_train_evaluate_report(call_main, tmp_path, tiny_set):
 
     outcome = call_main("report", tmp_path, "--out", tmp_path / "report")
     assert outcome.code == 0, outcome.err
-    assert f"| ResNet20 NPZ-tiny | dorefa SGD MultiFC | 1 | 1 | {test_acc:.2f} |" in outcome.out
-    assert "| ResNet20 NPZ-tiny | full precision | 1 | 1 |" in outcome.out
+    assert f"| ResNet20 NPZ-tiny | dorefa SGD MultiFC (batch_size 4, bits 2) | 1 | 1 | {test_acc:.2f} |" in outcome.out
+    assert "| ResNet20 NPZ-tiny | full precision (batch_size 4) | 1 | 1 |" in outcome.out
     assert (tmp_path / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -63,8 +63,9 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
             assert outcome.code == 0, outcome.err
     outcome = call_main("report", tmp_path / "machine-1", tmp_path / "machine-2", "--out", tmp_path / "report")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "| ResNet8 NPZ-tiny | dorefa Adam STE | 2 |" in outcome.out.split("## Other cells")[1]
-    assert "| ResNet8 NPZ-tiny | dorefa Adam FC-Grad | STE | 2, 2 |" in outcome.out.split("## Method minus baseline")[1]
+    label = "(batch_size 4, from scratch)"
+    assert f"| ResNet8 NPZ-tiny | dorefa Adam STE {label} | 2 |" in outcome.out.split("## Other cells")[1]
+    assert f"| ResNet8 NPZ-tiny | dorefa Adam FC-Grad {label} | STE {label} | 2, 2 |" in outcome.out.split("## Method minus baseline")[1]
     assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
     assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
