@@ -30,7 +30,8 @@ def test_a_table_is_run_and_reported(call_main, tmp_path):
         assert len(accuracies) == 4
         assert cells[method]["n"] == "2"
         assert abs(float(cells[method]["mean"]) - sum(accuracies) / 4) < 1e-4
-    assert "| ResNet20 Digits | dorefa SGD FC-Grad | STE | 2, 2 |" in report.out  # the claim, by Welch's test
+    label = "(from scratch, lr_adjust 10)"
+    assert f"| ResNet20 Digits | dorefa SGD FC-Grad {label} | STE {label} | 2, 2 |" in report.out  # the claim, by Welch's test
     for name in ("report.md", "curves.png", "curves.svg", "runs.csv.xz", "claims.tex"):
         assert (out / name).stat().st_size > 100, name
     again = call_main("report", out / "runs.csv.xz").out  # the compact form stands for the runs

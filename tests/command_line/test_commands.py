@@ -65,7 +65,8 @@ def test_two_cells_with_two_trials_become_a_report(call_main, tmp_path, tiny_set
     assert (outcome.code, outcome.err) == (0, "")
     label = "(batch_size 4, from scratch)"
     assert f"| ResNet8 NPZ-tiny | dorefa Adam STE {label} | 2 |" in outcome.out.split("## Other cells")[1]
-    assert f"| ResNet8 NPZ-tiny | dorefa Adam FC-Grad {label} | STE {label} | 2, 2 |" in outcome.out.split("## Method minus baseline")[1]
+    claims = outcome.out.split("## Method minus baseline")[1]
+    assert f"| ResNet8 NPZ-tiny | dorefa Adam FC-Grad {label} | STE {label} | 2, 2 |" in claims
     assert outcome.out.split("## Fairness")[1].count("NPZ-tiny") == 4  # two rows, method and baseline named in each
     assert "| bias_corrected_eps | off | true |" in outcome.out
     assert "| weight_decay | 0.0005 | 0.0 |" in outcome.out
