@@ -38,6 +38,9 @@ def _checked(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[Tenso
     name = type(meta_net).__name__
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise ValueError(f"{name} must return g_W_tilde and its state, a dict; it returned {type(returned).__name__}")
+    state = returned[1]
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(h, Tensor) for n, h in state.items()):
+        raise ValueError(f"{name} must return as its state a dict of tensors by name, {{}} for none, not {str(state)[:50]}")
     if not isinstance(returned[0], Tensor) or returned[0].shape != g_W_hat.shape:
         got = tuple(returned[0].shape) if isinstance(returned[0], Tensor) else type(returned[0]).__name__
         raise ValueError(f"{name} must return g_W_tilde with the shape of g_W_hat, {tuple(g_W_hat.shape)}, not {got}")

@@ -36,12 +36,13 @@ def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
 @contextmanager
 def without_quantizer(net: nn.Module) -> Iterator[None]:
     """For the net's own forward, which may call all of its submodules, as that of nn.Sequential does: not this one."""
-    installed = net._modules.pop(NAME) if net.meta.quantizer is not None else None
+    whole = net._modules
+    if net.meta.quantizer is not None:
+        net._modules = {name: module for name, module in whole.items() if name != NAME}
     try:
         yield
     finally:
-        if installed is not None:
-            net._modules[NAME] = installed
+        net._modules = whole
 
 
 def installed_quantizer(net: nn.Module, name: str | Quantizer | None) -> Quantizer | None:

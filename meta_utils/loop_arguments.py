@@ -48,6 +48,8 @@ def check_gradient(
         raise ValueError("a learned gradient takes a quantizer")
     if meta_net is not None and not hasattr(quantizer, "calibration"):
         raise ValueError(f"a learned gradient takes the calibration of the quantizer, Eq. (4), and {quantizer} has none")
+    if meta_net is not None and not _owns(meta_optimizer, meta_net):
+        raise ValueError("the meta optimizer trains other parameters than those of the meta network")
     if meta_net is not None and estimator is not None:
         raise ValueError("a learned gradient takes no fixed estimator")
     if meta_net is None and freeze_phi_after is not None:
@@ -58,8 +60,22 @@ def check_gradient(
         raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
 
 
-def check_numbers(update_order: str, clip: float | None) -> None:
-    """Raises ValueError for an unknown order, and for a clip that is not positive."""
+def _owns(meta_optimizer: Optimizer, meta_net: nn.Module) -> bool:
+    own = {id(p) for p in meta_net.parameters()}
+    return all(id(p) in own for group in meta_optimizer.param_groups for p in group["params"])
+
+
+def check_weights(net: nn.Module, learned: bool) -> None:
+    """Raises ValueError where a learned gradient would meet a quantized weight that is not to be trained."""
+    if learned and (frozen := [layer.name for layer in net.meta.layers if not layer.weight.requires_grad]):
+        raise ValueError(f"{frozen[0]} asks for no gradient: metaquantize(net, keep=[...]) leaves it out of a learned gradient")
+
+
+def check_numbers(update_order: str, clip: float | None, iterations: int | None, freeze_phi_after: int | None) -> None:
+    """Raises ValueError for an unknown order, a clip that is not positive, and numbers of iterations that are none."""
+    for name, number, least in (("iterations", iterations, 1), ("freeze_phi_after", freeze_phi_after, 0)):
+        if number is not None and (type(number) is not int or number < least):
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
     if update_order not in UPDATE_ORDERS:
         raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
     if clip is not None and not clip > 0:

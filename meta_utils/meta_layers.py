@@ -114,6 +114,15 @@ class MetaLayers:
             self._layout, self._made_for = FlatLayout(weights, filters), (first.device, strides)
         return self._layout
 
+    def require_in_place(self, net: nn.Module) -> None:
+        """Raises RuntimeError where a layer of the net was replaced, or its weight was parametrized, after metaquantize."""
+        for layer in self.layers:
+            module: nn.Module | None = net
+            for name in layer.path:
+                module = module._modules.get(name) if module is not None else None
+            if module is not layer.module or module._parameters.get(layer.parameter) is None:
+                raise RuntimeError(f"{layer.name} is not the layer any more that metaquantize saw: change the net before")
+
     def weights(self) -> Tensor:
         """W of all layers, flat (N,); keeps the graph to the parameters."""
         return self.layout.flatten(layer.weight for layer in self.layers)
@@ -199,6 +208,8 @@ class MetaLayers:
 
     def _show(self, W_tilde: Tensor, W_hat: Tensor, meta_grads: MetaGradients | None) -> None:
         self.shown = {"W_tilde": W_tilde.detach(), "W_hat": W_hat.detach()}
+        if not W_hat.requires_grad:  # every weight is frozen
+            return
         if meta_grads:
             self.shown |= {"calibration": meta_grads.calibration, "g_W_tilde": meta_grads.g_W_tilde.detach()}
             W_hat.register_hook(partial(self.shown.__setitem__, "g_W_hat"))

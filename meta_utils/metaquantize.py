@@ -112,6 +112,7 @@ class QuantizedForward:
         lr: Rates = 1e-3,
     ) -> Any:
         net = self._plain.net
+        net.meta.require_in_place(net)
         quantizer = installed_quantizer(net, quantized_type) or get_quantizer(quantized_type, self._bitW)
         training = net.training and torch.is_grad_enabled()
         operands = net.meta.prepare(quantizer, meta_grad_dict, lr, training)
@@ -134,7 +135,18 @@ class _PlainForward(nn.Module):
                 return self._forward(inputs)
             with torch.autocast(inputs.device.type, self._autocast):
                 outputs = self._forward(inputs)
-        return outputs.to(inputs.dtype) if isinstance(outputs, Tensor) else outputs
+        return _with_dtype(outputs, self._autocast, self.net.meta.layers[0].weight.dtype)
+
+
+def _with_dtype(outputs: Any, there: torch.dtype, wanted: torch.dtype) -> Any:
+    """A net's outputs with tensors of another dtype in the place of those that autocast made."""
+    if isinstance(outputs, Tensor):
+        return outputs.to(wanted) if outputs.dtype == there else outputs
+    if isinstance(outputs, dict):
+        return type(outputs)({name: _with_dtype(value, there, wanted) for name, value in outputs.items()})
+    if type(outputs) in (tuple, list):
+        return type(outputs)(_with_dtype(value, there, wanted) for value in outputs)
+    return outputs
 
 
 class _Showing:

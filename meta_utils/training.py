@@ -20,8 +20,8 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
-from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts
-from meta_utils.meta_gradients import NO_META_GRADIENTS
+from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts, check_weights
+from meta_utils.meta_gradients import NO_META_GRADIENTS, MetaGradients
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
 from utils.discretize import Estimator
 from utils.quantize import Quantizer, with_estimator
@@ -65,8 +65,9 @@ class TrainingLoop:
         quantized_forward: bool = True,
         freeze_phi_after: int | None = None,
     ):
-        check_numbers(update_order, clip)
+        check_numbers(update_order, clip, iterations, freeze_phi_after)
         check_parts(net, optimizee, quantizer, quantized_forward)
+        check_weights(net, meta_net is not None)
         check_gradient(quantizer, meta_net, meta_optimizer, estimator, iterations, quantized_forward, freeze_phi_after)
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
         self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
@@ -91,8 +92,6 @@ class TrainingLoop:
 
         Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
         """
-        if self.freeze_phi_after is not None:
-            self.meta_net.requires_grad_(self.trains_phi)  # frozen, it has no gradient, so that step 5 passes it over
         if self.learned and self.update_order == "paper":
             loss, outputs = self.paper_iteration(inputs, targets)
         else:
@@ -113,9 +112,7 @@ class TrainingLoop:
         meta_grad_dict = NO_META_GRADIENTS
         if has_meta_gradients:
             self.meta_optimizer.zero_grad()  # 1: phi's gradients
-            meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
-                self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
-            )
+            meta_grad_dict = self._meta_gradients()  # 2: g_W_tilde = M(g_W_hat, W_tilde), Eq. (3)
         outputs = self.forward(inputs, meta_grad_dict)  # 3: forward with W', Eqs. (1), (2), (4), (6)
         loss = self.criterion(outputs, targets)  # 4: loss, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
@@ -140,9 +137,7 @@ class TrainingLoop:
             loss.backward()  # 4: line 7
             return loss, outputs
         self.meta_optimizer.zero_grad()  # 1: phi's gradients
-        meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(  # 2: line 8, Eq. (3)
-            self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
-        )
+        meta_grad_dict = self._meta_gradients()  # 2: line 8, Eq. (3)
         meta_grad_dict.calibrate(self.quantizer, self.net.meta.weights())  # u, Eq. (4), which step 6 needs before the forward
         assign_meta_gradients(self.net, meta_grad_dict)  # 6: weight.grad <- stopgrad(u)
         self._clip_gradients()
@@ -161,6 +156,14 @@ class TrainingLoop:
     def forward(self, inputs: Tensor, meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS) -> Tensor:
         """The training forward, step 3: inputs (B, ...) -> logits (B, classes)."""
         return self.net(inputs, self.training_quantizer, meta_grad_dict, self.rates)
+
+    def _meta_gradients(self) -> MetaGradients:
+        """Step 2; keeps the graph to phi while that is trained. Frozen, phi has no gradient, and step 5 passes it over."""
+        with torch.set_grad_enabled(self.trains_phi):
+            meta_grad_dict, self.meta_hidden_state_dict = meta_gradient_generation(
+                self.meta_net, self.net, meta_hidden_state_dict=self.meta_hidden_state_dict
+            )
+        return meta_grad_dict
 
     def _clip_gradients(self) -> None:
         """Scales the net's gradients down to the 2-norm `clip` where they exceed it, all together."""
@@ -289,8 +292,9 @@ class TrainingLoop:
 
         Raises ValueError for a loss that is no scalar.
         """
-        if loss.dim():
-            raise ValueError(f"criterion must return a scalar, not a tensor of shape {tuple(loss.shape)}")
+        if not isinstance(loss, Tensor) or loss.dim():
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"criterion must return a scalar, not {got}")
         if self.checks_loss and not math.isfinite(loss.detach()):
             raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
 
@@ -299,16 +303,20 @@ class TrainingLoop:
         """Names the first layer, in the order of the forward, whose weight or output is not finite."""
         found: list[str] = []
 
-        def look(name: str, layer: nn.Module, output: Tensor) -> None:
-            values = [*layer.parameters(recurse=False), *layer.buffers(recurse=False), output]
+        def look(name: str, layer: nn.Module, output: Any) -> None:
+            outputs = output if isinstance(output, (tuple, list)) else [output]  # a recurrent layer has several
+            values = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+            values += [value for value in outputs if isinstance(value, Tensor)]
             if not found and not all(torch.isfinite(value).all() for value in values):
                 found.append(name)
 
         leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        self.forward(inputs, meta_grad_dict)
-        for handle in handles:
-            handle.remove()
+        try:
+            self.forward(inputs, meta_grad_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
         return f"first in layer {found[0]}" if found else "with every layer finite"
 
     def compare_with_ste(self) -> GradientComparison | None:

@@ -60,7 +60,11 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g_q: Tensor) -> tuple[Tensor | None, ...]:
         x, q, deviation, progress = ctx.saved_tensors
-        return ctx.estimator(g_q, x if deviation is None else x / deviation, q, progress), *[None] * 5
+        g_x = ctx.estimator(g_q, x if deviation is None else x / deviation, q, progress)
+        if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
+            got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
+            raise ValueError(f"{type(ctx.estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+        return g_x, *[None] * 5
 
 
 @dataclass(frozen=True)

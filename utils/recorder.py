@@ -25,6 +25,7 @@ from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
 
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
+LARGEST_BIN = 1e20  # of TensorBoard's histograms
 SUMMARY_EVERY = 50
 REDRAW_SECONDS, PLAIN_LINE_SECONDS = 0.1, 10.0  # on a terminal, elsewhere
 
@@ -224,7 +225,7 @@ class Recorder:
         self._write(LAYERS_LOG, csv_text(rows))
         self._summarise(group_means(rows))
         for layer, values in W_tilde.items():
-            if np.isfinite(values).all():
+            if np.abs(values).max(initial=0) < LARGEST_BIN:
                 self._writer.add_histogram(f"W_tilde/{layer}", values, self._step)
         self.levels = levels
 

@@ -178,3 +178,20 @@ def test_a_net_that_calls_all_of_its_modules_does_not_call_the_quantizer(batches
     loop.step(images, targets)
     assert quantizer.s.tolist() != before
     assert list(net.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias", "quantizer.s"]
+
+
+def test_a_forward_may_call_itself_and_leaves_the_order_of_modules(batches):
+    class Again(torch.nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self(x, "LSQ") if self.calls == 1 else super().forward(x)
+
+    ((images, _),) = batches(1)
+    net = metaquantize(Again(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 10))).double()
+    install_quantizer(net, LSQ(bits=2))
+    net.late = torch.nn.Identity()
+    net(images, "LSQ")
+    assert net.calls == 2
+    assert list(net._modules) == ["0", "1", "quantizer", "late"]

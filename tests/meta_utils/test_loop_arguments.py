@@ -9,7 +9,7 @@ from meta_utils.install import install_quantizer
 from meta_utils.meta_network import MetaFC
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
-from meta_utils.training import TrainingLoop
+from meta_utils.training import NotFinite, TrainingLoop
 from utils.discretize import Estimator
 from utils.quantize import BWN
 from utils.trained_quantizers import LSQ
@@ -23,7 +23,8 @@ def net_and_optimizee():
 
 
 def learned(M=None):
-    return M or MetaFC(), torch.optim.Adam(nn.Linear(1, 1).parameters())
+    M = M or MetaFC()
+    return M, torch.optim.Adam(M.parameters())
 
 
 class NoCall(Estimator):
@@ -47,6 +48,10 @@ class NoCalibration:
         ((BWN(),), {"estimator": NoCall()}, "NoCall does not define __call__"),
         ((BWN(),), {"clip": 0.0}, "clip must be above 0"),
         ((BWN(),), {"freeze_phi_after": 1}, "no phi to freeze"),
+        ((BWN(), *learned()), {"freeze_phi_after": -1}, "freeze_phi_after must be a whole number of at least 0, not -1"),
+        ((BWN(), *learned()), {"freeze_phi_after": True}, "freeze_phi_after must be a whole number of at least 0, not True"),
+        ((BWN(),), {"iterations": 0}, "iterations must be a whole number of at least 1, not 0"),
+        ((BWN(), MetaFC(), learned()[1]), {}, "other parameters than those of the meta network"),
         ((LSQ(2),), {}, "install_quantizer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -78,6 +83,8 @@ def test_an_optimizee_that_was_made_before_the_quantizer_is_named():
     [
         (lambda g: g, "its state, a dict; it returned Tensor"),
         (lambda g: (g[:-1], {}), r"with the shape of g_W_hat, \(9,\), not \(8,\)"),
+        (lambda g: (g, None), "its state a dict of tensors by name, .*, not None"),
+        (lambda g: (g, {"h": 3}), "its state a dict of tensors by name, .*, not {'h': 3}"),
         (lambda g: (None, {}), r"with the shape of g_W_hat, \(9,\), not NoneType"),
     ],
 )
@@ -90,6 +97,65 @@ def test_what_M_must_return_is_said(returned, words):
     loop.step(IMAGES, TARGETS)
     with pytest.raises(ValueError, match=f"Own must return .*{words}"):
         loop.step(IMAGES, TARGETS)
+
+
+def test_a_frozen_weight_is_none_for_a_learned_gradient():
+    """A fixed estimator leaves it; whether M's loop would depends on its order, so that it is refused."""
+    net, optimizee = net_and_optimizee()
+    net[0].weight.requires_grad_(False)
+    before = net[0].weight.clone()
+    TrainingLoop(net, optimizee, BWN()).step(IMAGES, TARGETS)
+    assert torch.equal(net[0].weight, before)
+    with pytest.raises(ValueError, match="0 asks for no gradient: metaquantize"):
+        TrainingLoop(net, optimizee, BWN(), *learned())
+
+
+def test_freezing_changes_no_parameter_of_M():
+    """One that was frozen stays so, and M can be trained by another loop."""
+    M = MetaFC()
+    first, *others = M.parameters()
+    first.requires_grad_(False)
+    loop = TrainingLoop(*net_and_optimizee(), BWN(), *learned(M), freeze_phi_after=3)
+    start = [p.clone() for p in (first, *others)]
+    for _ in range(5):
+        loop.step(IMAGES, TARGETS)
+    assert torch.equal(first, start[0])
+    assert [p.requires_grad for p in M.parameters()] == [False] + [True] * len(others)
+    moved = others[0].clone()
+    assert not torch.equal(moved, start[1])
+    again = TrainingLoop(*net_and_optimizee(), BWN(), *learned(M))
+    for _ in range(3):
+        again.step(IMAGES, TARGETS)
+    assert not torch.equal(others[0], moved)
+
+
+def test_an_estimator_of_another_shape_is_named_whatever_the_number_of_weights():
+    class OnlyTwo(Estimator):
+        def __call__(self, g_q, x, q, progress):
+            return g_q[:2]
+
+    with pytest.raises(ValueError, match=r"OnlyTwo must return a tensor of x's shape \(9,\), not \(2,\)"):
+        TrainingLoop(*net_and_optimizee(), BWN(), estimator=OnlyTwo()).step(IMAGES, TARGETS)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.fc = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.gru(x[:, None])[0][:, -1])
+
+
+def test_a_layer_with_several_outputs_is_named_where_the_loss_is_not_finite():
+    net = metaquantize(Recurrent())
+    loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), BWN())
+    with torch.no_grad():
+        net.gru.weight_ih_l0.fill_(torch.nan)
+    with pytest.raises(NotFinite) as error:
+        loop.step(IMAGES, TARGETS)
+    assert error.value.args[1] == "first in layer gru"
+    assert not net.gru._forward_hooks
 
 
 def test_a_loss_for_each_image_is_named():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from little_nets import NETS, Attends, Shares, Twice
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torchvision.models import shufflenet_v2_x0_5
 from training_loops import make_loop
 
@@ -213,6 +213,42 @@ def test_what_cannot_be_quantized_is_named(net, keep, named):
     with pytest.raises(ValueError, match=named.replace("*", r"\*")) as error:
         metaquantize(net, keep)
     assert "\n" not in str(error.value)
+
+
+def test_a_layer_that_is_replaced_afterwards_is_named(tiny_resnet, batches):
+    ((images, _),) = batches(1)
+    for change in (
+        lambda net: setattr(net, "fc", torch.nn.Linear(64, 10)),
+        lambda net: torch.nn.utils.parametrizations.weight_norm(net.fc),
+        lambda net: prune.l1_unstructured(net.fc, "weight", 0.5),
+    ):
+        net = metaquantize(copy.deepcopy(tiny_resnet))
+        change(net)
+        with pytest.raises(RuntimeError, match="fc is not the layer any more that metaquantize saw"):
+            net(images, "BWN")
+
+
+def test_a_forward_in_training_mode_with_every_weight_frozen(tiny_resnet, batches):
+    ((images, _),) = batches(1)
+    net = metaquantize(copy.deepcopy(tiny_resnet)).requires_grad_(False).train()
+    assert not net(images, "BWN").requires_grad
+    assert net.fc.quantized_weight.unique().numel() == 2
+
+
+@pytest.mark.parametrize("pack", [lambda y: y, lambda y: (y, [y]), lambda y: {"logits": y}])
+def test_what_autocast_makes_has_the_weights_dtype(pack):
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.fc = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, tokens):
+            return pack(self.fc(self.table(tokens)))
+
+    net = metaquantize(Words(), autocast=torch.bfloat16)
+    found = torch.utils._pytree.tree_leaves(net(torch.tensor([0, 3]), "BWN"))
+    assert {value.dtype for value in found} == {torch.float32}
+    assert all(value.abs().max() > 0 for value in found)
 
 
 def test_a_layer_with_two_names_is_kept_by_either(tiny_resnet):

@@ -140,7 +140,7 @@ def _compare(logits: Tensor, others: Tensor, before: Evaluation, after: Evaluati
 @contextmanager
 def _written(content: bytes, target: Path) -> Iterator[Path]:
     """A file with this content beside the target, which takes the target's name once the body is through."""
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
+    temporary = target.with_name(f".export-{os.getpid()}{target.suffix}")
     try:
         with open_new(temporary, "xb") as file:
             file.write(content)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from meta_utils.metaquantize import metaquantize
 from utils.batches import Loader
@@ -60,11 +61,19 @@ def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch
     return net
 
 
+class _NoMemory(TorchFunctionMode):
+    """Within it torch.empty, which layers make their parameters by, takes no memory; everything else computes as usual."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+
+
 def _skeleton(about: About) -> nn.Module | None:
-    """The metaquantized net without memory for its tensors; None for one of the user's own that cannot be made so."""
+    """The metaquantized net without memory for its layers; None for one of the user's own that cannot be made so."""
     make = MODELS.load(about.architecture)
     try:
-        with torch.device("meta"):
+        with _NoMemory():
             net = make(num_classes=about.num_classes)
     except Exception:  # a net may read its own numbers while it is made
         return None
