@@ -209,7 +209,7 @@ class _Candidate(NamedTuple):
 
 def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
     """The weights of a net that are quantized, each once, in the order of its modules."""
-    found = _candidates(net)
+    found = _candidates(net, keep)
     if not found:
         raise ValueError(f"{type(net).__name__} has no convolution and no linear layer to quantize")
     names = shortened(", ".join(one.shown_name for one in found), 200)
@@ -224,8 +224,10 @@ def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
     layers: dict[int, MetaLayer] = {}
     kept: dict[int, str] = {}
     for one in found:
-        W = getattr(one.module, one.parameter)
+        W = one.module._parameters.get(one.parameter)
         is_kept = any(map(one.matches, keep))
+        if W is None:  # of a kept layer, parametrized
+            continue
         other = layers[id(W)].name if is_kept and id(W) in layers else None if is_kept else kept.get(id(W))
         if other is not None:
             raise ValueError(f"keep: {one.shown_name} and {other} share their weight, and only one of them is to be kept")
@@ -243,8 +245,11 @@ def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
     return list(layers.values())
 
 
-def _candidates(net: nn.Module) -> list[_Candidate]:
-    """All weights of a net that can be quantized. Raises ValueError for one that is not a parameter, or has no values yet."""
+def _candidates(net: nn.Module, keep: tuple[str, ...]) -> list[_Candidate]:
+    """All weights of a net that can be quantized.
+
+    Raises ValueError for one that is not a parameter, or has no values yet, and that no pattern of `keep` means.
+    """
     found = []
     all_names: dict[nn.Module, list[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):
@@ -258,6 +263,8 @@ def _candidates(net: nn.Module) -> list[_Candidate]:
             own = ["weight"]
             found.append(_Candidate(tuple(names), module, "weight", "bias"))
         else:
+            continue
+        if any(fnmatchcase(name, pattern) for name in names for pattern in keep):
             continue
         parameters = [module._parameters.get(parameter) for parameter in own]
         label = f"layer {names[0] or type(module).__name__}"

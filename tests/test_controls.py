@@ -66,7 +66,7 @@ def test_the_script_runs_each_control_of_both_quantizers(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     runs = printed_runs(tmp_path, "--set", "batch-size=64", EPOCHS="3")
     paths = {run.path for run in runs}
-    assert len(paths) == 2 * (3 + 1 + 4 + 2 + 2 + 1 + 1 + 1)  # the sweep's best has its first trial twice in the list
+    assert len(paths) == 2 * (3 + 1 + 2 + 2 + 2 + 2 + 1 + 1 + 2)  # the sweep's best has its first trial twice in the list
     assert len(runs) == len(paths) + 2
     for run in runs:
         s = run.settings

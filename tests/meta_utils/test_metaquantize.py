@@ -215,6 +215,18 @@ def test_what_cannot_be_quantized_is_named(net, keep, named):
     assert "\n" not in str(error.value)
 
 
+def test_a_kept_layer_may_be_parametrized(tiny_resnet, batches):
+    ((images, _),) = batches(1)
+    weight_norm = torch.nn.utils.parametrizations.weight_norm
+    net = copy.deepcopy(tiny_resnet)
+    weight_norm(net.fc)
+    with pytest.raises(ValueError, match="layer fc: its weight is no parameter of its own"):
+        metaquantize(copy.deepcopy(net))
+    net = metaquantize(net, ["fc"])
+    net(images, "BWN").sum().backward()
+    assert net.fc.parametrizations.weight.original1.grad.abs().max() > 0
+
+
 def test_a_layer_that_is_replaced_afterwards_is_named(tiny_resnet, batches):
     ((images, _),) = batches(1)
     for change in (

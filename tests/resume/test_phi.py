@@ -215,3 +215,18 @@ def test_stopped_before_at_and_after_the_freeze_and_resumed(case, command, call_
     for later in phis[2:]:
         assert all(torch.equal(value, later[name]) for name, value in phis[1].items())
     tally("--stop-after before, at and after the freezing of phi, then without it", 3)
+
+
+def test_what_the_other_run_has_seen_or_what_made_it_is_noted(first, donor, tiny_set, call_main, tmp_path):
+    def notes(*flags):
+        outcome = call_main(*train(tmp_path / str(len(list(tmp_path.iterdir()))), tiny_set, "-n", 1, "--phi", donor, *flags))
+        assert outcome.code == 0, outcome.err
+        return [line for line in outcome.err.splitlines() if line.startswith("note: ")]
+
+    assert notes() == []
+    (note,) = notes("--validation", 2)
+    assert note.startswith(f"note: --phi {donor} was trained on validation images, not with --validation 2 --seed 0")
+    change_record(donor, lambda record: record.__setitem__("program", "1" * 64))
+    change_checkpoint(donor, lambda state: state.__setitem__("program", "1" * 64))
+    (note,) = notes()
+    assert note == f"note: --phi {donor} was trained by another program, whose M may be another function of phi"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from utils.choices import ESTIMATORS, PROXIMAL, STE
+from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL, STE
 from utils.files.text import counted
 from utils.report.formatting import Field, Record, Table, measured, number
 from utils.report.tables import method, settings_anchor
@@ -41,9 +41,10 @@ UNVALIDATED = "{} without validation images: there is no choice of an STE cell f
 
 
 def learned_groups(groups: Iterable[Group]) -> list[Group]:
-    """The groups whose gradient is learned."""
+    """The groups whose gradient is learned; a method that this program does not know is, where its record has gamma."""
     others = {*ESTIMATORS, *PROXIMAL, FULL_PRECISION}
-    return [group for group in groups if group.cell.backward not in others]
+    unknown = [group for group in groups if group.cell.backward not in others]
+    return [g for g in unknown if g.cell.backward in META_NETWORKS or g.trials[0].settings.get("meta_lr") is not None]
 
 
 def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:

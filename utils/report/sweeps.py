@@ -73,7 +73,8 @@ def _choices(members: Sequence[Group], settings: Sequence[Mapping[str, Any]]) ->
     scores = [group.statistics.best_val for group in members]
     if np.isnan(scores).any():
         return ["none is named: no validation images"] * len(members)
-    if len({each.get("validation") for each in settings}) > 1:
+    seeds = {trial.settings.get("seed") for group in members for trial in group.trials}  # on which the images depend
+    if len({each.get("validation") for each in settings}) > 1 or len(seeds) > 1:
         return ["none is named: other validation images"] * len(members)
     if len(members) == 1:
         return ["the only value so far"]

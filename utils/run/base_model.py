@@ -16,7 +16,7 @@ from utils.files.look import is_folder, look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
-from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
+from utils.run.earlier_run import digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.finite import fault_of_weights
 from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, digest_of
 from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
@@ -160,17 +160,8 @@ def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, s
     if digest != contents.get(DATA) if known else made_from not in (None, dataset):  # two sets of one name share the folder
         other = f"other data than {dataset} holds now" if made_from == dataset else f"{printable(made_from)}, not on {dataset}"
         print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
-    elif settings.validation and (why := _has_seen(pretrained.get("settings"), settings)):
+    elif why := has_seen(pretrained.get("settings"), settings):
         print(f"note: --pretrained {path} {why}: validation accuracy may be too high", file=sys.stderr)
-
-
-def _has_seen(pretrained: Mapping[str, Any] | None, settings: TrainSettings) -> str | None:
-    """Why a base model may know the validation images; None where it does not. pretrained: its settings, None: not known."""
-    if pretrained is None:
-        return "may have been trained on the validation images"
-    if [pretrained.get(name) for name in ("validation", "seed")] != [settings.validation, settings.seed]:
-        return f"was trained on validation images, not with --validation {settings.validation} --seed {settings.seed}"
-    return None
 
 
 def _pretraining_of(base_model: Path) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from utils.errors import BadInput
 from utils.run.checkpoint import Checkpoints
 from utils.run.identity import Identity, check_checkpoint, content_digest
 from utils.run.record import read_record
+from utils.run.settings import TrainSettings
 from utils.run.state import load_state
 
 
@@ -50,3 +51,17 @@ def require_unchanged(contents: Mapping[str, str], name: str, digest: str, flag:
     """Raises BadInput where tensors are no longer those whose digest stands among the contents of the run that begins."""
     if contents.get(name, digest) != digest:
         raise BadInput(f"{flag}: {folder} has changed while it was read; is it still being trained?")
+
+
+def has_seen(before: Mapping[str, Any] | None, settings: TrainSettings) -> str | None:
+    """Why what was trained before may know the validation images; None where it does not, or there are none.
+
+    before: the settings of that training, None: not known.
+    """
+    if not settings.validation:
+        return None
+    if before is None:
+        return "may have been trained on the validation images"
+    if [before.get(name) for name in ("validation", "seed")] != [settings.validation, settings.seed]:
+        return f"was trained on validation images, not with --validation {settings.validation} --seed {settings.seed}"
+    return None

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
-from utils.run.earlier_run import digest_of_tensors, read_earlier_run, refuse_itself, require_unchanged
-from utils.run.identity import NOTHING, PHI
+from utils.run.earlier_run import digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
+from utils.run.identity import NOTHING, PHI, PROGRAM
 from utils.run.options import flag
 from utils.run.paths import has_checkpoint
+from utils.run.record import read_record
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
 from utils.run.weights import checked_weights
 
@@ -45,6 +46,11 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
     folder = Path(settings.phi)
     phi = _phi_of_run(folder, settings)
     require_unchanged(contents, PHI, digest_of_tensors(phi), "--phi", folder)
+    record = read_record(folder)
+    if record.get(PROGRAM) != contents.get(PROGRAM):
+        print(f"note: --phi {folder} was trained by another program, whose M may be another function of phi", file=sys.stderr)
+    if why := has_seen(record["settings"], settings):
+        print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)
     try:
         meta_net.load_state_dict(checked_weights(meta_net, phi))
     except ValueError as error:

@@ -15,8 +15,10 @@ from utils.tables.cells import Cell
 from utils.tables.manifest import NOT_SETTINGS
 
 MARK = "grid"
-SPEC = re.compile(rf"(?:(.*)-)?{MARK}-.+")
+NAMES = "|".join(name.replace("_", "-") for name in settings_of(TrainSettings))
+SPEC = re.compile(rf"(?:(.*)-)?{MARK}-(?:{NAMES})-.+")
 OF_ALL_VALUES = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")  # what all runs of a sweep share
+PATHS = ("phi", "pretrained")  # of which a folder's name would not tell two apart
 Grid = Mapping[str, Sequence[str]]  # setting with dashes -> its values as texts
 
 
@@ -26,11 +28,11 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.
     """
     known = {name.replace("_", "-"): entry for name, entry in settings_of(TrainSettings).items()}
-    not_varied = {*NOT_SETTINGS, *OF_ALL_VALUES, *(name.replace("_", "-") for name in MAY_DIFFER)}
+    not_varied = {*NOT_SETTINGS, *OF_ALL_VALUES, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
     grid: dict[str, list[str]] = {}
     for name, texts in given:
         if name in not_varied:
-            raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, or flags of this command, say what it is")
+            raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, --set or this command's flags say what it is")
         if name not in known:
             raise BadInput(f"--grid {name}: there is no setting --{name}")
         if name in grid or name in fixed:

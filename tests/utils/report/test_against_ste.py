@@ -41,6 +41,16 @@ def test_stes_best_is_chosen_by_validation_over_all_rates_and_optimizers():
     assert (row["STE, test"], row["difference"], row["verdict"]) == ("55.00", "+6.00", "too few trials")
 
 
+def test_what_is_learned_is_known_from_the_record_whatever_the_names_of_other_programs():
+    found = rows(
+        trial("STE", 60, 90),
+        trial("Triangle", 70, 50, meta_lr=None),
+        trial("Gain", 71, 61, meta_lr=1e-3),
+        trial("MultiFC", 1, 61),
+    )
+    assert {row["learned"] for row in found} == {"dorefa SGD Gain (validation 500)", "dorefa SGD MultiFC (validation 500)"}
+
+
 def test_of_several_trials_the_means_are_compared_by_welchs_test():
     ste = [trial("STE", val, test, number, init_lr=0.1) for number, (val, test) in enumerate(((70, 50), (72, 53), (71, 52)), 1)]
     others = [trial("STE", 70.9, 99, number, init_lr=0.2) for number in (1, 2)]

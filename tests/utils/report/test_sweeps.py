@@ -55,6 +55,8 @@ def test_without_the_same_validation_images_no_value_is_named():
     assert {row[-1] for row in choices(trial(0.1, 50), trial(0.2, 60, validation=100))} == {
         "none is named: other validation images"
     }
+    other_seed = trial(0.2, 60, seed=1)  # and so other images
+    assert {row[-1] for row in choices(trial(0.1, 50, seed=0), other_seed)} == {"none is named: other validation images"}
 
 
 def test_a_sweep_is_known_from_a_csv_file_too_and_other_runs_are_no_sweep(tmp_path):

@@ -80,7 +80,7 @@ BAD_GRIDS = [  # flags, words that the one line must hold
     (["--grid", "init-lr=1,2", "--set", "init-lr=3"], ["--grid init-lr", "--set gives it"]),
     *[
         (["--grid", f"{name}=1,2"], [f"--grid {name}", "cannot be varied"])
-        for name in ("epochs", "trial", "seed", "model", "validation", "workers", "exp-spec", "pretrained", "data-root")
+        for name in ("epochs", "trial", "seed", "model", "validation", "workers", "exp-spec", "pretrained", "phi", "data-root")
     ],
     (["--grid", "num-lstm=1,2"], ["--grid num-lstm", "no selected cell"]),
     (["--grid", "quantizer-lr=1e-3,1e-2"], ["--grid quantizer-lr", "no selected cell"]),
@@ -112,6 +112,7 @@ def test_an_exp_spec_says_whether_its_run_is_of_a_sweep():
         ("a-b-grid-init-lr-0.1", "a-b"),
         ("short", None),
         ("mygrid-3", None),
+        ("my-grid-search", None),
         ("grid", None),
         (None, None),
     ):
