@@ -20,6 +20,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import net, trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
+from utils.files.text import counted  # noqa: E402
 from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
 from utils.report.csv_files import read_csv, write_csv  # noqa: E402
 from utils.report.formatting import number  # noqa: E402
@@ -77,13 +78,13 @@ def _key(trial: Trial) -> tuple[Any, ...]:
 def caption(trials: Sequence[Trial]) -> str:
     """What all of the runs have in common, in a sentence: net, epochs, batch size, validation images, precision, n, device."""
     counts = sorted({len(group.trials) for group in groups_of(trials)})
-    n = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    n = f"n = {counted(counts[0], 'trial')}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} trials"
     made_by = sorted({trial.made_by for trial in trials if trial.made_by})
     return (
         f"{_values(trials, lambda trial: net(trial.cell))}; {_values(trials, lambda trial: trial.epochs)} epochs, "
         f"{_values(trials, lambda trial: trial.settings.get('batch_size'))} images per batch, "
         f"{_values(trials, lambda trial: trial.settings.get('validation'))} validation images, "
-        f"{_values(trials, precision)}; n = {n} trials per cell; {'; '.join(made_by)}."
+        f"{_values(trials, precision)}; {n} per cell; {'; '.join(made_by)}."
     )
 
 
@@ -108,8 +109,9 @@ def cells_table(trials: Sequence[Trial]) -> str:
 
 
 def answers_table(trials: Sequence[Trial]) -> str:
-    """The report's table: each learned cell beside STE's best."""
-    return markdown_table(*against_ste_table(groups_of(trials)).rows())
+    """The report's table: each learned cell beside STE's best; "" without one."""
+    table = against_ste_table(groups_of(trials))
+    return markdown_table(*table.rows()) if table.records else ""
 
 
 def draw(trials: Sequence[Trial], path: Path) -> None:
@@ -140,7 +142,7 @@ def main() -> None:
     if not (args.out / STORED).is_file():
         sys.exit(f"nothing is stored in {args.out}: name a folder with the runs of scripts/controls.sh")
     trials = read_csv(args.out / STORED)
-    print(f"{caption(trials)}\n\n{cells_table(trials)}\n\n{answers_table(trials)}")
+    print("\n\n".join(filter(None, [caption(trials), cells_table(trials), answers_table(trials)])))
     draw(trials, args.out / "curves")
 
 
