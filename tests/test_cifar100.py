@@ -55,7 +55,7 @@ def test_base_model_training_evaluation_and_report(small_cifar100, call_main, tm
         assert evaluated.code == 0, evaluated.err
         assert "2 values" in evaluated.out
     report = call_main("report", tmp_path / "Results").out
-    assert "1 epochs, not 100" in report
+    assert "| 1 epoch, not 100 |" in report
 
 
 @pytest.mark.parametrize(("method", "start"), [("STE", []), ("MultiFC", ["--meta-init", "identity"])])

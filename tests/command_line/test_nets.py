@@ -59,8 +59,8 @@ def test_a_classifier_of_torchvision_from_base_model_to_report(call_main, tmp_pa
     assert (outcome.code, len(outcome.out.splitlines())) == (0, 2)
 
     report = call_main("report", tmp_path).out
-    assert f"| {NET} NPZ-tiny | dorefa SGD MultiFC (keep conv1.0 fc) | 1 | 1 |" in report
-    assert f"| {NET} NPZ-tiny | full precision | 1 | 1 |" in report
+    assert f"| {NET} NPZ-tiny | dorefa SGD MultiFC (batch_size 4, keep conv1.0 fc) | 1 | 1 |" in report
+    assert f"| {NET} NPZ-tiny | full precision (batch_size 4) | 1 | 1 |" in report
     (run / "run.json").unlink()  # then the folders' names say what it is
     trials, _ = find_trials([run])
     assert [str(trial.cell) for trial in trials] == [f"{NET} NPZ-tiny dorefa MultiFC SGD"]

@@ -226,7 +226,7 @@ def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
     assert f"moved the old run to {old}" in result.out
     assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
     table = call_main("report", tmp_path / "again").out
-    assert table.count("| dorefa SGD MultiFC |") == 1
+    assert table.count("| dorefa SGD MultiFC (batch_size 4, from scratch, init_lr 0.05, lr_adjust 2) |") == 1
 
 
 def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, tmp_path):
