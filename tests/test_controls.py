@@ -195,3 +195,12 @@ def test_the_script_on_few_digits_and_again(tmp_path):
     again = script(environment)
     assert again.returncode == 0, again.stderr
     assert again.stdout.split("## Results")[1:] == process.stdout.split("## Results")[1:]
+
+
+def test_the_readme_has_what_is_stored():
+    folder = PROJECT / "figs" / "controls"
+    trials, text = read_csv(folder / "epochs.csv.xz"), (folder / "README.md").read_text()
+    for part in (controls.caption(trials), controls.cells_table(trials), controls.answers_table(trials)):
+        assert part in text
+    assert "curves.png" in text
+    assert (folder / "curves.png").is_file()
