@@ -35,3 +35,23 @@ def assert_same(root, reference):
     assert weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():
         assert torch.equal(weights[name], value), name
+
+
+def without_checkpoints(folder):
+    """Deletes a run's checkpoints."""
+    for path in folder.glob("checkpoint*.pth"):
+        path.unlink()
+
+
+def cut_checkpoints(folder):
+    """Takes the last bytes off a run's checkpoints."""
+    for path in folder.glob("checkpoint*.pth"):
+        path.write_bytes(path.read_bytes()[:-50])
+
+
+def assert_no_start(outcome, flag, words, root):
+    """That a run was refused in one line which begins with the flag and holds the words, and that nothing was written."""
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"main.py: error: {flag}")
+    assert words in line
+    assert (outcome.code, root.exists()) == (2, False)

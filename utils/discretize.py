@@ -48,6 +48,15 @@ class STE(Estimator):
         return g_q * (x.abs() <= 1)
 
 
+def estimated(estimator: Estimator, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor | None) -> Tensor:
+    """An estimator's g_x. Raises ValueError where that is no tensor of x's shape."""
+    g_x = estimator(g_q, x, q, progress)
+    if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
+        got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
+        raise ValueError(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+    return g_x
+
+
 class _Step(torch.autograd.Function):
     """Value: `value`. Gradient for x: the estimator's of the incoming one, at x / deviation."""
 
@@ -60,11 +69,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g_q: Tensor) -> tuple[Tensor | None, ...]:
         x, q, deviation, progress = ctx.saved_tensors
-        g_x = ctx.estimator(g_q, x if deviation is None else x / deviation, q, progress)
-        if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
-            got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
-            raise ValueError(f"{type(ctx.estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
-        return g_x, *[None] * 5
+        return estimated(ctx.estimator, g_q, x if deviation is None else x / deviation, q, progress), *[None] * 5
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.choices import MAX_BITS, QUANTIZERS, usual_bits
-from utils.discretize import BY_STE, Discretize, Estimator
+from utils.discretize import BY_STE, Discretize, Estimator, estimated
 from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.miscellaneous import accuracy
 
@@ -225,10 +225,7 @@ def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: 
     if type(estimator).__call__ is Estimator.__call__:
         raise ValueError(f"{type(estimator).__name__} does not define __call__(g_q, x, q, progress)")
     x = progress.new_tensor([-0.5, 0.5])
-    g_x = estimator(torch.ones_like(x), x, x.sign(), progress)
-    if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
-        got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
-        raise ValueError(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+    estimated(estimator, torch.ones_like(x), x, x.sign(), progress)
     if not lets_estimators_in(quantizer):
         raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: it takes no estimator but its own")
     return EstimatedQuantizer(quantizer, Discretize(estimator, progress))

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from resumed import only_run
+from resumed import assert_no_start, cut_checkpoints, only_run, without_checkpoints
 
 from main import main
 from utils.report.reading import find_trials
@@ -96,14 +96,6 @@ def test_a_changed_start_is_another_run(donor, call_main, tmp_path, tiny_set, ta
 
 
 def test_what_no_run_can_begin_with_is_one_line(donor, call_main, tmp_path, tiny_set, tally):
-    def empty(folder):
-        for path in folder.glob("checkpoint*.pth"):
-            path.unlink()
-
-    def cut(folder):
-        for path in folder.glob("checkpoint*.pth"):
-            path.write_bytes(path.read_bytes()[:-50])
-
     def another_net(folder):
         state, record = load_tensors(folder / "checkpoint.pth", "test"), record_of(folder)
         state["loop"]["net"] |= {"fc.weight": torch.zeros(3, 64), "fc.bias": torch.zeros(3)}
@@ -120,8 +112,8 @@ def test_what_no_run_can_begin_with_is_one_line(donor, call_main, tmp_path, tiny
 
     for number, (change, words) in enumerate(
         (
-            (empty, "it has no checkpoint yet"),
-            (cut, "no checkpoint is whole and finite"),
+            (without_checkpoints, "it has no checkpoint yet"),
+            (cut_checkpoints, "no checkpoint is whole and finite"),
             (another_net, "is the run of another net: fc.weight has shape (3, 64), not (2, 64) (and 1 more)"),
             (another_record, "has other settings: bits 2 there and 3 here"),
             (no_record, "it has no run.json"),
@@ -130,10 +122,7 @@ def test_what_no_run_can_begin_with_is_one_line(donor, call_main, tmp_path, tiny
         folder = shutil.copytree(donor, tmp_path / str(number))
         change(folder)
         outcome = call_main(*train(tmp_path / "R", tiny_set, "-n", 1, "--pretrained", folder))
-        (line,) = outcome.err.splitlines()
-        assert line.startswith("main.py: error: --pretrained")
-        assert words in line
-        assert (outcome.code, (tmp_path / "R").exists()) == (2, False)
+        assert_no_start(outcome, "--pretrained", words, tmp_path / "R")
         tally(KIND)
 
 

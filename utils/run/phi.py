@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
-from utils.run.earlier_run import digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
+from utils.run.earlier_run import EarlierRun, digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.identity import NOTHING, PHI, PROGRAM
 from utils.run.options import flag
 from utils.run.paths import has_checkpoint
-from utils.run.record import read_record
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
 from utils.run.weights import checked_weights
 
@@ -34,7 +33,7 @@ def phi_contents(settings: TrainSettings, run: Path, resumes: bool = True) -> di
     if resumes and has_checkpoint(run) and look_at(folder, "--phi") is None:
         print(f"note: there is no run {folder} any more; going on from the checkpoint", file=sys.stderr)
         return {}
-    return {PHI: digest_of_tensors(_phi_of_run(folder, settings))}
+    return {PHI: digest_of_tensors(_run_with_phi(folder, settings).loop["meta_net"])}
 
 
 def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
@@ -44,12 +43,12 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
     it has changed, or does not fit M.
     """
     folder = Path(settings.phi)
-    phi = _phi_of_run(folder, settings)
+    run = _run_with_phi(folder, settings)
+    phi = run.loop["meta_net"]
     require_unchanged(contents, PHI, digest_of_tensors(phi), "--phi", folder)
-    record = read_record(folder)
-    if record.get(PROGRAM) != contents.get(PROGRAM):
+    if run.record.get(PROGRAM) != contents.get(PROGRAM):
         print(f"note: --phi {folder} was trained by another program, whose M may be another function of phi", file=sys.stderr)
-    if why := has_seen(record["settings"], settings):
+    if why := has_seen(run.settings, settings):
         print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)
     try:
         meta_net.load_state_dict(checked_weights(meta_net, phi))
@@ -57,8 +56,8 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
         raise BadInput(f"--phi: {folder} has a phi of another form: {error}") from None
 
 
-def _phi_of_run(folder: Path, settings: TrainSettings) -> dict[str, Tensor]:
-    """phi in the newest checkpoint of a finished run whose M is the same function of phi as this run's."""
+def _run_with_phi(folder: Path, settings: TrainSettings) -> EarlierRun:
+    """A finished run whose M is the same function of phi as this run's: phi is its loop's "meta_net"."""
     if not is_folder(folder, "--phi"):
         raise BadInput(f"--phi: there is no folder {folder}")
     try:
@@ -73,7 +72,7 @@ def _phi_of_run(folder: Path, settings: TrainSettings) -> dict[str, Tensor]:
             raise BadInput(f"it is not finished: {run.record.get('epochs_done', 0)} of {its.get('epochs', '?')} epochs")
     except BadInput as error:
         raise BadInput(f"--phi: the run {folder} cannot be used: {error}") from None
-    return dict(run.loop["meta_net"])
+    return run
 
 
 def _differences(its: Mapping[str, Any], own: TrainSettings) -> str:
