@@ -1,13 +1,10 @@
 """The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
 
-import hashlib
 import math
-import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from utils import LAYERS_LOG, LOGS, VALIDATION_LOG, log_file
-from utils.errors import BadInput, InUse
-from utils.files.regular import hold, is_in_place, open_regular
+from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
+from utils.files.log_files import LogFiles
 from utils.layers_csv import HEADER, LayerRow, csv_text, group_means
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
 from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
@@ -75,15 +71,11 @@ class Recorder:
         self._started = self._drawn = time.perf_counter()
         self._has_bar = False
         logs = (*LOGS, *[VALIDATION_LOG] * validation, *[LAYERS_LOG] * layers)
-        self._logs = {
-            name: open(self.path / log_file(name), "a+", encoding="utf-8", newline="", opener=open_regular) for name in logs
-        }
-        self._lock_logs()
-        self._hashes = {name: hashlib.sha256(self._rows(name, log.tell())) for name, log in self._logs.items()}
+        self._logs = LogFiles(self.path, logs)
         if state is not None:
             self._restore(state)
-        if layers and not self._logs[LAYERS_LOG].tell():
-            self._write(LAYERS_LOG, HEADER)
+        if layers and not self._logs.sizes[LAYERS_LOG]:
+            self._logs.write(LAYERS_LOG, HEADER)
         self._threads_errors, threading.excepthook = threading.excepthook, self._pass_over
         self._writer = SummaryWriter(str(self.path), purge_step=self.iteration if state is not None else None)
 
@@ -92,28 +84,16 @@ class Recorder:
         if not issubclass(args.exc_type, OSError):
             self._threads_errors(args)
 
-    def _lock_logs(self) -> None:
-        for path, descriptor in self.files:
-            with suppress(OSError):  # a file system without locks
-                if not hold(descriptor):
-                    raise InUse(f"{path} is in use by another process")
-
     @property
     def files(self) -> list[tuple[Path, int]]:
         """The logs by their paths and descriptors."""
-        return [(Path(log.name), log.fileno()) for log in self._logs.values()]
+        return self._logs.opened
 
     def _restore(self, state: dict[str, Any]) -> None:
-        sizes = state["log_sizes"] if state else dict.fromkeys(self._logs, 0)
+        sizes = state["log_sizes"] if state else dict.fromkeys(self._logs.sizes, 0)
         if LAYERS_LOG in self._logs:
             sizes = {LAYERS_LOG: 0, **sizes}  # earlier checkpoints know no layers.csv
-        if sizes.keys() != self._logs.keys():
-            there, here = (" and ".join(names) for names in (sizes, self._logs))
-            raise BadInput(f"{self.path}: its checkpoint has the logs {there}, and not {here}")
-        self._hashes = {name: self._checked_hash(name, size, state.get("log_hashes", {})) for name, size in sizes.items()}
-        for name, log in self._logs.items():
-            log.truncate(sizes[name])
-            log.seek(sizes[name])
+        self._logs.cut_back(sizes, state.get("log_hashes", {}))
         if not state:
             return
         for name in self._kept:
@@ -129,38 +109,14 @@ class Recorder:
         """The attributes that a checkpoint holds."""
         return (*self._CURVES, *self._SCHEDULE, *(["val_acc"] if VALIDATION_LOG in self._logs else []))
 
-    def _checked_hash(self, name: str, size: int, expected: dict[str, str]) -> Any:
-        """The hash of a file's first `size` bytes. Raises BadInput where they are not those of the checkpoint."""
-        log = self._logs[name]
-        if log.tell() < size:
-            raise BadInput(f"{log.name} has lost rows: it is {log.tell()} bytes long and was {size} at the checkpoint")
-        rows = self._rows(name, size)
-        found = hashlib.sha256(rows)
-        changed = found.hexdigest() != expected.get(name, found.hexdigest())  # earlier checkpoints have no hashes
-        if changed or (rows and not rows.endswith(b"\n")):
-            raise BadInput(f"{log.name} has changed: its first {size} bytes are not those that it had at the checkpoint")
-        return found
-
-    def _rows(self, name: str, size: int) -> bytes:
-        """A log's first `size` bytes, by the descriptor that is open: closing another one of the file would release its lock."""
-        return os.pread(self._logs[name].fileno(), size, 0)
-
-    def _write(self, name: str, row: str) -> None:
-        self._logs[name].write(row)
-        self._hashes[name].update(row.encode())
-
     def state_dict(self) -> dict[str, Any]:
         """Curves, running means, the schedule, and each file's length and SHA-256; the files are safely on disk by then."""
-        for log in self._logs.values():
-            log.flush()
-            os.fsync(log.fileno())
         return {
             **{name: getattr(self, name) for name in self._kept},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             **({"levels": self.levels} if LAYERS_LOG in self._logs else {}),
-            "log_sizes": {name: log.tell() for name, log in self._logs.items()},
-            "log_hashes": {name: found.hexdigest() for name, found in self._hashes.items()},
+            **self._logs.state_dict(),
         }
 
     def __enter__(self) -> "Recorder":
@@ -207,7 +163,7 @@ class Recorder:
         self.top1.update(top1, batch_size)
         for name, value in (("loss", self.loss.avg), ("train-acc", self.top1.avg), ("lr", cur_lr)):
             if value is not None:
-                self._write(name, f"{self.iteration}, {value:.8g}\n")
+                self._logs.write(name, f"{self.iteration}, {value:.8g}\n")
         self.iteration += 1
         if (self.iteration - 1) % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
@@ -222,7 +178,7 @@ class Recorder:
         W_tilde: layer -> values, whose histograms TensorBoard shows. levels: what the next epoch's rows depend on, for the
         checkpoint.
         """
-        self._write(LAYERS_LOG, csv_text(rows))
+        self._logs.write(LAYERS_LOG, csv_text(rows))
         self._summarise(group_means(rows))
         for layer, values in W_tilde.items():
             if np.abs(values).max(initial=0) < LARGEST_BIN:
@@ -236,19 +192,18 @@ class Recorder:
         now = time.perf_counter()
         self.seconds_per_epoch.append(now - self._started)
         self._started = now
-        self._write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
+        self._logs.write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
         scalars = {"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc}
         if VALIDATION_LOG in self._logs:
             self.val_acc.append(val_acc)
-            self._write(VALIDATION_LOG, f"{self.epoch}, {val_acc:.8g}\n")
+            self._logs.write(VALIDATION_LOG, f"{self.epoch}, {val_acc:.8g}\n")
             scalars["validation/accuracy"] = val_acc
         self._summarise(scalars)
         self.flush()
 
     def flush(self) -> None:
         """Hands what is written so far to the operating system."""
-        for log in self._logs.values():
-            log.flush()
+        self._logs.flush()
 
     def _summarise(self, scalars: dict[str, float | None]) -> None:
         for name, value in scalars.items():
@@ -329,9 +284,8 @@ class Recorder:
     def close(self) -> None:
         """Closes the files. TensorBoard opens its own by name: what it still holds is dropped where the folder is another one."""
         self._erase_bar()
-        is_own = all(is_in_place(path, descriptor) for path, descriptor in self.files)
-        for log in self._logs.values():
-            log.close()
+        is_own = self._logs.in_place
+        self._logs.close()
         try:
             if is_own:
                 self._writer.close()
