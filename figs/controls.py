@@ -50,7 +50,7 @@ def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
     there is no sweep, or several, or no validation.
     """
     groups = groups_of(trial for trial in trials if trial.number == 1)
-    found = [members for (cell, _), members in sweeps(groups).items() if cell.backward == STE and cell.quantizer == quantizer]
+    found = [members for (cell, *_), members in sweeps(groups).items() if cell.backward == STE and cell.quantizer == quantizer]
     if len(found) != 1:
         sys.exit(f"there are {len(found)} sweeps of {STE} with {quantizer}, not one")
     best = best_by_validation(sorted(found[0], key=lambda group: group.trials[0].settings["init_lr"]))

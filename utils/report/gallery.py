@@ -18,7 +18,7 @@ from utils.files.text import counted
 from utils.report.document import Picture
 from utils.report.published import Printed, printed
 from utils.report.statistics import LAST
-from utils.report.tables import LEFT_OUT, curves_key, method, net_key
+from utils.report.tables import LEFT_OUT, block_key, method, net_key
 from utils.report.trials import Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
@@ -43,7 +43,7 @@ FLIPS_NOTE = (
     "reaches down to 0 and is linear below its smallest power of ten. A map shows the first trial of a method."
 )
 
-Published = Mapping[Cell, Sequence[Group]]  # our groups of the published cells
+Published = Mapping[Cell, Sequence[Group]]  # our groups of the published cells, with as many epochs as the published runs
 
 
 def overviews(number: int, published: Published) -> list[Picture]:
@@ -57,16 +57,16 @@ def overviews(number: int, published: Published) -> list[Picture]:
 
 
 def curves(published: Published, others: Sequence[Group], left_out: Sequence[LeftOut]) -> list[Picture]:
-    """Figure 3, the curves of each published net, quantizer and optimizer, and by net of all other cells and runs in no mean."""
+    """Figure 3, the curves of each published net, quantizer and optimizer, and by net of all others and of runs in no mean."""
     found = []
     if any(cell[:3] == FIGURE_3 for cell in published):
         caption = f"As Figure 3 of the paper: training loss of {' '.join(FIGURE_3)}, with SGD and with Adam."
         found.append(Picture("figure3", caption, partial(_figure_3, published)))
     for block, cell in {cell.block: cell for cell in published}.items():
         caption = f"{' '.join(block)}: training loss and test accuracy."
-        found.append(Picture(curves_key(cell), caption, partial(_curves, " ".join(block), *_of_block(published, *block))))
+        found.append(Picture(block_key(cell), caption, partial(_curves, " ".join(block), *_of_block(published, *block))))
     for part in _parts(others, "curves"):
-        caption = f"{part.title}: training loss and test accuracy of cells that the paper does not have{part.remark}."
+        caption = f"{part.title}: training loss and test accuracy of runs that the paper's tables do not have{part.remark}."
         found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=method), part.key))
     for part in _parts(_each_alone(left for left in left_out if left.trial.epochs), LEFT_OUT):
         caption = f"{part.title}: training loss and test accuracy of the runs that are in no mean, each by itself{part.remark}."

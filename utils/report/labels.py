@@ -15,7 +15,8 @@ from utils.tables.cells import Cell
 
 FROM_SCRATCH = "from scratch"
 RUN_FOLDER = re.compile(r".+-trial-\d+")  # the name of a run that another one began with
-IN_NO_LABEL = {*Cell._fields, "trial", "epochs"}
+IN_NO_LABEL = {*Cell._fields, "trial"}
+WITHOUT_DEFAULT = {*IN_NO_LABEL, "epochs"}  # a number of epochs is usual only where the published runs have it
 BY_FILE = {"pretrained"}  # has no usual value: base models lie anywhere
 NAMES_THE_RUN = "exp_spec"
 
@@ -34,7 +35,7 @@ def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if choice := OPTIMIZEES.get(settings.get("optimizer")):
             defaults["weight_decay"] = choice.decay_learned if learned else choice.decay_ste
             defaults |= {} if learned else choice.options_ste
-    return {name: value for name, value in defaults.items() if value is not REQUIRED and name not in IN_NO_LABEL}
+    return {name: value for name, value in defaults.items() if value is not REQUIRED and name not in WITHOUT_DEFAULT}
 
 
 def labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:

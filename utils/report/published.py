@@ -85,6 +85,12 @@ def published_settings(cell: Cell) -> dict[str, Any] | None:
     return TrainSettings.from_values(cell._asdict() | rows[cell].settings, f"{MANIFEST}, {cell}").as_dict()
 
 
+def is_published(cell: Cell, epochs: int) -> bool:
+    """Whether runs of a cell can stand beside printed numbers: the cell is printed, and they have as many epochs."""
+    settings = published_settings(cell)
+    return settings is not None and settings["epochs"] == epochs
+
+
 @cache
 def _manifest_rows() -> dict[Cell, Row]:
     return {row.cell: row for table in read_manifest(MANIFEST, "logs").values() for row in table.rows}

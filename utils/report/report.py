@@ -16,7 +16,7 @@ from utils.report.document import Section, markdown
 from utils.report.formatting import Table
 from utils.report.gallery import CURVES_NOTE, FLIPS_NOTE, curves, flips, overviews
 from utils.report.published import FOLDER as PUBLISHED
-from utils.report.published import Printed, errata, printed, published_settings
+from utils.report.published import Printed, errata, is_published, printed, published_settings
 from utils.report.reading import find_trials
 from utils.report.recorded import settings_section
 from utils.report.sweeps import sweeps_table
@@ -45,13 +45,14 @@ class Report:
 
     @cached_property
     def published(self) -> dict[Cell, list[Group]]:
-        """Our groups of the published cells."""
-        return {cell: found for cell in printed() if (found := [group for group in self.groups if group.cell == cell])}
+        """Our groups of the published cells that have as many epochs as the published runs."""
+        groups = [group for group in self.groups if is_published(group.cell, group.epochs)]
+        return {cell: found for cell in printed() if (found := [group for group in groups if group.cell == cell])}
 
     @cached_property
     def others(self) -> list[Group]:
-        """Our groups of no published cell."""
-        return [group for group in self.groups if group.cell not in printed()]
+        """Our other groups."""
+        return [group for group in self.groups if not is_published(group.cell, group.epochs)]
 
     def shown(self, table: int) -> dict[Cell, Printed]:
         """The cells of a paper's table for the nets of which we have runs."""

@@ -33,6 +33,7 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
             "run": lambda r: method(Cell(*(r[name] for name in Cell._fields))) + (f" ({r['spec']})" if r["spec"] else ""),
+            "epochs": lambda r: str(r["epochs"]),
             "value": lambda r: r["value"],
             "n": lambda r: str(r["n"]),
             "validation": lambda r: number(r.get("best_val", np.nan)),
@@ -44,12 +45,12 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
 
 
 def sweeps(groups: Sequence[Group]) -> Mapping[tuple, list[Group]]:
-    """The groups of each sweep: of one cell, with the same --exp-spec but for their values."""
+    """The groups of each sweep: of one cell and number of epochs, with the same --exp-spec but for their values."""
     found = defaultdict(list)
     for group in groups:
         spec = group.trials[0].settings.get("exp_spec")
         if (base := sweep_of(spec if isinstance(spec, str) else None)) is not None:
-            found[group.cell, base].append(group)
+            found[group.cell, group.trials[0].settings.get("epochs"), base].append(group)
     return found
 
 
@@ -63,7 +64,7 @@ def _records(members: Sequence[Group]) -> list[Record]:
     for group, each, choice in zip(members, settings, choices, strict=True):
         found = group.statistics
         value = ", ".join(f"{name} {each.get(name, 'off')}" for name in varied) or each["exp_spec"]
-        about = {"spec": sweep_of(each["exp_spec"]), "value": value, "n": found.n}
+        about = {"spec": sweep_of(each["exp_spec"]), "epochs": group.epochs, "value": value, "n": found.n}
         records.append({**group.cell._asdict(), **about, **validation_numbers(found), "choice": choice})
     return records
 

@@ -14,6 +14,7 @@ from utils.report.published import (
     SOURCE,
     Erratum,
     Printed,
+    is_published,
     logged,
     logged_statistics,
     printed,
@@ -56,9 +57,16 @@ def method(cell: Cell) -> str:
     return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
 
 
-def curves_key(cell: Cell) -> str:
-    """The key of the picture with a cell's curves: a published cell's block has its own, other cells of a net share theirs."""
-    return f"curves_{'_'.join(cell.block)}" if cell in printed() else net_key("curves", cell)
+def curves_key(cell: Cell, epochs: int) -> str:
+    """The key of the picture with the curves of a cell's runs of so many epochs: those that stand beside printed numbers share
+    their block's, the others of a net share theirs.
+    """
+    return block_key(cell) if is_published(cell, epochs) else net_key("curves", cell)
+
+
+def block_key(cell: Cell) -> str:
+    """The key of the picture with the curves of a published cell's net, data set, quantizer and optimizer."""
+    return f"curves_{'_'.join(cell.block)}"
 
 
 def net_key(kind: str, cell: Cell) -> str:
@@ -93,7 +101,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
         records,
         {
             "net": lambda r: f"{r['model']} {r['dataset']}",
-            "method": _method_and_settings,
+            "method": lambda r: _method_and_settings(r, block_key(_cell_of(r))),
             "paper": lambda r: mean_variance(r["paper_mean"], r["paper_variance"]),
             "logs": lambda r: _mean_variance_n(r, "logs"),
             "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(_cell_of(r))),
@@ -115,7 +123,14 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         paper = {"paper_best_mean": best, "paper_best_variance": variance}
         own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
         records.append(
-            {**_cell(group.cell), "settings": group.label, **paper, **logs_best, **own, **validation_numbers(group.statistics)}
+            {
+                **_cell(group.cell),
+                "settings": group.label,
+                "epochs": group.epochs,
+                **(paper | logs_best if is_published(group.cell, group.epochs) else {}),
+                **own,
+                **validation_numbers(group.statistics),
+            }
         )
     return Table(
         name,
@@ -126,8 +141,8 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
             "method": _method_and_settings,
             "n": lambda r: Field(str(r["n"]), target=settings_anchor(_cell_of(r))),
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
-            "best, paper": lambda r: mean_variance(r["paper_best_mean"], r["paper_best_variance"]),
-            "best, logs": lambda r: mean_variance(r.get("logs_best_mean", np.nan), r.get("logs_best_variance", np.nan)),
+            "best, paper": lambda r: mean_variance(*_of(r, "paper_best_mean", "paper_best_variance")),
+            "best, logs": lambda r: mean_variance(*_of(r, "logs_best_mean", "logs_best_variance")),
             "best, ours": lambda r: _measured_mean(r, "best_mean", "best_variance"),
             AT_BEST: at_best,
             "final": lambda r: _measured(r, "final"),
@@ -139,20 +154,22 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
 
 
 def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Sequence[Group]) -> Table:
-    """A row per run that belongs to no published cell or is in no mean; in brackets: its settings, as its group's label."""
+    """A row per run that the paper's tables do not count; in brackets: its settings, as its group's label."""
     why = {id(left.trial): left.reason for left in left_out}
     labels = {id(left.trial): left.label for left in left_out}
     labels |= {id(trial): group.label for group in groups for trial in group.trials}
     repeated = {left.reason for left in left_out if left.repeated}
+    in_tables = {id(trial) for group in groups if is_published(group.cell, group.epochs) for trial in group.trials}
     records = []
 
     def curves_of(record: Record) -> str:
         counted = record["left_out"] in ("", *repeated)
         cell = _cell_of(record)
-        return picture_anchor(curves_key(cell) if counted else net_key(LEFT_OUT, cell)) if record["epochs"] else ""
+        key = curves_key(cell, record["epochs"]) if counted else net_key(LEFT_OUT, cell)
+        return picture_anchor(key) if record["epochs"] else ""
 
     for trial in trials:
-        if trial.cell in printed() and id(trial) not in why:
+        if id(trial) in in_tables:
             continue
         acc, last = trial.test_acc, trial.test_acc[-LAST:]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -195,13 +212,14 @@ def claims_table(groups: Sequence[Group]) -> Table:
         record = {
             **_cell(group.cell),
             "settings": group.label,
+            "epochs": group.epochs,
             "baseline": other.cell.backward,
             "baseline_settings": other.label,
             "n": len(group.trials),
             "baseline_n": len(other.trials),
         }
         record |= {f"ours_{name}": value for name, value in welch(group.trials, other.trials)._asdict().items()}
-        if group.cell in logged() and other.cell in logged():
+        if is_published(group.cell, group.epochs) and {group.cell, other.cell} <= logged().keys():
             found = welch(logged()[group.cell], logged()[other.cell])
             record |= {f"logs_{name}": value for name, value in found._asdict().items()}
         records.append(record)
@@ -295,9 +313,15 @@ def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
     return {f"{side}_{name}": value for name, value in values.items()}
 
 
-def _method_and_settings(record: Record) -> Field:
+def _method_and_settings(record: Record, key: str = "") -> Field:
+    """key: of the picture with the curves; "": by the record's number of epochs."""
     cell, settings = _cell_of(record), f" ({record['settings']})" if record["settings"] else ""
-    return Field(method(cell) + settings, target=picture_anchor(curves_key(cell)))
+    return Field(method(cell) + settings, target=picture_anchor(key or curves_key(cell, record["epochs"])))
+
+
+def _of(record: Record, *names: str) -> list[float]:
+    """The record's values of these names, NaN for those that it lacks."""
+    return [record.get(name, np.nan) for name in names]
 
 
 def _mean_variance_n(record: Record, side: str) -> str:
@@ -316,7 +340,7 @@ def _measured(record: Record, name: str) -> str:
 
 
 def _difference(record: Record) -> str:
-    difference, error = (record.get(name, np.nan) for name in ("difference", "standard_error"))
+    difference, error = _of(record, "difference", "standard_error")
     if difference != difference:
         return ""
     return f"{difference:+.3f}" + (f" ± {STANDARD_ERRORS * error:.3f}" if error == error else "")

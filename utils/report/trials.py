@@ -20,7 +20,7 @@ from utils.tables.cells import Cell
 
 FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
 UNFINISHED = "unfinished"  # what the report calls a run that its record calls running: it may have been interrupted
-IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "epochs", "deterministic", "loader"}
+IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "deterministic", "loader"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,11 @@ class Group:
     trials: tuple[Trial, ...]
 
     @property
+    def epochs(self) -> int:
+        """The number of epochs of each trial."""
+        return self.trials[0].epochs
+
+    @property
     def statistics(self) -> Statistics:
         """The paper's statistic of the group's trials."""
         return statistics(self.trials)
@@ -146,9 +151,10 @@ def group_trials(
 ) -> tuple[list[Group], list[LeftOut]]:
     """The groups, by cell, and the trials that are in none of them.
 
-    usual_settings: the usual settings of a cell, `epochs` among them; a group's label names its deviations from them, or from the
-    defaults. For a cell without usual settings (None), a trial counts if it has as many epochs as most of the cell's finished
-    trials (of two equally frequent numbers the larger one).
+    usual_settings: the usual settings of a cell, or None; a group's label names its deviations from them, or from the defaults.
+    Of the runs with the usual number of epochs, and of logs without a record, a trial counts if it has them all. Of others, which
+    may have ended early, it counts if it has as many as most finished ones of its group (of two equally frequent numbers the
+    larger one).
     """
     trials, by_cell = list(trials), defaultdict(lambda: defaultdict(list))
     digests = defaultdict(set)
@@ -176,8 +182,12 @@ def _key_with_contents(trial: Trial, names: Iterable[str]) -> str:
     return json.dumps({**json.loads(trial.grouping_key), **digests}, sort_keys=True)
 
 
-def _select(members: Sequence[Trial], epochs: int | None) -> tuple[list[Trial], list[LeftOut]]:
-    """Of trials with equal settings: those that are averaged, by number, and the others with the reason."""
+def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], list[LeftOut]]:
+    """Of trials with equal settings: those that are averaged, by number, and the others with the reason.
+
+    usual: the number of epochs that is usual for their cell.
+    """
+    epochs = usual if members[0].settings.get("epochs", usual) == usual else None
     unique, left_out = {}, []
     for trial in sorted(members, key=lambda trial: (trial.state != "done", trial.epochs != epochs, -trial.epochs)):
         first = unique.setdefault((trial.number, trial.settings.get("seed")), trial)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from run_folders import DIGITS, make_trial, rows_of, settings_of
+from run_folders import CELL, DIGITS, make_trial, rows_of, settings_of
 
 from utils.report.against_ste import TITLE, against_ste_table, ste_groups
+from utils.report.published import published_settings
 from utils.report.report import Report
 from utils.report.trials import group_trials
 from utils.report.verdicts import welch_test
@@ -15,6 +16,25 @@ def trial(backward, val, test, number=1, optimizer="SGD", validation=500, **chan
     cell = DIGITS._replace(backward=backward, optimizer=optimizer)
     settings = settings_of(cell, number, 2, validation=validation, **{"init_lr": 1e-3, **changes})
     return make_trial([test, 95.0], cell, number, settings=settings, val_acc=np.array([val, 1.0]) if validation else np.empty(0))
+
+
+def test_short_runs_of_a_published_net_are_compared_with_runs_of_the_same_length():
+    """As EPOCHS=3 bash scripts/controls.sh leaves them: the published runs have 100 epochs."""
+    cells = [CELL._replace(backward=backward) for backward in ("STE", "STE", "STE", "FC-Grad")]
+    about = zip(cells, (1e-3, 1e-2, 1e-1, 1e-2), (2, 2, 3, 2), (60, 70, 90, 80), strict=True)
+    trials = [
+        make_trial(
+            [val] * epochs,
+            cell,
+            settings=settings_of(cell, 1, epochs, validation=500, init_lr=lr),
+            val_acc=np.full(epochs, float(val)),
+        )
+        for cell, lr, epochs, val in about
+    ]
+    report = Report(trials, *group_trials(trials, published_settings))
+    (row,) = rows_of(report.markdown(), TITLE.replace("?", r"\?"))
+    assert "epochs 2, init_lr 0.01" in row["learned"]
+    assert (row["of"], row["STE's alpha"], row["difference"]) == ("2", "0.01", "+10.00")
 
 
 def groups_of(*trials):

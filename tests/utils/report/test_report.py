@@ -78,13 +78,37 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
     assert (old["method"], old["verdict"]) == ("dorefa SGD STE (no record)", "above")
     assert len(rest) == 13
     assert {row["verdict"] for row in rest} == {"not run"}
-    left_out = {row["trial"]: row["in no mean, because"] for row in rows_of(markdown, "Other runs")}
-    assert left_out["6"] == "12 epochs, not 100"
+    others = {row["trial"]: row for row in rows_of(markdown, "Other runs")}
+    assert (others["6"]["run"], others["6"]["epochs"]) == ("dorefa SGD STE (epochs 12)", "12")
+    left_out = {trial: row["in no mean, because"] for trial, row in others.items()}
+    assert left_out["6"] == ""
     assert left_out["7"] == f"12 epochs, not 100: {why}"
     assert left_out["1"].startswith("the same trial as")
     best = rows_of(markdown, "Table 2, ours in detail")[0]
     assert best["best, ours"] == best["best, logs"] == "47.368 (0.147)"
     assert errata_markdown(errata()) in markdown
+
+
+def test_short_runs_of_published_cells_are_compared_with_each_other_and_with_nothing_published(tmp_path):
+    learned, trials = CELL._replace(backward="MultiFC"), []
+    for cell, epochs in ((CELL, 100), (learned, 100), (CELL, 12), (learned, 12)):
+        for number in (1, 2):
+            settings = published_settings(cell) | {"trial": number, "epochs": epochs, "seed": 0}
+            trials.append(make_trial(50.0 + number + np.arange(epochs) % 5, cell, number, settings=settings))
+    trials.append(make_trial([60.0] * 12, CELL, settings=published_settings(CELL) | {"epochs": 12, "init_lr": 0.1, "seed": 0}))
+    markdown = Report(trials, *group_trials(trials, published_settings)).markdown()
+    assert [row["method"] for row in rows_of(markdown, "Table 1 ") if row["ours"]] == ["dorefa SGD STE", "dorefa SGD MultiFC"]
+    assert [row["method"] for row in rows_of(markdown, "Table 1, ours")] == ["dorefa SGD STE", "dorefa SGD MultiFC"]
+    short = ["dorefa SGD STE (epochs 12)", "dorefa SGD MultiFC (epochs 12)", "dorefa SGD STE (epochs 12, init_lr 0.1)"]
+    others = rows_of(markdown, "Other cells")
+    assert sorted(row["method"] for row in others) == sorted(short)
+    assert "best, paper" not in others[0]
+    assert [row["run"] for row in rows_of(markdown, "Other runs")] == [*[short[0]] * 2, *[short[1]] * 2, short[2]]
+    claims = rows_of(markdown, "Method minus baseline")
+    assert [(row["method"], row["baseline"], bool(row["logs"])) for row in claims] == [
+        ("dorefa SGD MultiFC", "STE", True),
+        ("dorefa SGD MultiFC (epochs 12)", "STE (epochs 12)", False),
+    ]
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -1,17 +1,19 @@
 """Sweeps in the report: what belongs together, ties, and when no value is named."""
 
 import numpy as np
-from run_folders import DIGITS, make_run, make_trial, rows_of, settings_of
+from run_folders import CELL, DIGITS, make_run, make_trial, rows_of, settings_of
 
 from utils.report.csv_files import read_csv, write_csv
+from utils.report.published import published_settings
 from utils.report.report import Report, make_report
 from utils.report.trials import group_trials
 
 
-def trial(lr, val, number=1, base="", cell=DIGITS, validation=500, **changes):
+def trial(lr, val, number=1, base="", cell=DIGITS, validation=500, epochs=2, **changes):
     spec = f"{base}-grid-init-lr-{lr}".removeprefix("-")
-    settings = settings_of(cell, number, 2, init_lr=lr, exp_spec=spec, validation=validation, **changes)
-    return make_trial([60.0, 50.0], cell, number, settings=settings, val_acc=np.array([val, 1.0]) if validation else np.empty(0))
+    settings = settings_of(cell, number, epochs, init_lr=lr, exp_spec=spec, validation=validation, **changes)
+    val_acc = np.array([val, *[1.0] * (epochs - 1)]) if validation else np.empty(0)
+    return make_trial([60.0, *[50.0] * (epochs - 1)], cell, number, settings=settings, val_acc=val_acc)
 
 
 def choices(*trials):
@@ -46,6 +48,19 @@ def test_sweeps_of_other_cells_and_specs_are_apart():
         (f"{STE} (short)", "init_lr 0.1", "1", "best"),
         (f"{STE} (short)", "init_lr 0.2", "1", ""),
         ("BWN SGD STE", "grid-init-lr-0.3", "1", "the only value so far"),
+    ]
+
+
+def test_a_published_cells_short_sweep_has_its_own_best_value():
+    """As of runs with other epochs than the published ones."""
+    trials = [trial(lr, val, cell=CELL, epochs=epochs) for epochs in (2, 3) for lr, val in ((0.1, 50 + epochs), (0.2, 53))]
+    report = Report(trials, *group_trials(trials, published_settings))
+    rows = rows_of(report.markdown(), "Sweeps")
+    assert [(row["epochs"], row["value"], row["by validation"]) for row in rows] == [
+        ("2", "init_lr 0.1", ""),
+        ("2", "init_lr 0.2", "best"),
+        ("3", "init_lr 0.1", "best"),
+        ("3", "init_lr 0.2", "best"),
     ]
 
 

@@ -53,12 +53,12 @@ def test_unfinished_and_unequal_runs_are_left_out_with_the_reason():
     trials = [
         make_trial([60, 61, 62]),
         make_trial([60, 61, 63], number=2),
-        make_trial([60, 61, 62, 63], number=3),
+        make_trial([60, 61, 62, 63], number=3, settings=settings_of(CELL, 3, 3)),
         make_trial([60], number=4, state="running", settings=settings_of(CELL, 4, 3)),
         make_trial([], number=5, state="failed", error="the loss is nan", settings=settings_of(CELL, 5, 3)),
     ]
     (group,), left_out = groups_of(*trials)
-    assert [trial.number for trial in group.trials] == [1, 2]
+    assert ([trial.number for trial in group.trials], group.epochs) == ([1, 2], 3)
     assert left_out == [
         (3, "4 epochs, not 3"),
         (4, "unfinished, 1 of 3 epochs"),
@@ -66,27 +66,45 @@ def test_unfinished_and_unequal_runs_are_left_out_with_the_reason():
     ]
 
 
-def test_the_wanted_number_of_epochs_leaves_all_others_out():
-    assert groups_of(make_trial([60, 61]), epochs=100) == ([], [(1, "2 epochs, not 100")])
+def test_runs_that_ended_before_the_usual_number_of_epochs_are_left_out():
+    early = make_trial([60, 61], settings=settings_of(CELL, epochs=3), error="alpha fell")
+    assert groups_of(early, epochs=3) == ([], [(1, "2 epochs, not 3: alpha fell")])
+    assert groups_of(make_trial([60, 61], settings={"folder": "a"}), epochs=3) == ([], [(1, "2 epochs, not 3")])
+    for usual in ({}, {"epochs": 100}):
+        (group,), left_out = groups_of(early, **usual)
+        assert (group.epochs, left_out) == (2, [])
+
+
+def test_runs_of_other_numbers_of_epochs_are_other_groups():
+    short, long = make_trial([60, 61]), make_trial([60, 61, 62], number=2)
+    for usual, labels in (
+        ({}, ["epochs 2", "epochs 3"]),
+        ({"epochs": 3}, ["epochs 2", ""]),
+        ({"epochs": 9}, ["epochs 2", "epochs 3"]),
+    ):
+        groups, left_out = groups_of(short, long, **usual)
+        assert ([group.label for group in groups], [group.epochs for group in groups], left_out) == (labels, [2, 3], [])
+    (group,), _ = groups_of(short)
+    assert group.label == ""
 
 
 def test_the_same_trial_twice_counts_once_and_the_finished_one():
-    cut = make_trial([60], source="a", state="running")
+    cut = make_trial([60], source="a", state="running", settings=settings_of(CELL, epochs=2))
     whole, again = make_trial([60, 61], source="b"), make_trial([70, 71], source="c")
-    other_seed = make_trial([50, 51], source="d", settings=settings_of(CELL, seed=1))
+    other_seed = make_trial([50, 51], source="d", settings=settings_of(CELL, epochs=2, seed=1))
     (group,), left_out = groups_of(cut, whole, again, other_seed)
     assert [str(trial.source) for trial in group.trials] == ["b", "d"]
     assert left_out == [(1, "the same trial as b, which is counted")] * 2
 
 
 def test_trials_of_several_machines_are_one_group():
-    there = settings_of(CELL, 2, pretrained="/home/x/ResNet20.pth", data_root="/data")
+    there = settings_of(CELL, 2, 2, pretrained="/home/x/ResNet20.pth", data_root="/data")
     (group,), left_out = groups_of(make_trial([60, 61]), make_trial([60, 61], number=2, settings=there))
     assert (len(group.trials), group.label, left_out) == (2, "", [])
 
 
 def test_other_settings_are_another_group_and_named():
-    slow = settings_of(CELL, 1, lr_adjust=60)
+    slow = settings_of(CELL, 1, 2, lr_adjust=60)
     groups, left_out = groups_of(make_trial([60, 61]), make_trial([60, 62], settings=slow), make_trial([60, 62], cell=DIGITS))
     assert [str(group) for group in groups] == [str(CELL), f"{CELL} (lr_adjust 60)", str(DIGITS)]
     assert left_out == []
@@ -94,9 +112,9 @@ def test_other_settings_are_another_group_and_named():
 
 def test_settings_other_than_the_usual_ones_are_named():
     usual = {"lr_adjust": 30, "bits": 1, "unheard_of": 1, "pretrained": "elsewhere.pth"}
-    (group,), _ = groups_of(make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    (group,), _ = groups_of(make_trial([60, 61], settings=settings_of(CELL, epochs=2, bits=2)), **usual)
     assert group.label == "bits 2"
-    groups, _ = groups_of(make_trial([60, 61]), make_trial([60, 61], settings=settings_of(CELL, bits=2)), **usual)
+    groups, _ = groups_of(make_trial([60, 61]), make_trial([60, 61], settings=settings_of(CELL, epochs=2, bits=2)), **usual)
     assert [group.label for group in groups] == ["", "bits 2"]
 
 
