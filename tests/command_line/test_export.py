@@ -188,7 +188,7 @@ def test_an_older_export_is_replaced_and_nothing_else(runs, call_main, exported,
     path, _ = exported(runs.get("-q", "dorefa"))
     older = path.read_bytes()
     assert exported(run)[0].read_bytes() != older
-    others = {"note.safetensors": b"my notes", "empty.safetensors": b"", "damaged.safetensors": older[:-1], "a.onnx": b"my notes"}
+    others = {"note.safetensors": b"my notes", "empty.safetensors": b"", "damaged.safetensors": older[:-1]}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
         outcome = call_main("export", run, tmp_path / name)

@@ -72,6 +72,16 @@ def test_an_onnx_file_is_the_net(model, flags, runs, call_main, tmp_path):
     assert in_bf16.err == "note: --precision has no effect with an ONNX file, which computes in float32\n"
 
 
+def test_another_file_is_not_replaced(runs, call_main, tmp_path, tally):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"my notes")
+    outcome = call_main("export", runs.get("-q", "BWN"), path)
+    (line,) = outcome.err.splitlines()
+    assert f"FILE {path} exists and is not replaced, because it is no export" in line
+    assert (outcome.code, outcome.out, path.read_bytes()) == (2, "", b"my notes")
+    tally("export: another file of that name: refused, not touched")
+
+
 def test_without_the_packages_one_line_says_what_to_install(runs, call_main, tmp_path, monkeypatch):
     run, path = runs.get("-q", "dorefa", "--keep", "conv1"), tmp_path / "net.onnx"
     for name in ("onnx", "onnxruntime"):
