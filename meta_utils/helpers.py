@@ -53,7 +53,7 @@ def assign_meta_gradients(net: nn.Module, meta_grad_dict: MetaGradients) -> None
 
     The gradients are views of u, and are refined in place.
     """
-    for layer, g_W in zip(net.meta.layers, net.meta.layout.split(meta_grad_dict.u.detach()), strict=True):
+    for layer, g_W in zip(net.meta.layers, net.meta.layout.split(meta_grad_dict.u), strict=True):
         layer.weight.grad = g_W
 
 

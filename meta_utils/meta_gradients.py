@@ -41,12 +41,11 @@ class MetaGradients(Mapping[str, tuple]):
         _, g_W_tilde, bias_grads = zip(*(given[name] for name in paths), strict=True)
         return cls(paths, layout, layout.flatten(g_W_tilde), bias_grads)
 
-    def calibrate(self, quantizer: Quantizer, W: Tensor) -> Tensor:
-        """u = calibration(W) * g_W_tilde, Eq. (4), with a graph to phi; computed once. W: all stored weights, flat (N,)."""
+    def calibrate(self, quantizer: Quantizer, W: Tensor) -> None:
+        """u = calibration(W) * g_W_tilde, Eq. (4), without a graph; computed once. W: all stored weights, flat (N,)."""
         if self._u is None:
             self.calibration = quantizer.calibration(W.detach(), self._layout)
-            self._u = self.calibration * self.g_W_tilde
-        return self._u
+            self._u = self.calibration * self.g_W_tilde.detach()
 
     def __getitem__(self, name: str) -> tuple:
         index = list(self._paths).index(name) if name in self._paths else -1

@@ -147,7 +147,8 @@ class MetaDesignedMultiFC(MetaNetwork):
         self.fc = CoordinateFC(hidden_size, num_layers, use_nonlinear, init)
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        return g_W_hat * self.fc(W_tilde), {}
+        s = self.scale()
+        return g_W_hat * self.fc(W_tilde) if s is None else s * (g_W_hat * W_tilde), {}
 
     def scale(self) -> Tensor | None:
         return self.fc.scale()

@@ -39,6 +39,10 @@ class OneTensor:
 
     count = 1  # weights
 
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest |x|, (1,)."""
+        return _abs_max(x).view(1)
+
     def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x|, a scalar; 1 where it is zero to working precision."""
         return nonzero(_abs_max(x))
@@ -142,18 +146,17 @@ class FlatLayout:
     def _norms(self, x: Tensor, order: float) -> Tensor:
         return torch.stack(torch._foreach_norm(self.parts(x), order))
 
-    def _at_each(self, values: Tensor) -> Tensor:
-        """A number for each weight, (count,), at each of its coordinates (N,)."""
-        return values.index_select(0, self._weight_of) if values.is_cuda else self.spread(values)
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest |x| of each weight, (count,)."""
+        return self._norms(x, float("inf")) if x.is_cuda else torch.stack([_abs_max(part) for part in self.parts(x)])
 
     def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x| of each weight, 1 where it is zero to working precision, at each of its coordinates (N,)."""
-        norms = self._norms(x, float("inf")) if x.is_cuda else torch.stack([_abs_max(part) for part in self.parts(x)])
-        return self._at_each(nonzero(norms))
+        return self.spread(nonzero(self.largest(x)))
 
     def abs_mean(self, x: Tensor) -> Tensor:
         """The mean of |x| of each weight, at each of its coordinates (N,)."""
-        return self._at_each(self._norms(x, 1) / self._sizes)
+        return self.spread(self._norms(x, 1) / self._sizes)
 
     def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
@@ -166,11 +169,13 @@ class FlatLayout:
     def deviation(self, x: Tensor) -> Tensor:
         """The standard deviation of x (divided by n) in each weight, 1 where it is zero, at each of its coordinates (N,)."""
         means = torch.stack([part.mean() for part in self.parts(x)])
-        centred = x - self._at_each(means)
-        return self._at_each(nonzero((self._norms(centred, 2).square() / self._sizes).sqrt()))
+        centred = x - self.spread(means)
+        return self.spread(nonzero((self._norms(centred, 2).square() / self._sizes).sqrt()))
 
     def spread(self, values: Tensor) -> Tensor:
         """A number for each weight, (count,), at each of its coordinates (N,); keeps the graph."""
+        if values.is_cuda and not values.requires_grad:
+            return values.index_select(0, self._weight_of)
         pieces = zip(values.unbind(), self.sizes, strict=True)
         return torch.cat([value.expand(size) for value, size in pieces])  # the gradient is a sum for each weight
 

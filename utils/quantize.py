@@ -66,8 +66,8 @@ class EstimatedQuantizer:
 
 
 def sign(x: Tensor) -> Tensor:
-    """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+    """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values. NaN stays NaN."""
+    return torch.where(x >= 0, 1.0, x.clamp(-1, -1))
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -93,32 +93,33 @@ class DoReFa:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"dorefa takes 1 to {MAX_BITS} bits, not {self.bits!r}")
 
-    @staticmethod
-    def _tanh_and_max(W: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """tanh(W) and max|tanh(W)| without a graph; the max of a tensor that is zero to working precision counts as 1."""
-        tanh = torch.tanh(W)
-        return tanh, layout.abs_max(tanh.detach())
-
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd."""
-        tanh, largest = self._tanh_and_max(W, layout)
-        return tanh / (2 * largest) + 0.5
+        """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd, and 1 where it is zero."""
+        tanh = torch.tanh(W)
+        largest = nonzero(layout.largest(tanh.detach()))
+        return tanh.div(layout.spread(2 * largest)).add_(0.5)
 
     def quantize(
         self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
     ) -> Tensor:
-        """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1, the step from x = 2 W_tilde - 1."""
-        q = self.level(W_tilde).div_(2**self.bits - 1).mul_(2).sub_(1)
-        return discretize(2 * W_tilde - 1, q, layout)
+        """W_hat = 2 round((2**bits - 1) W_tilde) / (2**bits - 1) - 1, the step from x = 2 W_tilde - 1; at 1 bit sign(x)."""
+        x = torch.add(W_tilde.new_full((), -1.0), W_tilde, alpha=2)
+        q = sign(x.detach()) if self.bits == 1 else self.level(W_tilde).div_(2**self.bits - 1).mul_(2).sub_(1)
+        return discretize(x, q, layout)
 
     def level(self, W_tilde: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """round((2**bits - 1) W_tilde): which value each weight has, from 0 to 2**bits - 1, in W_tilde's dtype; no graph."""
         return _round_half_up((2**self.bits - 1) * W_tilde.detach())
 
     def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q."""
-        tanh, largest = self._tanh_and_max(W.detach(), layout)
-        return tanh.square_().neg_().add_(1).div_(largest)
+        """(1 - tanh(W)**2) / max|tanh(W)|, Eq. (4): twice dW_tilde/dW, because it takes in the factor 2 of Q.
+
+        With s = sigmoid(2 W), 1 - tanh(W)**2 = 4 s (1 - s), which takes half of the time; max|tanh(W)| = tanh(max|W|).
+        """
+        s = torch.mul(W.detach(), 2).sigmoid_()
+        largest = nonzero(torch.tanh(layout.largest(W.detach())))
+        factor = (4 / largest).clamp(max=torch.finfo(W.dtype).max)  # infinite at the smallest number
+        return torch.ops.aten.sigmoid_backward(layout.spread(factor), s)
 
 
 @dataclass(frozen=True)

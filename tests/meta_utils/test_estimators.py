@@ -109,10 +109,14 @@ def test_each_forward_value_equals_its_formula(name, progress, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_ste_is_exact_to_the_bit(dtype):
+def test_ste_is_exact(dtype):
+    """At |x| = 1 and the numbers next to it, too."""
     g_q, x, q = cases(dtype)
-    bits = torch.int32 if dtype == torch.float32 else torch.int64
-    assert torch.equal(ESTIMATORS["STE"](g_q, x, q, at(0.5)).view(bits), (g_q * (x.abs() <= 1)).view(bits))
+    one = torch.ones((), dtype=dtype)
+    edges = torch.stack([torch.nextafter(one, 0 * one), one, torch.nextafter(one, 2 * one)])
+    x = torch.cat([x, edges, -edges])
+    g_q, q = torch.cat([g_q, torch.full((6,), -0.3, dtype=dtype)]), torch.cat([q, torch.ones(6, dtype=dtype)])
+    assert torch.equal(ESTIMATORS["STE"](g_q, x, q, at(0.5)), g_q * (x.abs() <= 1))
 
 
 FUNCTIONS = {  # the function whose derivative the estimator takes, where it has no kink or step
