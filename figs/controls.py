@@ -5,7 +5,8 @@
     python figs/controls.py ROOT --best-rate QUANTIZER  # prints STE's best learning rate by validation accuracy, for the script
 
 Epochs are stored in figs/controls/epochs.csv.xz (--out DIR: in another folder), where a run replaces the one of the same cell,
-settings and trial. Tables and curves, which --out has beside them too, are made from what is stored there.
+settings and trial, and M's gain at the begin and at the end of a run in gains.csv. Tables and curves, which --out has beside them
+too, are made from what is stored there.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -21,17 +24,34 @@ sys.path.insert(0, str(FOLDER.parent))
 from figs.convergence import net, trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
 from utils.files.text import counted  # noqa: E402
+from utils.recorder import SCALE  # noqa: E402
 from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
-from utils.report.csv_files import read_csv, write_csv  # noqa: E402
+from utils.report.csv_files import read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.formatting import number  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
 from utils.report.sweeps import sweeps  # noqa: E402
 from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Group, Trial, group_trials  # noqa: E402
 from utils.report.validation import AT_BEST, at_best, validation_numbers  # noqa: E402
+from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table  # noqa: E402
 
-STORED = "epochs.csv.xz"
+STORED, GAINS = "epochs.csv.xz", "gains.csv"
+
+
+class Gain(NamedTuple):
+    """M's gain at the begin and at the end of a run: s of g_W_tilde = s g_W_hat (FC-Grad) or s W_tilde g_W_hat (MultiFC)."""
+
+    first: float
+    last: float
+
+    def __str__(self) -> str:
+        values = dict.fromkeys(f"{value:.3g}" for value in self)
+        return " to ".join(values)
+
+
+GAIN_OF = (*Cell._fields, "exp_spec", "trial")  # the columns that identify a run
+Gains = dict[tuple[str, ...], Gain]
 
 
 def groups_of(trials: Iterable[Trial]) -> list[Group]:
@@ -59,16 +79,44 @@ def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
     return float(best.trials[0].settings["init_lr"])
 
 
-def collect(roots: Iterable[Path], stored: Path) -> None:
-    """Adds the finished runs below the roots to what is stored. Others are named and skipped."""
+def collect(roots: Iterable[Path], folder: Path) -> None:
+    """Adds the finished runs below the roots to what is stored in the folder. Others are named and skipped."""
+    stored, gains = folder / STORED, read_gains(folder)
     found = {_key(trial): trial for trial in (read_csv(stored) if stored.is_file() else ())}
     for trial in trials_below(roots):
         if trial.state == "done" and trial.recorded and "backward" in trial.settings:
             found[_key(trial)] = trial
+            if gain := gain_of(trial.source):
+                gains[_gain_key(trial)] = gain
         else:
             print(f"{trial.source}: skipped, because it is not a finished run of a quantized net", file=sys.stderr)
-    stored.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_csv(found.values(), stored)
+    frame = pd.DataFrame([(*key, *gain) for key, gain in gains.items()], columns=(*GAIN_OF, *Gain._fields))
+    frame.to_csv(folder / GAINS, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def gain_of(run: Path) -> Gain | None:
+    """The first and the last gain in a run's TensorBoard events, which have one per 100 iterations; None without any."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload() if run.is_dir() else None
+    if events is None or SCALE not in events.Tags()["scalars"]:
+        return None
+    values = [event.value for event in events.Scalars(SCALE)]
+    return Gain(values[0], values[-1])
+
+
+def read_gains(folder: Path) -> Gains:
+    """The stored gains by run; none where there is no file."""
+    if not (folder / GAINS).is_file():
+        return {}
+    frame = read_frame(folder / GAINS, dict.fromkeys(Gain._fields, float))
+    return {row[: len(GAIN_OF)]: Gain(*row[len(GAIN_OF) :]) for row in frame.itertuples(index=False, name=None)}
+
+
+def _gain_key(trial: Trial) -> tuple[str, ...]:
+    return (*trial.cell, str(trial.settings.get("exp_spec") or ""), str(trial.number))
 
 
 def _key(trial: Trial) -> tuple[Any, ...]:
@@ -97,15 +145,16 @@ def precision(trial: Trial) -> str:
     return str(trial.settings.get("precision", "float32"))
 
 
-def cells_table(trials: Sequence[Trial]) -> str:
-    """A row per cell and settings: learning rate, n, validation accuracy, and test accuracy at the best validation epoch."""
+def cells_table(trials: Sequence[Trial], gains: Gains) -> str:
+    """A row per cell and settings: learning rate, n, validation accuracy, test accuracy at its best epoch, and M's gain."""
     rows = []
     for group in groups_of(trials):
         found = validation_numbers(group.statistics)
         run = method(group.cell) + (f" ({group.label})" if group.label else "")
         alpha, best_val = group.trials[0].settings["init_lr"], number(found.get("best_val", float("nan")), 2)
-        rows.append((net(group.cell), run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found)))
-    return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST), *rows)
+        gain = ", ".join(str(gains[key]) for trial in group.trials if (key := _gain_key(trial)) in gains)
+        rows.append((net(group.cell), run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found), gain))
+    return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST, "M's gain"), *rows)
 
 
 def answers_table(trials: Sequence[Trial]) -> str:
@@ -138,11 +187,11 @@ def main() -> None:
         print(best_rate(trials_below(args.roots), args.best_rate))
         return
     if args.roots:
-        collect(args.roots, args.out / STORED)
+        collect(args.roots, args.out)
     if not (args.out / STORED).is_file():
         sys.exit(f"nothing is stored in {args.out}: name a folder with the runs of scripts/controls.sh")
     trials = read_csv(args.out / STORED)
-    print("\n\n".join(filter(None, [caption(trials), cells_table(trials), answers_table(trials)])))
+    print("\n\n".join(filter(None, [caption(trials), cells_table(trials, read_gains(args.out)), answers_table(trials)])))
     draw(trials, args.out / "curves")
 
 

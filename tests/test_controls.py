@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_folders import DIGITS, make_trial, settings_of
+from run_folders import DIGITS, make_run, make_trial, settings_of
 from table_runs import runs_of
 
 from figs import controls
 from models_CIFAR.resnet import ResNet
+from utils.recorder import Recorder
 from utils.report.csv_files import read_csv, write_csv
 from utils.run.checkpoint import load_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / "scripts" / "controls.sh"
+LEARNED = DIGITS._replace(backward="MultiFC")
 PROGRAM = f"""
 import sys
 from dataclasses import replace
@@ -115,6 +117,25 @@ def test_the_best_rate_is_chosen_by_validation_and_by_first_trials():
         controls.best_rate(trials, "BWN")
 
 
+def test_ms_gain_is_read_from_the_events(tmp_path):
+    finished = [make_run(tmp_path / "R" / name, LEARNED, k, settings=settings_of(LEARNED, k, init_lr=0.1)) for k, name in enumerate("ab", 1)]
+    with Recorder(tmp_path / "events") as recorder:
+        for scale in (0.25, 7.0, 12345.0):
+            recorder.update(loss=1.0, acc=50.0, batch_size=1)
+            recorder.record_gradient(scale=scale, cosine=1.0, meta_lr=1e-3)
+    for events in (tmp_path / "events").glob("events.*"):
+        events.rename(finished[0] / events.name)
+    assert controls.gain_of(finished[0]) == (0.25, 12345.0)
+    assert controls.gain_of(finished[1]) is None
+    out = tmp_path / "out"
+    for _ in range(2):
+        controls.collect([tmp_path / "R"], out)
+        assert controls.read_gains(out) == {(*LEARNED, "", "1"): (0.25, 12345.0)}
+    table = controls.cells_table(read_csv(out / controls.STORED), controls.read_gains(out))
+    assert table.splitlines()[-1].endswith(" | 0.25 to 1.23e+04 |")
+    assert str(controls.Gain(1.0, 1.0)) == "1"
+
+
 def test_what_is_collected_has_caption_table_and_curves(tmp_path, capsys, monkeypatch):
     trials = [
         *sweep((1e-2, 1e-1), of_0=(60, 90), of_1=(70, 50)),
@@ -200,7 +221,11 @@ def test_the_script_on_few_digits_and_again(tmp_path):
 def test_the_readme_has_what_is_stored():
     folder = PROJECT / "figs" / "controls"
     trials, text = read_csv(folder / "epochs.csv.xz"), (folder / "README.md").read_text()
-    for part in (controls.caption(trials), controls.cells_table(trials), controls.answers_table(trials)):
+    for part in (
+        controls.caption(trials),
+        controls.cells_table(trials, controls.read_gains(folder)),
+        controls.answers_table(trials),
+    ):
         assert part in text
     assert "curves.png" in text
     assert (folder / "curves.png").is_file()

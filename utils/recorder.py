@@ -23,6 +23,7 @@ PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 LARGEST_BIN = 1e20  # of TensorBoard's histograms
 SUMMARY_EVERY = 50
+SCALE = "meta/scale"  # TensorBoard's tag of M's gain
 REDRAW_SECONDS, PLAIN_LINE_SECONDS = 0.1, 10.0  # on a terminal, elsewhere
 
 
@@ -170,7 +171,7 @@ class Recorder:
 
     def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
         """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
-        self._summarise({"meta/scale": scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
+        self._summarise({SCALE: scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
     def record_layers(self, rows: Sequence[LayerRow], W_tilde: Mapping[str, np.ndarray], levels: dict[str, Tensor]) -> None:
         """Records an epoch's rows of layers.csv, before its test accuracy; in TensorBoard means over groups of layers.
