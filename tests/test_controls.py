@@ -118,7 +118,10 @@ def test_the_best_rate_is_chosen_by_validation_and_by_first_trials():
 
 
 def test_ms_gain_is_read_from_the_events(tmp_path):
-    finished = [make_run(tmp_path / "R" / name, LEARNED, k, settings=settings_of(LEARNED, k, init_lr=0.1)) for k, name in enumerate("ab", 1)]
+    finished = [
+        make_run(tmp_path / "R" / name, LEARNED, k, settings=settings_of(LEARNED, k, init_lr=0.1))
+        for k, name in enumerate("ab", 1)
+    ]
     with Recorder(tmp_path / "events") as recorder:
         for scale in (0.25, 7.0, 12345.0):
             recorder.update(loss=1.0, acc=50.0, batch_size=1)

@@ -104,6 +104,19 @@ def test_bwn_and_bwnf_numbers():
     assert BWNF().quantize(W_prime.flatten(1), W.flatten(1)).flatten().tolist() == [5, -5, 5, -5]  # linear: as BWN
 
 
+def test_dorefas_calibration_of_the_smallest_weights_is_finite():
+    """4 / max is infinite there, 1 / max is not."""
+    tiny = torch.finfo(torch.float32).tiny
+    W = torch.tensor([tiny, -tiny, 0.0])
+    torch.testing.assert_close(DoReFa().calibration(W), torch.full((3,), 1 / tiny))
+
+
+def test_one_bit_dorefa_keeps_nan():
+    """So that the loss says so, too: a sign would hide it."""
+    W = torch.tensor([0.3, float("nan"), -0.2])
+    assert DoReFa().quantize(DoReFa().preprocess(W)).isnan().all()
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_dorefa_preprocess_derivative_is_half_the_calibration(bits):
     quantizer = DoReFa(bits)
