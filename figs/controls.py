@@ -5,7 +5,7 @@
     python figs/controls.py ROOT --best-rate QUANTIZER  # prints STE's best learning rate by validation accuracy, for the script
 
 Epochs are stored in figs/controls/epochs.csv.xz (--out DIR: in another folder), where a run replaces the one of the same cell,
-settings and trial, and M's gain at the begin and at the end of a run in gains.csv. Tables and curves, which --out has beside them
+settings and trial, and M's gain at the start and at the end of a run in gains.csv. Tables and curves, which --out has beside them
 too, are made from what is stored there.
 """
 
@@ -40,7 +40,7 @@ STORED, GAINS = "epochs.csv.xz", "gains.csv"
 
 
 class Gain(NamedTuple):
-    """M's gain at the begin and at the end of a run: s of g_W_tilde = s g_W_hat (FC-Grad) or s W_tilde g_W_hat (MultiFC)."""
+    """M's gain at the start and at the end of a run: s of g_W_tilde = s g_W_hat (FC-Grad) or s W_tilde g_W_hat (MultiFC)."""
 
     first: float
     last: float
@@ -50,7 +50,7 @@ class Gain(NamedTuple):
         return " to ".join(values)
 
 
-GAIN_OF = (*Cell._fields, "exp_spec", "trial")  # the columns that identify a run
+GAIN_OF = (*Cell._fields, "epochs", "exp_spec", "trial", "seed")  # the columns that identify a run
 Gains = dict[tuple[str, ...], Gain]
 
 
@@ -116,7 +116,8 @@ def read_gains(folder: Path) -> Gains:
 
 
 def _gain_key(trial: Trial) -> tuple[str, ...]:
-    return (*trial.cell, str(trial.settings.get("exp_spec") or ""), str(trial.number))
+    seed = trial.settings.get("seed", "")
+    return (*trial.cell, str(trial.epochs), str(trial.settings.get("exp_spec") or ""), str(trial.number), str(seed))
 
 
 def _key(trial: Trial) -> tuple[Any, ...]:
