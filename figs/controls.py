@@ -128,13 +128,22 @@ def caption(trials: Sequence[Trial]) -> str:
     """What all of the runs have in common, in a sentence: net, epochs, batch size, validation images, precision, n, device."""
     counts = sorted({len(group.trials) for group in groups_of(trials)})
     n = f"n = {counted(counts[0], 'trial')}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} trials"
-    made_by = sorted({trial.made_by for trial in trials if trial.made_by})
     return (
         f"{_values(trials, lambda trial: net(trial.cell))}; {_values(trials, lambda trial: trial.epochs)} epochs, "
         f"{_values(trials, lambda trial: trial.settings.get('batch_size'))} images per batch, "
         f"{_values(trials, lambda trial: trial.settings.get('validation'))} validation images, "
-        f"{_values(trials, precision)}; {n} per cell; {'; '.join(made_by)}."
+        f"{_values(trials, precision)}; {n} per cell; {made_by(trials)}."
     )
+
+
+def made_by(trials: Iterable[Trial]) -> str:
+    """The devices and versions that made the trials, each once with its commits."""
+    commits = defaultdict(set)
+    for trial in trials:
+        machine, _, commit = trial.made_by.replace(" 1 threads", " 1 thread").partition(", commit ")  # as earlier records say it
+        commits[machine].add(commit)
+    listed = {machine: " and ".join(filter(None, sorted(found))) for machine, found in sorted(commits.items()) if machine}
+    return "; ".join(machine + (f", commits {found}" if found else "") for machine, found in listed.items())
 
 
 def _values(trials: Iterable[Trial], value: Any) -> str:

@@ -3,6 +3,7 @@
 from torch import nn
 from torch.optim import Optimizer
 
+from meta_utils.meta_network import MetaNetwork
 from meta_utils.optimizee import Optimizee
 from utils.choices import UPDATE_ORDERS
 from utils.discretize import Estimator
@@ -42,6 +43,8 @@ def check_gradient(
     """Raises ValueError for what does not go together: M with its optimizer and a quantizer that calibrates, or an estimator."""
     if isinstance(meta_net, Estimator):
         raise ValueError(f"{type(meta_net).__name__} is a fixed estimator: estimator={type(meta_net).__name__}()")
+    if meta_net is not None and not isinstance(meta_net, MetaNetwork):
+        raise ValueError(f"{type(meta_net).__name__} is not a MetaNetwork: derive it from meta_utils.meta_network.MetaNetwork")
     if (meta_net is None) != (meta_optimizer is None):
         raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
     if meta_net is not None and (quantizer is None or not quantized_forward):
@@ -72,11 +75,11 @@ def check_weights(net: nn.Module, learned: bool) -> None:
 
 
 def check_numbers(update_order: str, clip: float | None, iterations: int | None, freeze_phi_after: int | None) -> None:
-    """Raises ValueError for an unknown order, a clip that is not positive, and numbers of iterations that are none."""
+    """Raises ValueError for an unknown order, a clip that is not positive, or a number of iterations that is not whole."""
     for name, number, least in (("iterations", iterations, 1), ("freeze_phi_after", freeze_phi_after, 0)):
         if number is not None and (type(number) is not int or number < least):
             raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
     if update_order not in UPDATE_ORDERS:
         raise ValueError(f"update_order must be one of {', '.join(UPDATE_ORDERS)}, not {update_order!r}")
-    if clip is not None and not clip > 0:
+    if clip is not None and (isinstance(clip, bool) or not clip > 0):
         raise ValueError(f"clip must be above 0, not {clip}")

@@ -4,10 +4,11 @@
 # at SIGTERM or Ctrl-C the runs write a checkpoint.
 #   [EPOCHS=3 TRIALS=1] bash scripts/controls.sh [--dry-run] [FLAG ...]
 # FLAG ...: flags of `main.py tables run` for all runs, such as --trials-per-device 2 --set precision=bf16
-# EPOCHS (100); TRIALS (2): of the cells that matter most for the question, namely STE at its best rate and with SGD-M, FC-Grad, MultiFC,
-# FC-Grad frozen at the identity, and MultiFC with phi frozen; the others have one. The rate is chosen by the first trials: where the
-# second one of the best rate is so much worse that the report names another rate best, run more trials of that. RESULTS (Results-controls), METAQUANT_DATA,
-# METAQUANT_PRETRAINED: see scripts/rows.sh; without a base model one is trained, which has not seen the validation images.
+# EPOCHS (100); TRIALS (2): of the cells that matter most for the question, namely STE at its best rate and with SGD-M, FC-Grad,
+# MultiFC, FC-Grad frozen at the identity, and MultiFC with phi frozen; the others have one. The rate is the best of the first trials,
+# so that a rerun chooses the same one. If the report later names another rate as best, because the second trial at this rate was much
+# worse, run more trials at both rates. RESULTS (Results-controls), METAQUANT_DATA, METAQUANT_PRETRAINED: see scripts/rows.sh; without
+# a base model one is trained, which has not seen the validation images.
 # QUANTIZERS ("dorefa BWN"). MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set.
 # Then `python figs/controls.py Results-controls` writes epochs, table and curves into figs/controls.
 set -euo pipefail
@@ -48,7 +49,10 @@ found_phi() {
 
 # at_best QUANTIZER: the rows at its best rate; phi of the trained MultiFC is needed by the frozen one.
 at_best() {
-  best_rate "$1" || return 0
+  best_rate "$1" || {
+    FAILED+=("figs/controls.py $RESULTS --best-rate $1")
+    return 0
+  }
   local q=(-q "$1") rate=(--set "init-lr=$RATE")
   controls "$TRIALS" "${q[@]}" -meta STE -o SGD "${rate[@]}" "exp-spec=grid-init-lr-$RATE" || true # more trials of the sweep's run
   controls "$TRIALS" "${q[@]}" -meta FC-Grad "${rate[@]}" "exp-spec=alpha-$RATE" || true

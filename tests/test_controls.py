@@ -232,3 +232,17 @@ def test_the_readme_has_what_is_stored():
         assert part in text
     assert "curves.png" in text
     assert (folder / "curves.png").is_file()
+
+
+def test_where_no_rate_can_be_chosen_the_script_says_so_and_fails(tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\nif [ "$1" != main.py ]; then exec {sys.executable} "$@"; fi\n')  # trains nothing
+    python.chmod(0o755)
+    (tmp_path / "ResNet20-CIFAR10-pretrain.pth").touch()
+    environment = {"VENV": str(python.parent.parent), "METAQUANT_PRETRAINED": str(tmp_path), "RESULTS": str(tmp_path / "R")}
+    (tmp_path / "R").mkdir()
+    process = script(environment)
+    assert process.returncode == 1
+    failed = [line for line in process.stderr.splitlines() if line.startswith("failed: ")]
+    assert failed == [f"failed: figs/controls.py {tmp_path / 'R'} --best-rate {quantizer}" for quantizer in ("dorefa", "BWN")]

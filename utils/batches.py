@@ -45,7 +45,10 @@ class Loader:
     `begin` starts an epoch, in the middle of it for a resumed run, and says how large its batches are; `take` gives the next one.
     Iterating over the loader goes through one epoch after the other, the first one first. drop_last: an epoch has no smaller
     batch at its end. chosen: the indices of the images that are used, all where None. Raises ValueError where there is no batch.
+    capturable: whether a CUDA graph can hold `take`, because it neither synchronises nor has shapes that depend on data.
     """
+
+    capturable = False
 
     def __init__(
         self,
@@ -193,8 +196,6 @@ class _Epoch:
 
 class TorchvisionLoader(Loader):
     """torch's DataLoader with torchvision's transforms on one image at a time, prepared by `workers` processes (0: this one)."""
-
-    capturable = False
 
     def __init__(self, image_set: ImageSet, split: str, batch_size: int, workers: int = 0, **options: Any):
         super().__init__(image_set, split, batch_size, **options)

@@ -19,6 +19,7 @@ UPDATE_ORDERS = ("notebook", "paper")  # of the training loop
 PRECISIONS = FLOAT32, TF32, BF16 = ("float32", "tf32", "bf16")  # of products and convolutions
 MAX_BITS = 8  # per weight
 STE = "STE"
+RESIDENT = "resident"  # the loader that is the default
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision.models
 
 
@@ -158,7 +159,7 @@ DATASETS = Registry(  # (split, root) -> ImageSet, see utils/dataset.py
 )
 
 LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/batches.py
-    {"resident": Place("utils.batches:ResidentLoader"), "torchvision": Place("utils.batches:TorchvisionLoader")}
+    {RESIDENT: Place("utils.batches:ResidentLoader"), "torchvision": Place("utils.batches:TorchvisionLoader")}
 )
 
 

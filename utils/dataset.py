@@ -17,7 +17,7 @@ from torch import Tensor
 
 from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
-from utils.choices import DATASETS, LOADERS, npz_path
+from utils.choices import DATASETS, LOADERS, RESIDENT, npz_path
 from utils.errors import BadInput
 from utils.files.look import look_at
 from utils.npz import SPLITS, read_npz
@@ -135,7 +135,7 @@ def get_dataloader(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    loader: str = "resident",
+    loader: str = RESIDENT,
     workers: int = 0,
     drop_last: bool = False,
 ) -> Loader:

@@ -87,7 +87,9 @@ def choose_device(name: str, deterministic: bool = False, precision: str = FLOAT
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # the code writes before it reads
-        print("note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning")
+        print(
+            "note: --deterministic costs speed on CUDA: slower convolution and reduction kernels, no autotuning", file=sys.stderr
+        )
     if precision == BF16 and lacks_bf16(device):
         what = "GPU" if device.type == "cuda" else "processor"
         print(f"note: this {what} has no bf16 instructions: bf16 is slower here than float32", file=sys.stderr)

@@ -90,7 +90,7 @@ class DoReFa:
     bits: int = 1
 
     def __post_init__(self):
-        if not isinstance(self.bits, int) or not 1 <= self.bits <= MAX_BITS:
+        if type(self.bits) is not int or not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"dorefa takes 1 to {MAX_BITS} bits, not {self.bits!r}")
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:

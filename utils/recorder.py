@@ -17,7 +17,7 @@ from utils.files.log_files import LogFiles
 from utils.layers_csv import HEADER, LayerRow, csv_text, group_means
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
 from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
-from utils.schedules import ADAPTIVE, DROP, Schedule, scale_rates
+from utils.schedules import ADAPTIVE, COSINE, DROP, Schedule, scale_rates
 
 PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
@@ -154,10 +154,13 @@ class Recorder:
         """Records an iteration (is_train), or the test accuracy that ends an epoch.
 
         loss: of the batch; acc: percent, or a list that begins with top-1; cur_lr: alpha; val_acc: the epoch's validation
-        accuracy, percent. end: ignored, the recorder has its own clock.
+        accuracy, percent, which is not written without `validation`. end: ignored, the recorder has its own clock. Raises
+        ValueError where `validation` asks for val_acc and it is None.
         """
         top1 = float(acc[0] if isinstance(acc, (list, tuple)) else acc)
         if not is_train:
+            if val_acc is None and VALIDATION_LOG in self._logs:
+                raise ValueError("Recorder(validation=True) needs val_acc, the epoch's validation accuracy")
             self._end_epoch(top1, val_acc)
             return
         self.loss.update(float(loss), batch_size)
@@ -249,14 +252,18 @@ class Recorder:
     def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):
         """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.
 
-        adjust_type: a number n, a drop after every n-th epoch; "adaptive", a drop after 3 epochs without a new lowest
-        training loss, and `stop` below 1e-6. meta_optimizer: gamma drops together with alpha.
+        adjust_type: as Schedule.adjust: a number n, a drop after every n-th epoch; "60,120", a drop after each of these;
+        "cosine", which needs the recorder's `epochs`; "adaptive", a drop after 3 epochs without a new lowest training loss, and
+        `stop` below 1e-6. meta_optimizer: gamma follows alpha. Raises ValueError for another one.
         """
         if adjust_type == ADAPTIVE:
             self._watch_loss(self.loss.avg)
             factor = DROP**self._drops
         else:
-            factor = Schedule(int(adjust_type)).factor(epoch + 1, per_epoch=1)
+            schedule = Schedule(int(adjust_type) if str(adjust_type).isdecimal() else adjust_type)
+            if adjust_type == COSINE and self.epochs is None:
+                raise ValueError(f"the schedule {COSINE} needs the number of epochs: Recorder(..., epochs=...)")
+            factor = schedule.factor(epoch + 1, per_epoch=1, **({"epochs": self.epochs} if self.epochs else {}))
         scale_rates((optimizer, meta_optimizer), factor)
         self.stop = adjust_type == ADAPTIVE and max(group["lr"] for group in optimizer.param_groups) < LOWEST_LR
 

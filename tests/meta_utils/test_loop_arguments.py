@@ -31,6 +31,10 @@ class NoCall(Estimator):
     pass
 
 
+class NoMetaNetwork(nn.Linear):
+    pass
+
+
 class NoCalibration:
     bits = 1
     preprocess, quantize = BWN.preprocess, BWN.quantize
@@ -46,7 +50,9 @@ class NoCalibration:
         ((BWN(),), {"estimator": EDE}, "EDE is a class"),
         ((BWN(),), {"estimator": EDE()}, "how many iterations"),
         ((BWN(),), {"estimator": NoCall()}, "NoCall does not define __call__"),
+        ((BWN(), *learned(NoMetaNetwork(1, 1))), {}, "NoMetaNetwork is not a MetaNetwork"),
         ((BWN(),), {"clip": 0.0}, "clip must be above 0"),
+        ((BWN(),), {"clip": True}, "clip must be above 0, not True"),
         ((BWN(),), {"freeze_phi_after": 1}, "no phi to freeze"),
         ((BWN(), *learned()), {"freeze_phi_after": -1}, "freeze_phi_after must be a whole number of at least 0, not -1"),
         ((BWN(), *learned()), {"freeze_phi_after": True}, "freeze_phi_after must be a whole number of at least 0, not True"),

@@ -251,3 +251,15 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
     assert result.code == 2
     assert f"{base} exists already: --overwrite" in result.err
     assert call_main(*pretrain("killed", "--overwrite")).code == 0
+
+
+def test_a_session_begins_without_what_the_one_before_recorded_of_its_end(half, command, call_main):
+    run = half("R")
+    record = json.loads((run / "run.json").read_text())
+    assert "stopped after 5 iterations" in record["error"]
+    ends = {"ended": "2026", "ended_early": "alpha fell", "eager_because": "capture failed"}
+    (run / "run.json").write_text(json.dumps(record | ends))
+    assert call_main(*command("R", "--checkpoint-every", "1it", "--stop-after", "7")).code == 0
+    record = json.loads((run / "run.json").read_text())
+    assert not ends.keys() & record.keys()
+    assert "stopped after 7 iterations" in record["error"]

@@ -173,7 +173,7 @@ def test_the_report_tells_phis_apart_by_what_they_are(donor, call_main, tmp_path
     assert sorted([trial.number for trial in group.trials] for group in groups) == [[1], [2, 3], [4]]
     assert left_out == []
     by_trials = {tuple(trial.number for trial in group.trials): group for group in groups}
-    assert "phi on" in by_trials[2, 3].label
+    assert "phi of another run" in by_trials[2, 3].label
     assert "phi" not in by_trials[1,].label
     assert by_trials[2, 3].label != by_trials[4,].label
     assert differing_settings(by_trials[2, 3], by_trials[1,]) == []  # they define the method

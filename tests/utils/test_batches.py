@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from utils.batches import ImageSet, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
+from utils.batches import ImageSet, Loader, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
 from utils.choices import DATASETS, LOADERS
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput
@@ -144,7 +144,7 @@ def test_an_epoch_without_a_batch_is_refused():
 
 
 def test_only_the_resident_loader_can_be_captured():
-    assert (ResidentLoader.capturable, TorchvisionLoader.capturable) == (True, False)
+    assert [one.capturable for one in (ResidentLoader, TorchvisionLoader, Loader)] == [True, False, False]
 
 
 @pytest.mark.parametrize("kind", LOADERS)

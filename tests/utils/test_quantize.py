@@ -138,7 +138,9 @@ def test_the_clipped_ste():
     torch.testing.assert_close(ste_gradient(dorefa, W, g_W_hat), dorefa.calibration(W) * g_W_hat)
 
 
-@pytest.mark.parametrize(("name", "bits"), [("dorefa", 0), ("dorefa", 9), ("dorefa", 1.5), ("BWN", 2), ("BWN-F", 3), ("TWN", 1)])
+@pytest.mark.parametrize(
+    ("name", "bits"), [("dorefa", 0), ("dorefa", 9), ("dorefa", 1.5), ("dorefa", True), ("BWN", 2), ("BWN-F", 3), ("TWN", 1)]
+)
 def test_impossible_quantizers_are_refused(name, bits):
     with pytest.raises(ValueError, match=name if name == "TWN" else str(bits)):
         get_quantizer(name, bits)

@@ -79,6 +79,26 @@ def test_step_schedule(tmp_path):
         assert gamma.param_groups[0]["lr"] == pytest.approx(0.5e-4)
 
 
+def test_the_other_schedules(tmp_path):
+    alpha = optimizer()
+    with Recorder(tmp_path, epochs=4) as recorder:
+        for adjust, factors in (("2,3", [1, 0.1, 0.01]), ("30", [1, 1, 1]), ("cosine", [0.853553, 0.5, 0.146447])):
+            for epoch, factor in enumerate(factors):
+                recorder.adjust_lr(alpha, adjust, epoch)
+                assert alpha.param_groups[0]["lr"] == pytest.approx(1e-3 * factor, rel=1e-5)
+        for adjust in ("3,2", "linear", 0):
+            with pytest.raises(ValueError, match="no schedule of the learning rate"):
+                recorder.adjust_lr(alpha, adjust, 0)
+    with Recorder(tmp_path) as recorder, pytest.raises(ValueError, match="needs the number of epochs"):
+        recorder.adjust_lr(alpha, "cosine", 0)
+
+
+def test_a_validation_accuracy_that_is_missing_is_named_before_a_row_is_written(tmp_path):
+    with Recorder(tmp_path, validation=True) as recorder, pytest.raises(ValueError, match="needs val_acc"):
+        recorder.update(loss=None, acc=70.0, batch_size=0, is_train=False)
+    assert (tmp_path / "test-acc.txt").read_text() == ""
+
+
 def test_adaptive_schedule(tmp_path):
     """A drop after 3 epochs without a new lowest training loss."""
     losses = [3, 2, 2.5, 2, 1.9, 2, 2, 2, 2, 2, 2, 1]

@@ -85,4 +85,6 @@ def _setting_in_words(name: str, value: Any) -> str:
         return ""
     if name in BY_FILE and value != "off":
         return FROM_SCRATCH if value == "none" else f"from {value}"
+    if name == "phi" and value is True:
+        return "phi of another run"
     return f"{name} {'on' if value is True else in_words(value)}"

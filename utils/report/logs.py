@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import BadInput
+from utils.files.untrusted import MIB, read_limited, reason
 
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
 ROW = re.compile(rb"\d{1,12}, *" + NUMBER)
 VALUE = re.compile(NUMBER)
+LOG_LIMIT = 64 * MIB  # 3 million rows
 ITERATION, EPOCH = 0, 1  # the count of the first row
 SHOWN = 40  # characters of a bad row in a message
 
@@ -19,12 +21,13 @@ def read_log(path: Path, first: int, rows: int | None = None, percent: bool = Fa
 
     rows: reads so many rows at most; what follows them is ignored. percent: the values must lie within 0 and 100. counted: if
     False, every row may also be a value alone, as in published folders. Raises BadInput, naming file and row, for a row of
-    another form, another count, a value that is not finite or not within 0 and 100, and a last row without a newline.
+    another form, another count, a value that is not finite or not within 0 and 100, and a last row without a newline; and for a
+    file of more than 64 MiB.
     """
     try:
-        data = path.read_bytes() if path.is_file() else b""
+        data = read_limited(path, LOG_LIMIT) if path.is_file() else b""
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{path} cannot be read: {reason(error)}") from None
     *lines, cut_off = data.split(b"\n")
     if rows is not None and len(lines) >= rows:
         lines, cut_off = lines[:rows], b""

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.choices import RESIDENT
 from utils.files.text import counted
 from utils.report.labels import labels
 from utils.report.layers import LayerTable
 from utils.report.statistics import Statistics, statistics
-from utils.run.identity import CONTENTS, PHI, switched_on
+from utils.run.identity import BASE_MODEL, CONTENTS, PHI, switched_on
 from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
@@ -161,9 +162,14 @@ def group_trials(
     for trial in trials:
         for name in CONTENTS:
             digests[trial.cell, name].add(trial.settings.get(name))
+    file_names: dict[Any, str] = {}  # one name for a base model, whatever its copies are called
     for trial in trials:
         several = [name for name in CONTENTS if len(digests[trial.cell, name] - {None}) > 1]
-        by_cell[trial.cell][_key_with_contents(trial, several)].append(trial)
+        compared = json.loads(trial.grouping_key) | {name: trial.settings.get(name, "not recorded") for name in several}
+        if BASE_MODEL in trial.settings and "pretrained" in compared:
+            name = compared["pretrained"]
+            compared["pretrained"] = file_names.setdefault((trial.cell, trial.settings[BASE_MODEL]), name)
+        by_cell[trial.cell][json.dumps(compared, sort_keys=True)].append(trial)
     groups, left_out = [], []
     for cell, by_key in by_cell.items():
         usual = usual_settings(cell) or {}
@@ -176,12 +182,6 @@ def group_trials(
     return groups, left_out
 
 
-def _key_with_contents(trial: Trial, names: Iterable[str]) -> str:
-    """The grouping key with the digests by which a cell's trials are told apart."""
-    digests = {name: trial.settings.get(name, "not recorded") for name in names}
-    return json.dumps({**json.loads(trial.grouping_key), **digests}, sort_keys=True)
-
-
 def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], list[LeftOut]]:
     """Of trials with equal settings: those that are averaged, by number, and the others with the reason.
 
@@ -190,7 +190,8 @@ def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], l
     epochs = usual if members[0].settings.get("epochs", usual) == usual else None
     unique, left_out = {}, []
     for trial in sorted(members, key=lambda trial: (trial.state != "done", trial.epochs != epochs, -trial.epochs)):
-        first = unique.setdefault((trial.number, trial.settings.get("seed")), trial)
+        draws = trial.number, trial.settings.get("seed"), trial.settings.get("loader", RESIDENT)
+        first = unique.setdefault(draws, trial)
         if first is not trial:
             left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is counted", repeated=True))
     lengths = Counter(trial.epochs for trial in unique.values() if trial.state == "done")

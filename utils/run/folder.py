@@ -32,6 +32,7 @@ from utils.run.state import load_state, restore
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
+OF_A_SESSION = ("error", "ended", "ended_early", "eager_because")  # fields of run.json that the next session begins without
 OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
 
 
@@ -91,7 +92,8 @@ class Run:
                 print(f"note: {self.path} was on {printable(record['device'])} before; now {session['device']}", file=sys.stderr)
             self._began, self._seconds_before = time.monotonic(), record.get("seconds", 0.0)
             self._memory_before = record.get("peak_memory", {})
-            self.record = {**record, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
+            before = {name: value for name, value in record.items() if name not in OF_A_SESSION}
+            self.record = {**before, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
             self.record["sessions"] = [*record.get("sessions", []), session]
             self.write()
         except BaseException as error:

@@ -22,6 +22,7 @@ from utils.choices import (
     OPTIMIZEES,
     PRECISIONS,
     QUANTIZERS,
+    RESIDENT,
     STARTS,
     TF32,
     UPDATE_ORDERS,
@@ -113,7 +114,7 @@ class Settings(Options):
         may_differ=True,
         cuda_only=True,
     )
-    loader: str = setting("resident", "the whole set on the device, or torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS)))
+    loader: str = setting(RESIDENT, "the whole set on the device, or torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS)))
     workers: int = setting(
         0, "processes of the torchvision loader; any number gives the same batches", kind=Whole(0, 256), may_differ=True
     )

@@ -16,6 +16,7 @@ from run_folders import DIGITS, make_run, make_trial, settings_of
 from utils.errors import BadInput
 from utils.report import csv_files
 from utils.report.csv_files import read_csv, write_csv
+from utils.report.logs import ITERATION, read_log
 from utils.report.page import page
 from utils.report.reading import find_trials
 from utils.report.report import make_report
@@ -105,6 +106,17 @@ def test_a_csv_file_that_decompresses_to_too_much_is_refused_before_it_has(tmp_p
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 << 20
+
+
+def test_a_log_of_any_size_is_refused_without_being_read(tmp_path):
+    with open(tmp_path / "loss.txt", "wb") as file:
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match=r"loss\.txt cannot be read: it is larger than 64 MiB"):
+        read_log(tmp_path / "loss.txt", ITERATION)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 256 << 20
 
 
 @pytest.mark.parametrize("change", [("model", "\ufeffmodel"), (",", ";"), (",", "\t")])

@@ -230,6 +230,29 @@ def test_base_models_tell_trials_apart_where_several_are_known():
     }
 
 
+def test_a_base_model_is_known_by_its_digest_and_not_by_its_name():
+    def trial(number, name, digest):
+        base = {"pretrained": f"/home/{number}/{name}.pth"} | ({"base_model": digest} if digest else {})
+        return make_trial([1, 2, 3], number=number, settings=settings_of(CELL, number, 3) | base)
+
+    def numbers(*trials):
+        return [[trial.number for trial in group.trials] for group in group_trials(trials, lambda cell: None)[0]]
+
+    assert numbers(trial(1, "released", "a"), trial(2, "renamed", "a")) == [[1, 2]]
+    assert numbers(trial(1, "released", "a"), trial(2, "renamed", "b")) == [[1], [2]]
+    assert numbers(trial(1, "released", None), trial(2, "renamed", None)) == [[1], [2]]  # earlier records have no digest
+
+
+def test_trials_of_two_loaders_have_other_draws_and_both_count():
+    trials = [
+        make_trial([1, 2, 3], source=str(k), settings=settings_of(CELL, 1, 3, **loader))
+        for k, loader in enumerate(({"loader": "torchvision"}, {"loader": "resident"}, {}))  # an earlier record has none
+    ]
+    (group,), left_out = groups_of(*trials)
+    assert [str(trial.source) for trial in group.trials] == ["0", "1"]
+    assert left_out == [(1, "the same trial as 1, which is counted")]
+
+
 def test_data_and_programs_tell_trials_apart_by_content_and_not_by_path():
     def trial(number, **changes):
         settings = settings_of(CELL, number, 3) | changes
