@@ -21,16 +21,15 @@ import pandas as pd
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.convergence import net, trials_below  # noqa: E402
+from figs.convergence import trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
 from utils.files.text import counted  # noqa: E402
-from utils.recorder import SCALE  # noqa: E402
+from utils.recorder import GAIN  # noqa: E402
 from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
 from utils.report.csv_files import read_csv, read_frame, write_csv  # noqa: E402
-from utils.report.formatting import number  # noqa: E402
+from utils.report.formatting import number, with_settings  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
 from utils.report.sweeps import sweeps  # noqa: E402
-from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Group, Trial, group_trials  # noqa: E402
 from utils.report.validation import AT_BEST, at_best, validation_numbers  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
@@ -101,9 +100,9 @@ def gain_of(run: Path) -> Gain | None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload() if run.is_dir() else None
-    if events is None or SCALE not in events.Tags()["scalars"]:
+    if events is None or GAIN not in events.Tags()["scalars"]:
         return None
-    values = [event.value for event in events.Scalars(SCALE)]
+    values = [event.value for event in events.Scalars(GAIN)]
     return Gain(values[0], values[-1])
 
 
@@ -129,7 +128,7 @@ def caption(trials: Sequence[Trial]) -> str:
     counts = sorted({len(group.trials) for group in groups_of(trials)})
     n = f"n = {counted(counts[0], 'trial')}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} trials"
     return (
-        f"{_values(trials, lambda trial: net(trial.cell))}; {_values(trials, lambda trial: trial.epochs)} epochs, "
+        f"{_values(trials, lambda trial: trial.cell.net)}; {_values(trials, lambda trial: trial.epochs)} epochs, "
         f"{_values(trials, lambda trial: trial.settings.get('batch_size'))} images per batch, "
         f"{_values(trials, lambda trial: trial.settings.get('validation'))} validation images, "
         f"{_values(trials, precision)}; {n} per cell; {made_by(trials)}."
@@ -160,10 +159,10 @@ def cells_table(trials: Sequence[Trial], gains: Gains) -> str:
     rows = []
     for group in groups_of(trials):
         found = validation_numbers(group.statistics)
-        run = method(group.cell) + (f" ({group.label})" if group.label else "")
+        run = with_settings(group.cell.method, group.label)
         alpha, best_val = group.trials[0].settings["init_lr"], number(found.get("best_val", float("nan")), 2)
         gain = ", ".join(str(gains[key]) for trial in group.trials if (key := _gain_key(trial)) in gains)
-        rows.append((net(group.cell), run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found), gain))
+        rows.append((group.cell.net, run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found), gain))
     return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST, "M's gain"), *rows)
 
 

@@ -24,7 +24,6 @@ from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: 
 from utils.report.published import logged, printed  # noqa: E402
 from utils.report.reading import find_trials  # noqa: E402
 from utils.report.statistics import statistics  # noqa: E402
-from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Group, Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
 from utils.tabular import markdown_table  # noqa: E402
@@ -81,7 +80,7 @@ def accuracy_table(trials: Sequence[Trial]) -> str:
         for side in (logged().get(cell, ()), ours):
             found = statistics(side) if side else None
             values.append(f"{mean_variance(found.mean, found.variance)}, n = {found.n}" if found else "none")
-        rows.append((net(cell), method(cell), paper, *values))
+        rows.append((cell.net, cell.method, paper, *values))
     return markdown_table(("net", "method", "paper", "logs", "ours (n)"), *rows)
 
 
@@ -90,17 +89,13 @@ def coverage(trials: Sequence[Trial]) -> str:
     finished = {trial.cell for trial in trials if is_whole(trial)} & printed().keys()
     begun = [trial for trial in trials if trial.cell in printed().keys() - finished]
     absent = len(printed()) - len(finished | {trial.cell for trial in begun})
-    listed = ", ".join(f"{trial.cell.model} {method(trial.cell)} ({trial.epochs} epochs)" for trial in begun)
+    listed = ", ".join(f"{trial.cell.model} {trial.cell.method} ({trial.epochs} epochs)" for trial in begun)
     verb = "has" if len(finished) == 1 else "have"
     all_cells = f"the {len(printed())} cells of the paper's Tables 1 and 2"
     sentences = [f"{len(finished)} of {all_cells} {verb} been run to {EPOCHS} epochs."]
     sentences += [f"Unfinished: {listed}."] if begun else []
     sentences += [f"No run of the other {absent} cells has been finished."] if absent else []
     return " ".join(sentences)
-
-
-def net(cell: Cell) -> str:
-    return f"{cell.model} {cell.dataset}"
 
 
 def epochs_table(trials: Sequence[Trial]) -> str:
@@ -115,7 +110,7 @@ def epochs_table(trials: Sequence[Trial]) -> str:
                 published = [getattr(one, name)[start:stop].mean() for one in logged().get(trial.cell, ())]
                 ours = [getattr(trial, name)[start:stop].mean()]
                 columns += [range_text(published, digits), starred(ours, published, digits)]
-            run = (net(trial.cell), method(trial.cell), str(trial.number), progress(trial), f"{start + 1} - {stop}")
+            run = (trial.cell.net, trial.cell.method, str(trial.number), progress(trial), f"{start + 1} - {stop}")
             rows.append((*run, *columns))
     return markdown_table(head, *rows)
 
@@ -127,7 +122,7 @@ def spread() -> str:
     losses = [trial.train_loss[:BLOCK].mean() for trial in trials]
     middle, last = ([trial.test_acc[start : start + BLOCK].mean() for trial in trials] for start in (50, 90))
     return (
-        f"the {len(trials)} published trials of {cell.model}'s {method(cell)} have mean training losses of "
+        f"the {len(trials)} published trials of {cell.model}'s {cell.method} have mean training losses of "
         f"{range_text(losses, 3)} in epochs 1 - {BLOCK}, and mean test accuracies of {range_text(middle, 2)} in epochs 51 - 60 "
         f"and {range_text(last, 2)} in the last ten"
     )
@@ -163,7 +158,7 @@ def main() -> None:
     print(f"{accuracy_table(trials)}\n\n{coverage(trials)}\n\n{epochs_table(trials)}\n\nFor comparison: {spread()}.")
     for trial in (trial for trial in trials if trial.epochs >= 30):
         found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
-        print(f"Highest training loss of epochs 10 to 30, {method(trial.cell)}, logs and ours: {', '.join(found)}")
+        print(f"Highest training loss of epochs 10 to 30, {trial.cell.method}, logs and ours: {', '.join(found)}")
     draw(trials, FOLDER / "convergence")
 
 

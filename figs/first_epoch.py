@@ -23,13 +23,12 @@ from matplotlib.figure import Figure
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.convergence import in_order, net, trials_below  # noqa: E402
+from figs.convergence import in_order, trials_below  # noqa: E402
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
 from utils.report.csv_files import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
 from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.report.published import logged  # noqa: E402
-from utils.report.tables import method  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
 from utils.run.record import read_record  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
@@ -133,7 +132,7 @@ def iterations_table() -> str:
             band = bands.get((cell, n), ())
             reached = [run.loss[n - 1] for run in runs if len(run.loss) >= n]
             columns += [range_text(band, 2), starred(reached, band, 2)]
-        rows.append((net(cell), method(cell), *columns))
+        rows.append((cell.net, cell.method, *columns))
     return markdown_table(head, *rows)
 
 
@@ -146,7 +145,7 @@ def epochs_table() -> str:
         for name, _, digits in CURVES:
             band = _first(logs, name)
             columns += [range_text(band, digits), starred(_first(ours, name), band, digits)]
-        rows.append((net(cell), method(cell), *columns, f"{len(logs)}, {len(ours)}"))
+        rows.append((cell.net, cell.method, *columns, f"{len(logs)}, {len(ours)}"))
     return markdown_table(("net", "method", *heads, "n: logs, ours"), *rows)
 
 
@@ -156,7 +155,7 @@ def last_batch_table() -> str:
     for cell, with_last in _by_cell(in_order(read_csv(ALL_BATCHES))).items():
         band = _first(logged().get(cell, ()))
         ours = [starred(_first(side), band, TEST_DIGITS) for side in (without[cell], with_last)]
-        rows.append((net(cell), method(cell), range_text(band, TEST_DIGITS), *ours))
+        rows.append((cell.net, cell.method, range_text(band, TEST_DIGITS), *ours))
     return markdown_table(("net", "method", "logs", "ours, 390 batches", "ours, 391 batches"), *rows)
 
 

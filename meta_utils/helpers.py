@@ -64,9 +64,9 @@ def update_parameters(net: nn.Module, lr: Rates) -> None:
 
 
 class GradientComparison(NamedTuple):
-    """scale: M's s where M is a scalar, else |g_W_tilde| / |g_W_hat|; cosine: between M's g_W and STE's, all layers as one."""
+    """gain: M's s where M is a scalar, else |g_W_tilde| / |g_W_hat|; cosine: between M's g_W and STE's, all layers as one."""
 
-    scale: float
+    gain: float
     cosine: float
 
 
@@ -86,7 +86,7 @@ def compare_with_ste(
     """What M would make of the last iteration's g_W_hat beside what STE would; changes nothing."""
     layout, W, g_W_hat = net.meta.layout, net.meta.weights(), net.meta.get("g_W_hat")
     g_W_tilde, g_W = learned_gradient(meta_net, net, quantizer, meta_hidden_state_dict)
-    s = meta_net.scale()
-    scale = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
+    s = meta_net.gain()
+    gain = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
     cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)
-    return GradientComparison(scale.item(), cosine.item())
+    return GradientComparison(gain.item(), cosine.item())

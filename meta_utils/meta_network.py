@@ -38,7 +38,7 @@ def _require_positive(**sizes: int) -> None:
 
 
 class MetaNetwork(nn.Module):
-    """The interface of an M: the call above, and its scale for the log.
+    """The interface of an M: the call above, and its gain for the log.
 
     product_dtype: in which an M with products large enough to matter, LSTMFC, multiplies; None: in its inputs' dtype.
     """
@@ -49,10 +49,10 @@ class MetaNetwork(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def state_shapes(self, coordinates: int) -> dict[str, tuple[int, ...]] | None:
-        """Name -> shape of what M remembers of N coordinates, once it does; None: not known, a checkpoint's is not compared."""
+        """Name -> shape of M's state for N coordinates, once there is one; None: unknown, a checkpoint's state is not checked."""
         return None
 
-    def scale(self) -> Tensor | None:
+    def gain(self) -> Tensor | None:
         """The scalar s where M is multiplication by one, else None."""
         return None
 
@@ -95,13 +95,13 @@ class CoordinateFC(nn.Module):
         reached = [(signs == s).sum() if self.use_nonlinear == "relu" else hidden for s in signs]
         last.copy_((signs / torch.tensor(reached))[None])
 
-    def scale(self) -> Tensor | None:
+    def gain(self) -> Tensor | None:
         """f(1), the product of the matrices, all there is without a nonlinearity (None with one); keeps the graph to phi."""
         return None if self.use_nonlinear else self._layer_by_layer(self._one())[0]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.use_nonlinear is None:
-            return self.scale() * x
+            return self.gain() * x
         if self.use_nonlinear == "relu":
             up, down = self._layer_by_layer(torch.cat([self._one(), -self._one()]))
             return up * x.clamp(min=0) - down * x.clamp(max=0)
@@ -131,8 +131,8 @@ class MetaFC(MetaNetwork):
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
         return self.fc(g_W_hat), {}
 
-    def scale(self) -> Tensor | None:
-        return self.fc.scale()
+    def gain(self) -> Tensor | None:
+        return self.fc.gain()
 
 
 class MetaDesignedMultiFC(MetaNetwork):
@@ -147,11 +147,11 @@ class MetaDesignedMultiFC(MetaNetwork):
         self.fc = CoordinateFC(hidden_size, num_layers, use_nonlinear, init)
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
-        s = self.scale()
+        s = self.gain()
         return g_W_hat * self.fc(W_tilde) if s is None else s * (g_W_hat * W_tilde), {}
 
-    def scale(self) -> Tensor | None:
-        return self.fc.scale()
+    def gain(self) -> Tensor | None:
+        return self.fc.gain()
 
 
 class MetaLSTMFC(MetaNetwork):

@@ -44,7 +44,8 @@ class TrainingLoop:
     after_step: called with the loop after every update of the parameters. On CUDA they are captured with the iteration, and must
     not wait for the device.
     quantized_forward: False: training computes with W itself, and the quantizer is for evaluations (ProxQuant).
-    freeze_phi_after: iterations after which phi stays as it is (0: from the start) while M goes on to refine; None: never.
+    freeze_phi_after: iterations after which phi is no longer trained (0: from the start), while M still computes g_W_tilde; None:
+    phi is always trained.
     Raises ValueError for what does not go together, as the functions of loop_arguments.py say, and for an estimator that the
     quantizer does not take.
     """

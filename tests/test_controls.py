@@ -123,9 +123,9 @@ def test_ms_gain_is_read_from_the_events(tmp_path):
         for k, name in enumerate("ab", 1)
     ]
     with Recorder(tmp_path / "events") as recorder:
-        for scale in (0.25, 7.0, 12345.0):
+        for gain in (0.25, 7.0, 12345.0):
             recorder.update(loss=1.0, acc=50.0, batch_size=1)
-            recorder.record_gradient(scale=scale, cosine=1.0, meta_lr=1e-3)
+            recorder.record_gradient(gain=gain, cosine=1.0, meta_lr=1e-3)
     for events in (tmp_path / "events").glob("events.*"):
         events.rename(finished[0] / events.name)
     assert controls.gain_of(finished[0]) == (0.25, 12345.0)

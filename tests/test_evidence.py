@@ -115,7 +115,7 @@ def test_the_pages_show_what_was_run():
     assert first_epoch.last_batch_table() in first
     assert first_epoch.last_batch_difference() in first
     _, loss, train_acc, test_acc = re.findall(r"the farthest by ([\d.]+) %", first_epoch.summary())
-    assert f"exceed it by at most {loss} % and {train_acc} % of the value, test accuracy by at most {test_acc} % |" in readme
+    assert f"lie at most {loss} % and {train_acc} % outside it, test accuracy at most {test_acc} % |" in readme
     assert f"ours lie within {loss} and {train_acc} % of their range" in first.replace("\n  ", " ")
     assert convergence.epochs_table(runs) in whole
     assert convergence.coverage(runs) in whole.replace("\n", " ")

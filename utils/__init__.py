@@ -1,4 +1,4 @@
-"""Quantizers, data, logs and helpers by the notebook's names; in the rooms below: run, tables, report, benchmark, cli."""
+"""Quantizers, data, logs and helpers under the notebook's names. Subpackages: files, run, tables, report, benchmark, cli."""
 
 import os
 from pathlib import Path

@@ -23,7 +23,7 @@ PATIENCE = 3
 LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 LARGEST_BIN = 1e20  # of TensorBoard's histograms
 SUMMARY_EVERY = 50
-SCALE = "meta/scale"  # TensorBoard's tag of M's gain
+GAIN = "meta/scale"  # TensorBoard's tag of M's gain
 REDRAW_SECONDS, PLAIN_LINE_SECONDS = 0.1, 10.0  # on a terminal, elsewhere
 
 
@@ -172,9 +172,9 @@ class Recorder:
         if (self.iteration - 1) % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
 
-    def record_gradient(self, scale: float, cosine: float, meta_lr: float) -> None:
-        """A learned gradient's scale, its cosine with STE's, and gamma: TensorBoard only."""
-        self._summarise({SCALE: scale, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
+    def record_gradient(self, gain: float, cosine: float, meta_lr: float) -> None:
+        """A learned gradient's gain, its cosine with STE's, and gamma: TensorBoard only."""
+        self._summarise({GAIN: gain, "meta/cosine with STE": cosine, "lr/gamma": meta_lr})
 
     def record_layers(self, rows: Sequence[LayerRow], W_tilde: Mapping[str, np.ndarray], levels: dict[str, Tensor]) -> None:
         """Records an epoch's rows of layers.csv, before its test accuracy; in TensorBoard means over groups of layers.

@@ -19,10 +19,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from utils.report.csv_files import read_frame  # noqa: E402
+from utils.report.errata import errata_markdown  # noqa: E402
 from utils.report.formatting import mean_variance, write_records  # noqa: E402
 from utils.report.published import ERRATA_KINDS, Erratum, logged, logged_statistics, printed  # noqa: E402
 from utils.report.statistics import Statistics, statistics  # noqa: E402
-from utils.report.tables import errata_markdown  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
 

@@ -100,7 +100,7 @@ def gradients(layer, loop, method, quantizer, here):
     """g_W of the method and of STE."""
     W, g, W_tilde = (x.detach().numpy() for x in (layer.weight, layer.quantized_grads, layer.pre_quantized_weight))
     calibration = (1 - np.tanh(W) ** 2) / np.abs(np.tanh(W)).max() if quantizer == "dorefa" else 1.0
-    s = loop.meta_net.scale().item() if loop.learned else None
+    s = loop.meta_net.gain().item() if loop.learned else None
     of_method = {
         "STE": lambda: g * here.ste,
         "ApproxSign": lambda: g * here.ste * np.maximum(0, 2 - 2 * np.abs(here.x)),

@@ -193,13 +193,13 @@ def test_a_gradient_that_does_not_exist_yet_is_named(tiny_net):
 def test_comparison_with_ste(tiny_net, batches):
     after_one_iteration(tiny_net, batches(1)[0])
     same = compare_with_ste(MetaFC(init="identity").double(), tiny_net, DoReFa(1), {})
-    assert same.scale == pytest.approx(1, rel=1e-6)
+    assert same.gain == pytest.approx(1, rel=1e-6)
     assert same.cosine == pytest.approx(1)
     meta_net = MetaFC().double()
     with torch.no_grad():
-        meta_net.fc.maps[1].weight *= -3 / meta_net.scale()
+        meta_net.fc.maps[1].weight *= -3 / meta_net.gain()
     opposite = compare_with_ste(meta_net, tiny_net, DoReFa(1), {})
-    assert opposite.scale == pytest.approx(-3)
+    assert opposite.gain == pytest.approx(-3)
     assert opposite.cosine == pytest.approx(-1)
     tanh = MetaFC(use_nonlinear="tanh").double()
     got = compare_with_ste(tanh, tiny_net, get_quantizer("BWN"), {})
@@ -207,6 +207,6 @@ def test_comparison_with_ste(tiny_net, batches):
     g_W_hat = torch.cat([layer.quantized_grads.flatten() for layer in layers])
     g_W = tanh(g_W_hat, g_W_hat)[0]
     ste = torch.cat([ste_gradient(get_quantizer("BWN"), layer.weight, layer.quantized_grads).flatten() for layer in layers])
-    assert got.scale == pytest.approx((g_W.norm() / g_W_hat.norm()).item())
+    assert got.gain == pytest.approx((g_W.norm() / g_W_hat.norm()).item())
     assert got.cosine == pytest.approx((g_W @ ste / g_W.norm() / ste.norm()).item())
     assert not math.isclose(abs(got.cosine), 1)

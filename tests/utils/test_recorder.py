@@ -115,7 +115,7 @@ def test_adaptive_schedule(tmp_path):
 def test_tensorboard(tmp_path):
     with Recorder(tmp_path) as recorder:
         recorder.update(loss=2.0, acc=50.0, batch_size=1, cur_lr=0.1)
-        recorder.record_gradient(scale=0.7, cosine=-0.2, meta_lr=1e-3)
+        recorder.record_gradient(gain=0.7, cosine=-0.2, meta_lr=1e-3)
         recorder.update(loss=None, acc=70.0, batch_size=0, is_train=False)
     events = EventAccumulator(str(tmp_path)).Reload()
     values = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}

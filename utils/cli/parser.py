@@ -170,7 +170,7 @@ def _benchmark(parser: Parser) -> None:
 
 
 def _tables(parser: Parser) -> None:
-    parser.add_argument("action", choices=["run", "status"], help="run what is not done yet; or say how far it is")
+    parser.add_argument("action", choices=["run", "status"], help="run what is not done yet, or show how far each cell is")
     add_settings(parser, Selection)
     add_settings(parser, EngineOptions)
 

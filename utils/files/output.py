@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, narrow or gone do not stop a command."""
+"""Keeps a command running when standard output or error is closed, cannot encode a character, or loses its reader."""
 
 import os
 import sys

@@ -9,12 +9,12 @@ from typing import Any
 
 from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL, STE
 from utils.files.text import counted
-from utils.report.formatting import Field, Record, Table, measured, number
-from utils.report.tables import method, settings_anchor
-from utils.report.trials import FULL_PRECISION, Group
+from utils.report.anchors import settings_anchor
+from utils.report.formatting import Field, Record, Table, cell_of, measured, net_of, number, with_settings
+from utils.report.trials import Group
 from utils.report.validation import at_best, validation_numbers
 from utils.report.verdicts import differing_settings, welch_test
-from utils.tables.cells import Cell
+from utils.tables.cells import FULL_PRECISION
 
 TITLE = "Does the learned gradient help?"
 STEPS = {  # the settings that say how W steps: STE's best is looked for over all of them
@@ -80,12 +80,12 @@ def against_ste_table(groups: Sequence[Group]) -> Table:
         TITLE,
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
-            "learned": lambda r: method(_cell(r)) + (f" ({r['settings']})" if r["settings"] else ""),
+            "net": net_of,
+            "learned": lambda r: with_settings(cell_of(r).method, r["settings"]),
             "alpha": lambda r: r["alpha"],
-            "n": lambda r: Field(str(r["n"]), target=settings_anchor(_cell(r))),
+            "n": lambda r: Field(str(r["n"]), target=settings_anchor(cell_of(r))),
             "learned, test": at_best,
-            "best STE": lambda r: f"{r['ste_optimizer']} ({r['ste_settings']})" if r.get("ste_settings") else r["ste_optimizer"],
+            "best STE": lambda r: with_settings(r["ste_optimizer"], r.get("ste_settings", "")),
             "of": lambda r: str(r["ste_cells"]),
             "STE's alpha": lambda r: r.get("ste_alpha", ""),
             "STE's n": lambda r: str(r.get("ste_n", "")),
@@ -113,10 +113,6 @@ def _record(group: Group, candidates: Sequence[Group]) -> dict[str, Any]:
 def _alpha(group: Group) -> str:
     alpha = group.trials[0].settings.get("init_lr")
     return f"{alpha:g}" if isinstance(alpha, (int, float)) else ""
-
-
-def _cell(record: Record) -> Cell:
-    return Cell(*(record[name] for name in Cell._fields))
 
 
 def _difference(record: Record) -> str:

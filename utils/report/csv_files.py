@@ -14,10 +14,11 @@ import pandas as pd
 
 from utils.errors import BadInput, first_line
 from utils.files import strict_json
+from utils.files.checks import MAX_NAME, is_name
 from utils.files.text import printable, shown
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.report.trials import Trial
-from utils.run.fields import MAX_NAME, check_settings, is_name
+from utils.run.fields import check_settings
 from utils.run.settings import with_precision
 from utils.tables.cells import Cell
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from utils.report.anchors import picture_anchor
 from utils.report.formatting import Table
 from utils.tabular import markdown_table, markdown_text
 
@@ -27,11 +28,6 @@ class Picture:
     def anchor(self) -> str:
         """The id of its element on the page."""
         return picture_anchor(self.key or self.name)
-
-
-def picture_anchor(key: str) -> str:
-    """The id that a picture has on the page."""
-    return f"picture-{key}"
 
 
 @dataclass(frozen=True)

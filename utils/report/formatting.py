@@ -10,6 +10,7 @@ import pandas as pd
 
 from utils.files.text import printable
 from utils.report.statistics import NOT_FINITE
+from utils.tables.cells import Cell
 
 Record = Mapping[str, Any]
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # a spreadsheet's formula begins so; also in full width
@@ -89,6 +90,21 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def cell_of(record: Record) -> Cell:
+    """The cell whose fields a record has."""
+    return Cell(*(record[name] for name in Cell._fields))
+
+
+def net_of(record: Record) -> str:
+    """Net and data set of a record with a cell's fields."""
+    return cell_of(record).net
+
+
+def with_settings(name: str, settings: str) -> str:
+    """A name with the settings that set it apart, in brackets where there are any."""
+    return f"{name} ({settings})" if settings else name
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -9,16 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from utils.files.text import counted
+from utils.report.anchors import LEFT_OUT, block_key, net_key
 from utils.report.document import Picture
+from utils.report.formatting import with_settings
 from utils.report.published import Printed, printed
 from utils.report.statistics import LAST
-from utils.report.tables import LEFT_OUT, block_key, method, net_key
 from utils.report.trials import Group, LeftOut, Trial
 from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
@@ -32,6 +34,7 @@ CURVES_NOTE = (
     "dotted mean shows the published logs."
 )
 
+METHOD = attrgetter("method")  # a cell's, as a line's name
 MOST_MAPS = 8
 MOST_LINES = 10  # of a picture
 MOST_DRAWN = 60  # cells of a net
@@ -67,10 +70,10 @@ def curves(published: Published, others: Sequence[Group], left_out: Sequence[Lef
         found.append(Picture(block_key(cell), caption, partial(_curves, " ".join(block), *_of_block(published, *block))))
     for part in _parts(others, "curves"):
         caption = f"{part.title}: training loss and test accuracy of runs that the paper's tables do not have{part.remark}."
-        found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=method), part.key))
+        found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=METHOD), part.key))
     for part in _parts(_each_alone(left for left in left_out if left.trial.epochs), LEFT_OUT):
         caption = f"{part.title}: training loss and test accuracy of the runs that are in no mean, each by itself{part.remark}."
-        found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=method), part.key))
+        found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=METHOD), part.key))
     return found
 
 
@@ -86,7 +89,7 @@ def flips(published: Published, others: Sequence[Group], left_out: Sequence[Left
     for part in [*_parts(more, "flips"), *_parts(alone, f"flips_{LEFT_OUT}")]:
         whose = " of the runs that are in no mean" if part.name.startswith(f"flips_{LEFT_OUT}") else ""
         caption = f"{part.title}: {_shown_of_layers(part.groups)}{whose}{part.remark}."
-        found.append(Picture(part.name, caption, partial(_flips, part.title, part.groups, method), part.key))
+        found.append(Picture(part.name, caption, partial(_flips, part.title, part.groups, METHOD), part.key))
     return found + _maps([*known, *more, *alone])
 
 
@@ -97,7 +100,7 @@ def _maps(groups: Sequence[Group]) -> list[Picture]:
     found = []
     for number, group in enumerate([group for group in flipping if group in most], start=1):
         trial = group.trials[0]
-        title = f"{_full_name(trial.cell)}{f' ({group.label})' if group.label else ''}, trial {trial.number}"
+        title = f"{with_settings(_full_name(trial.cell), group.label)}, trial {trial.number}"
         caption = f"{title}: weights of each layer that flipped in each epoch, in percent."
         found.append(Picture(f"flip_map_{number}", caption, partial(_flip_map, title, trial)))
     without = [
@@ -206,4 +209,4 @@ def _of_block(published: Published, *block: str) -> tuple[list[Group], list[Cell
 
 
 def _full_name(cell: Cell) -> str:
-    return f"{cell.model} {cell.dataset} {method(cell)}"
+    return f"{cell.net} {cell.method}"

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import BadInput, first_line
+from utils.files.checks import is_name
 from utils.files.text import counted, shown
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.layers_csv import LayerRow
 from utils.report.logs import NUMBER
-from utils.run.fields import is_name
 
 LIMIT = 16 * MIB  # of the file; 112 layers in 200 epochs take 2
 LONGEST_NAME = 1000  # characters of a layer's

@@ -18,11 +18,11 @@ from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
 from utils.report.layers import read_layers
 from utils.report.logs import EPOCH, ITERATION, read_log
-from utils.report.trials import FULL_PRECISION, Trial
+from utils.report.trials import Trial
 from utils.run.identity import Identity
 from utils.run.paths import TORCHVISION_LABEL, dataset_label, model_of
 from utils.run.record import LONGEST_ERROR, read_record
-from utils.tables.cells import Cell
+from utils.tables.cells import FULL_PRECISION, Cell
 
 
 def _any_of(names: Iterable[str]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from utils.files.text import counted
+from utils.report.anchors import settings_anchor
 from utils.report.document import Fold, Section
 from utils.report.formatting import number
-from utils.report.tables import method, settings_anchor
 from utils.report.trials import LeftOut, Trial
 
 NOTE = "Every run with a record, by net and method: where it is, what made it, and each setting that is not off."
@@ -25,7 +25,7 @@ def settings_section(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Se
             cells[trial.cell].append(Fold(_title(trial), _values(trial, why.get(id(trial), ""))))
     folds = [
         Fold(
-            f"{cell.model} {cell.dataset} {method(cell)}: {counted(len(runs), 'run')}",
+            f"{cell.net} {cell.method}: {counted(len(runs), 'run')}",
             folds=runs,
             anchor=settings_anchor(cell),
         )

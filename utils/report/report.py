@@ -13,6 +13,7 @@ from utils.files.text import counted
 from utils.report.against_ste import against_ste_table, learned_groups
 from utils.report.csv_files import write_csv
 from utils.report.document import Section, markdown
+from utils.report.errata import errata_section
 from utils.report.formatting import Table
 from utils.report.gallery import CURVES_NOTE, FLIPS_NOTE, curves, flips, overviews
 from utils.report.published import FOLDER as PUBLISHED
@@ -24,7 +25,6 @@ from utils.report.tables import (
     FAIRNESS_NOTE,
     claims_table,
     details,
-    errata_section,
     fairness_table,
     paper_table,
     runs_table,

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.report.formatting import Record, Table, number
-from utils.report.tables import method
+from utils.report.formatting import Record, Table, cell_of, net_of, number, with_settings
 from utils.report.trials import IGNORED_IN_GROUPING, Group
 from utils.report.validation import AT_BEST, at_best, validation_numbers
-from utils.tables.cells import Cell
 from utils.tables.grid import sweep_of
 
 BEST = "best"
@@ -31,8 +29,8 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
         "Sweeps",
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
-            "run": lambda r: method(Cell(*(r[name] for name in Cell._fields))) + (f" ({r['spec']})" if r["spec"] else ""),
+            "net": net_of,
+            "run": lambda r: with_settings(cell_of(r).method, r["spec"]),
             "epochs": lambda r: str(r["epochs"]),
             "value": lambda r: r["value"],
             "n": lambda r: str(r["n"]),

@@ -1,28 +1,24 @@
-"""The report's tables: paper, logs and ours; details; runs one by one; claims; fairness; errata."""
+"""The report's tables: paper, logs and ours; details; runs one by one; claims; fairness."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from utils.report.document import Section, markdown, picture_anchor
-from utils.report.formatting import Field, Record, Table, mean_variance, measured, number
+from utils.report.anchors import LEFT_OUT, block_key, curves_key, net_key, picture_anchor, settings_anchor
+from utils.report.formatting import Field, Record, Table, cell_of, mean_variance, measured, net_of, number, with_settings
 from utils.report.published import (
-    ERRATA_KINDS,
     SOURCE,
-    Erratum,
     Printed,
     is_published,
     logged,
     logged_statistics,
-    printed,
     printed_best,
     published_settings,
 )
 from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_validation
-from utils.report.trials import FULL_PRECISION, Group, LeftOut, Trial
+from utils.report.trials import Group, LeftOut, Trial
 from utils.report.validation import AT_BEST, at_best, validation_numbers, with_note
 from utils.report.verdicts import STANDARD_ERRORS, Paired, compare, differing_settings, paired, welch
 from utils.tables.cells import Cell
@@ -44,43 +40,10 @@ CLAIMS_NOTE = (
     "difference is shown; not finite: an accuracy is not."
 )
 MOST_NAMED = 8  # methods without a baseline, in the note
-LEFT_OUT = "left_out"  # the pictures of the runs that are in no mean
-WITH_VALUES = ("mean", "label", "page")  # kinds of errata with a printed and a logged value
 FAIRNESS_NOTE = (
     "The settings in which the runs of a method and of the baseline that it is compared with differ, apart from those that "
     "define the method."
 )
-
-
-def method(cell: Cell) -> str:
-    """A run in few words: quantizer, optimizer and gradient through the quantizer; or "full precision"."""
-    return FULL_PRECISION if cell.backward == FULL_PRECISION else f"{cell.quantizer} {cell.optimizer} {cell.backward}"
-
-
-def curves_key(cell: Cell, epochs: int) -> str:
-    """The key of the picture with the curves of a cell's runs of so many epochs: those that stand beside printed numbers share
-    their block's, the others of a net share theirs.
-    """
-    return block_key(cell) if is_published(cell, epochs) else net_key("curves", cell)
-
-
-def block_key(cell: Cell) -> str:
-    """The key of the picture with the curves of a published cell's net, data set, quantizer and optimizer."""
-    return f"curves_{'_'.join(cell.block)}"
-
-
-def net_key(kind: str, cell: Cell) -> str:
-    """The key of the first picture of a kind with runs of a cell's net and data set."""
-    return f"{kind}-{_digest(cell[:2])}"
-
-
-def settings_anchor(cell: Cell) -> str:
-    """The id of the page's fold with the settings of a cell's runs."""
-    return f"settings-{_digest(cell)}"
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256(repr(tuple(names)).encode()).hexdigest()[:12]
 
 
 def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, Sequence[Group]]) -> Table:
@@ -94,17 +57,17 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             settings = {"settings": group.label if group else ""}
             paper = {"paper_mean": value.mean, "paper_variance": value.variance}
             numbers = {**paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison}
-            records.append({**_cell(cell), **settings, **numbers, **validation_numbers(own)})
+            records.append({**cell._asdict(), **settings, **numbers, **validation_numbers(own)})
     return Table(
         f"table{table}",
         f"Table {table} ({SOURCE})",
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
-            "method": lambda r: _method_and_settings(r, block_key(_cell_of(r))),
+            "net": net_of,
+            "method": lambda r: _method_and_settings(r, block_key(cell_of(r))),
             "paper": lambda r: mean_variance(r["paper_mean"], r["paper_variance"]),
             "logs": lambda r: _mean_variance_n(r, "logs"),
-            "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(_cell_of(r))),
+            "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(cell_of(r))),
             "ours - logs": _difference,
             "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
             f"ours {AT_BEST}": at_best,
@@ -124,7 +87,7 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
         records.append(
             {
-                **_cell(group.cell),
+                **group.cell._asdict(),
                 "settings": group.label,
                 "epochs": group.epochs,
                 **(paper | logs_best if is_published(group.cell, group.epochs) else {}),
@@ -137,9 +100,9 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         title,
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "net": net_of,
             "method": _method_and_settings,
-            "n": lambda r: Field(str(r["n"]), target=settings_anchor(_cell_of(r))),
+            "n": lambda r: Field(str(r["n"]), target=settings_anchor(cell_of(r))),
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "best, paper": lambda r: mean_variance(*_of(r, "paper_best_mean", "paper_best_variance")),
             "best, logs": lambda r: mean_variance(*_of(r, "logs_best_mean", "logs_best_variance")),
@@ -160,39 +123,24 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
     labels |= {id(trial): group.label for group in groups for trial in group.trials}
     repeated = {left.reason for left in left_out if left.repeated}
     in_tables = {id(trial) for group in groups if is_published(group.cell, group.epochs) for trial in group.trials}
-    records = []
+    records = [
+        _run_record(trial, labels.get(id(trial), ""), why.get(id(trial), "")) for trial in trials if id(trial) not in in_tables
+    ]
 
     def curves_of(record: Record) -> str:
         counted = record["left_out"] in ("", *repeated)
-        cell = _cell_of(record)
+        cell = cell_of(record)
         key = curves_key(cell, record["epochs"]) if counted else net_key(LEFT_OUT, cell)
         return picture_anchor(key) if record["epochs"] else ""
 
-    for trial in trials:
-        if id(trial) in in_tables:
-            continue
-        acc, last = trial.test_acc, trial.test_acc[-LAST:]
-        with np.errstate(invalid="ignore", over="ignore"):
-            numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
-        if trial.epochs and len(trial.val_acc):
-            numbers["at_best_val"] = at_best_validation(trial)
-        seconds = float(np.median(trial.seconds)) if len(trial.seconds) else np.nan
-        run = {
-            "settings": labels.get(id(trial), ""),
-            "trial": trial.number,
-            "epochs": trial.epochs,
-            "state": trial.state_in_words,
-        }
-        run["source"] = str(trial.source)
-        records.append({**_cell(trial.cell), **run, **numbers, "seconds": seconds, "left_out": why.get(id(trial), "")})
     return Table(
         "other_runs",
         "Other runs, and runs in no mean",
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "net": net_of,
             "run": lambda r: _method_and_settings(r)._replace(target=curves_of(r)),
-            "trial": lambda r: Field(str(r["trial"]), target=settings_anchor(_cell_of(r))),
+            "trial": lambda r: Field(str(r["trial"]), target=settings_anchor(cell_of(r))),
             "epochs": lambda r: str(r["epochs"]),
             "test accuracy": lambda r: _measured(r, "final"),
             "best": lambda r: _measured(r, "best"),
@@ -205,12 +153,32 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
     )
 
 
+def _run_record(trial: Trial, label: str, why: str) -> Record:
+    """A run's record. label: its settings in words; why: the reason for which it is in no mean, or ""."""
+    acc, last = trial.test_acc, trial.test_acc[-LAST:]
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = {"final": acc[-1], "best": acc.max(), "mean": last.mean(), "variance": last.var()} if trial.epochs else {}
+    if trial.epochs and len(trial.val_acc):
+        numbers["at_best_val"] = at_best_validation(trial)
+    return {
+        **trial.cell._asdict(),
+        "settings": label,
+        "trial": trial.number,
+        "epochs": trial.epochs,
+        "state": trial.state_in_words,
+        "source": str(trial.source),
+        **numbers,
+        "seconds": float(np.median(trial.seconds)) if len(trial.seconds) else np.nan,
+        "left_out": why,
+    }
+
+
 def claims_table(groups: Sequence[Group]) -> Table:
     """Each method against its comparable baselines: in our runs, and in the logs. The note names the methods without any."""
     records, compared = [], paired(groups, published_settings)
     for group, other in compared.pairs:
         record = {
-            **_cell(group.cell),
+            **group.cell._asdict(),
             "settings": group.label,
             "epochs": group.epochs,
             "baseline": other.cell.backward,
@@ -228,9 +196,9 @@ def claims_table(groups: Sequence[Group]) -> Table:
         "Method minus baseline",
         records,
         {
-            "net": lambda r: f"{r['model']} {r['dataset']}",
+            "net": net_of,
             "method": _method_and_settings,
-            "baseline": lambda r: r["baseline"] + (f" ({r['baseline_settings']})" if r["baseline_settings"] else ""),
+            "baseline": lambda r: with_settings(r["baseline"], r["baseline_settings"]),
             "n": lambda r: f"{r['n']}, {r['baseline_n']}",
             "ours": lambda r: Field(_test(r, "ours"), verdict=r["ours_verdict"]),
             "logs": lambda r: Field(_test(r, "logs"), verdict=r.get("logs_verdict", "")),
@@ -258,56 +226,6 @@ def fairness_table(groups: Sequence[Group]) -> Table:
     return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
 
 
-def errata_section(errata: Sequence[Erratum]) -> Section:
-    """What the kinds of errata mean, then the errata."""
-    names = ("kind", "where", "finding", "printed", "logs")
-    records = [dict(zip(names, row, strict=True)) for row in errata_rows(errata)]
-    table = Table("errata", "Errata of the published tables", records, {name: lambda r, name=name: r[name] for name in names})
-    return Section(table.name, table.title, items=[f"{kind}: {words}" for kind, words in ERRATA_KINDS.items()], table=table)
-
-
-def errata_markdown(errata: Sequence[Erratum]) -> str:
-    """The same as Markdown."""
-    return markdown([errata_section(errata)])
-
-
-def errata_rows(errata: Sequence[Erratum]) -> list[tuple[str, ...]]:
-    """Rows (kind, cells, finding, printed, logs).
-
-    A misprinted value has a row of its own. The other errata of one net with the same finding share a row without values.
-    """
-    shared: dict[tuple[str, str, str], list[Erratum]] = {}
-    for erratum in errata:
-        where = str(erratum.cell) if erratum.kind in WITH_VALUES else erratum.model
-        shared.setdefault((erratum.kind, where, erratum.finding), []).append(erratum)
-    rows = []
-    for (kind, where, finding), members in shared.items():
-        first = members[0]
-        if kind in WITH_VALUES:
-            values = (first.printed_mean, first.printed_variance), (first.logs_mean, first.logs_variance)
-            rows.append((kind, where, finding, *(mean_variance(*value) for value in values)))
-        else:
-            rows.append((kind, _cells_in_words([erratum.cell for erratum in members]), finding, "", ""))
-    return rows
-
-
-def _cells_in_words(cells: Sequence[Cell]) -> str:
-    """Cells of one net, which is named once; a part that is "all" is left out."""
-    net, *others = (" ".join(part for part in parts if part != "all") for parts in (cells[0][:2], *(cell[2:] for cell in cells)))
-    listed = ", ".join(words or "all" for words in others)
-    if len(cells) == sum(cell[:2] == cells[0][:2] for cell in printed()):
-        listed = f"all {len(cells)} cells"
-    return f"{net}: {listed}" if net else listed
-
-
-def _cell(cell: Cell) -> dict[str, Any]:
-    return cell._asdict()
-
-
-def _cell_of(record: Record) -> Cell:
-    return Cell(*(record[name] for name in Cell._fields))
-
-
 def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
     values = {name: getattr(found, name) for name in ("n", "mean", "variance", "deviation")} if found else {"n": 0}
     return {f"{side}_{name}": value for name, value in values.items()}
@@ -315,8 +233,8 @@ def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
 
 def _method_and_settings(record: Record, key: str = "") -> Field:
     """key: of the picture with the curves; "": by the record's number of epochs."""
-    cell, settings = _cell_of(record), f" ({record['settings']})" if record["settings"] else ""
-    return Field(method(cell) + settings, target=picture_anchor(key or curves_key(cell, record["epochs"])))
+    cell = cell_of(record)
+    return Field(with_settings(cell.method, record["settings"]), target=picture_anchor(key or curves_key(cell, record["epochs"])))
 
 
 def _of(record: Record, *names: str) -> list[float]:

@@ -19,7 +19,6 @@ from utils.run.paths import dataset_label
 from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
-FULL_PRECISION = "full precision"  # the backward of a run without a quantizer
 UNFINISHED = "unfinished"  # what the report calls a run that its record calls running: it may have been interrupted
 IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "deterministic", "loader"}
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from utils.choices import ESTIMATORS, PROXIMAL, STE
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
-from utils.report.trials import FULL_PRECISION, Group, Trial
+from utils.report.trials import Group, Trial
 from utils.run.identity import BASE_MODEL, CONTENTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
-from utils.tables.cells import Cell
+from utils.tables.cells import FULL_PRECISION, Cell
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2

@@ -27,9 +27,9 @@ from utils.run.weights import checked_weights, load_weights, state_dict_in, with
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
-    """As check_record, of the run that is to make the target; writes a target that is gone again from a finished run.
+    """Checks the run that makes `target`, as check_record does. If it is done and `target` is missing, writes `target` again.
 
-    Raises BadInput where the target is there and is another run's.
+    Raises BadInput where `target` exists and is another run's.
     """
     is_there = look_at(target, "--results-root") is not None
     if is_there and look_at(path, "--results-root") is None:

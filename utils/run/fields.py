@@ -5,92 +5,56 @@ field that is not listed is used by nobody.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from utils.files.text import MAX_TEXT, is_number, is_scalar, is_text, shown
+from utils.files.checks import (
+    ANY_TEXT,
+    FINITE,
+    NAME,
+    NUMBER,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    VALUE,
+    WHOLE,
+    Check,
+    each,
+    is_name,
+    is_whole,
+    list_of,
+    object_of,
+    or_none,
+)
+from utils.files.text import is_scalar, shown
 from utils.run.kinds import Kind, NetName, OneOf, OneOfOrNone, Whole
 from utils.run.options import settings_of
 from utils.run.settings import PretrainSettings, TrainSettings
 
-MAX_NAME = 100  # characters
 MAX_DEPTH = 20  # of lists and objects within one another; the records that are written have 5
 MAY_BE_NAN = "result"  # records of earlier commits have a test loss there that is not finite
-
-
-class Check(NamedTuple):
-    """What a field accepts, in words, and whether a value is that."""
-
-    accepts: str
-    holds: Callable[[Any], bool]
-
-
-def is_name(value: Any, longest: int = MAX_NAME) -> bool:
-    """Whether a value can be the name of a net, method or state: so many printable characters, at least one."""
-    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
-
-
-def _is_whole(value: Any, low: int = 0) -> bool:
-    return type(value) is int and low <= value < 1 << 63
-
-
-NAME = Check(f"a name of at most {MAX_NAME} printable characters", is_name)
-TEXT = Check(f"a text of at most {MAX_TEXT} characters", is_text)
-ERROR = Check("a text", lambda value: isinstance(value, str))
-NUMBER = Check("a finite number", is_number)
-WHOLE = Check("a whole number of at least 0", _is_whole)
-COUNT = Check("a whole number of at least 1", lambda value: _is_whole(value, 1))
-SWITCH = Check("true or false", lambda value: isinstance(value, bool))
-VALUE = Check(
-    "a text, a number, true or false, or a list of them", lambda v: all(map(is_scalar, v if isinstance(v, list) else [v]))
-)
-REAL = Check("a number", lambda value: type(value) in (int, float))
-
-
-def or_none(check: Check) -> Check:
-    return Check(f"{check.accepts}, or null", lambda value: value is None or check.holds(value))
-
-
-def list_of(check: Check) -> Check:
-    return Check(f"a list, each of {check.accepts}", lambda value: isinstance(value, list) and all(map(check.holds, value)))
-
-
-def each(check: Check) -> Check:
-    return Check(
-        f"an object, each of {check.accepts}", lambda value: isinstance(value, dict) and all(map(check.holds, value.values()))
-    )
-
-
-def _object(fields: dict[str, Check]) -> Check:
-    def holds(value: Any) -> bool:
-        return isinstance(value, dict) and all(check.holds(value[name]) for name, check in fields.items() if name in value)
-
-    return Check("an object with " + ", ".join(f"{name}: {check.accepts}" for name, check in fields.items()), holds)
-
-
 SESSION = {
     "began": TEXT,
     "device": TEXT,
     "hostname": TEXT,
     "versions": each(TEXT),
-    "git": or_none(_object({"commit": TEXT, "dirty": SWITCH, "untracked": WHOLE})),
+    "git": or_none(object_of({"commit": TEXT, "dirty": SWITCH, "untracked": WHOLE})),
 }
 RECORD = SESSION | {
     "state": NAME,
     "started": TEXT,
     "ended": TEXT,
-    "error": or_none(ERROR),
+    "error": or_none(ANY_TEXT),
     "base_model": or_none(TEXT),
     "replaces": or_none(TEXT),
     "wrote": TEXT,
     "epochs_done": WHOLE,
     "iterations_done": WHOLE,
-    "iterations_per_epoch": COUNT,
-    "seconds": NUMBER,
-    "seconds_per_epoch": list_of(NUMBER),
-    "peak_memory": each(NUMBER),
-    "result": each(REAL),
-    "sessions": list_of(_object(SESSION)),
+    "iterations_per_epoch": POSITIVE,
+    "seconds": FINITE,
+    "seconds_per_epoch": list_of(FINITE),
+    "peak_memory": each(FINITE),
+    "result": each(NUMBER),
+    "sessions": list_of(object_of(SESSION)),
 }
 SETTINGS = settings_of(PretrainSettings) | settings_of(TrainSettings)
 KINDS: dict[str, Kind] = {name: entry.metadata["kind"] for name, entry in SETTINGS.items()}
@@ -128,7 +92,7 @@ def _check_of(setting: str) -> Check:
     if setting == "tf32":  # of earlier runs
         return SWITCH
     if setting == "momentum":  # of pretrain, which has no flag for it
-        return NUMBER
+        return FINITE
     kind = KINDS.get(setting)
     if kind is None:
         return VALUE
@@ -140,7 +104,7 @@ def _check_of_kind(kind: Kind) -> Check:
     if isinstance(kind, (NetName, OneOf, OneOfOrNone)):
         return NAME
     if isinstance(kind, Whole):
-        return Check(kind.accepts, lambda value: _is_whole(value, kind.low) and value <= (kind.high or value))
+        return Check(kind.accepts, lambda value: is_whole(value, kind.low) and value <= (kind.high or value))
     return Check(kind.accepts, lambda value: type(value) in kind.stored and is_scalar(value))
 
 

@@ -1,6 +1,6 @@
-"""What is checked before a checkpoint or a base model is called good: that its numbers are finite, and variances not negative.
+"""Checks that the numbers of a checkpoint or base model are finite, and its variances not negative.
 
-Each look waits for the device: these are made only where it is waited for anyway.
+Each check synchronises with the device, so it is made only where the program synchronises anyway.
 """
 
 from collections.abc import Iterator, Mapping

@@ -4,7 +4,7 @@ import signal
 from types import TracebackType
 
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
-UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)  # nohup has SIGHUP ignored, and means it
+UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)  # such as SIGHUP by nohup: it stays ignored
 STOPPING = (*INTERRUPTING, *UNLESS_IGNORED)
 
 

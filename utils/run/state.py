@@ -1,8 +1,7 @@
 """What a run's checkpoint holds; a checkpoint of another form, from an older version or by another hand, is refused by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,29 +13,13 @@ from meta_utils.training import TrainingLoop
 from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
+from utils.files.checks import ANYTHING, NUMBER, SWITCH, WHOLE, Check, each, list_of
 from utils.run.checkpoint import Checkpoints
 from utils.run.weights import differences
 
 
-@dataclass(frozen=True)
-class Value:
-    """A value in a checkpoint: in words, and what it must meet. may_lack: older checkpoints do not have it."""
-
-    words: str
-    holds: Callable[[Any], bool]
-    may_lack: bool = False
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _by_name(value: Any, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) and holds(entry) for name, entry in value.items())
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(NUMBER.holds, value))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -44,27 +27,24 @@ def _is_tensor(value: Any) -> bool:
 
 
 OF_OPTIMIZER = ["state", "param_groups"]
-COUNT = Value("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
-NUMBER = Value("a number", _is_number)
-NUMBERS = Value("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)))
-SWITCH = Value("true or false", lambda value: isinstance(value, bool))
-TENSORS = Value("tensors by name", lambda value: _by_name(value, _is_tensor))
-BYTES = Value("a tensor of bytes", lambda value: _is_tensor(value) and value.dtype == torch.uint8)
-TUPLE = Value("a tuple", lambda value: isinstance(value, tuple))
-OPTIMIZER = Value("an optimizer's state", lambda value: isinstance(value, dict) and [*value] in ([], OF_OPTIMIZER))
-DIGEST = Value("a digest or nothing", lambda value: value is None or isinstance(value, str), may_lack=True)
-DIGESTS = Value("digests by name", lambda value: _by_name(value, DIGEST.holds), may_lack=True)
-FORMER = Value("anything", lambda value: True, may_lack=True)  # what is no longer read
+NUMBERS = Check("a list of numbers", list_of(NUMBER).holds)
+TENSORS = Check("tensors by name", each(Check("a tensor", _is_tensor)).holds)
+BYTES = Check("a tensor of bytes", lambda value: _is_tensor(value) and value.dtype == torch.uint8)
+TUPLE = Check("a tuple", lambda value: isinstance(value, tuple))
+OPTIMIZER = Check("an optimizer's state", lambda value: isinstance(value, dict) and [*value] in ([], OF_OPTIMIZER))
+DIGEST = Check("a digest or nothing", lambda value: value is None or isinstance(value, str), may_lack=True)
+DIGESTS = Check("digests by name", each(DIGEST).holds, may_lack=True)
+FORMER = ANYTHING._replace(may_lack=True)  # what is no longer read
 
 # A new entry needs may_lack where checkpoints without it can still be resumed.
 FORM = {
-    "settings": Value("settings by name", lambda value: _by_name(value, lambda _: True)),
+    "settings": Check("settings by name", each(ANYTHING).holds),
     "data_digest": DIGEST,
     "base_model": DIGEST,
     "program": DIGEST,
     "phi_digest": DIGEST,
     "loop": {
-        "iteration": COUNT,
+        "iteration": WHOLE,
         "net": TENSORS,
         "gradients": TENSORS,
         "layers": TENSORS,
@@ -74,20 +54,20 @@ FORM = {
         "meta_hidden_state_dict": TENSORS,
     },
     "recorder": {
-        "iteration": COUNT,
+        "iteration": WHOLE,
         "test_acc": NUMBERS,
         "epoch_losses": NUMBERS,
         "seconds_per_epoch": NUMBERS,
         "stop": SWITCH,
-        "_drops": COUNT,
-        "_epochs_without_progress": COUNT,
+        "_drops": WHOLE,
+        "_epochs_without_progress": WHOLE,
         "_lowest_loss": NUMBER,
-        "meters": Value("two pairs of numbers", lambda value: isinstance(value, list) and [*map(_is_pair, value)] == [True] * 2),
+        "meters": Check("two pairs of numbers", lambda value: isinstance(value, list) and [*map(_is_pair, value)] == [True] * 2),
         "elapsed": NUMBER,
-        "val_acc": replace(NUMBERS, may_lack=True),  # with validation images alone
-        "log_sizes": dict.fromkeys(LOGS, COUNT) | dict.fromkeys((VALIDATION_LOG, LAYERS_LOG), replace(COUNT, may_lack=True)),
+        "val_acc": NUMBERS._replace(may_lack=True),  # with validation images alone
+        "log_sizes": dict.fromkeys(LOGS, WHOLE) | dict.fromkeys((VALIDATION_LOG, LAYERS_LOG), WHOLE._replace(may_lack=True)),
         "log_hashes": DIGESTS,
-        "levels": replace(TENSORS, may_lack=True),
+        "levels": TENSORS._replace(may_lack=True),
         "epoch": FORMER,
         "batches": FORMER,
     },
@@ -95,9 +75,9 @@ FORM = {
         "python": TUPLE,
         "numpy": TUPLE,
         "torch": BYTES,
-        "cuda": Value("a tensor of bytes or nothing", lambda value: value is None or BYTES.holds(value)),
+        "cuda": Check("a tensor of bytes or nothing", lambda value: value is None or BYTES.holds(value)),
     },
-    "result": Value("numbers by name", lambda value: _by_name(value, _is_number)),
+    "result": Check("numbers by name", each(NUMBER).holds),
 }
 
 
@@ -125,13 +105,13 @@ def find_problem(state: Any) -> str | None:
     return None
 
 
-def _compare(value: Any, form: Value | Mapping[str, Any], place: str) -> str | None:
+def _compare(value: Any, form: Check | Mapping[str, Any], place: str) -> str | None:
     """place: of the value, with a dot after each name."""
-    if isinstance(form, Value):
-        return None if form.holds(value) else f"{place.rstrip('.')} is not {form.words}"
+    if isinstance(form, Check):
+        return None if form.holds(value) else f"{place.rstrip('.')} is not {form.accepts}"
     if not isinstance(value, dict):
         return f"{place.rstrip('.') or 'it'} does not hold {', '.join(form)}"
-    needed = (name for name, entry in form.items() if not (isinstance(entry, Value) and entry.may_lack))
+    needed = (name for name, entry in form.items() if not (isinstance(entry, Check) and entry.may_lack))
     if missing := [name for name in needed if name not in value]:
         return f"it lacks {place}{missing[0]}"
     if unknown := [name for name in value if name not in form]:
@@ -215,10 +195,10 @@ def _after_a_step(optimizer: Optimizer) -> dict[str, Any]:
 def _alike(value: Any, own: Any) -> bool:
     """Whether a value is of the kind of the optimizer's own: a tensor of its shape, a number, or of its type."""
     if isinstance(own, Tensor):
-        counts = not own.dim() and _is_number(value)
+        counts = not own.dim() and NUMBER.holds(value)
         return counts or (isinstance(value, Tensor) and value.shape == own.shape and value.dtype.is_floating_point)
-    if _is_number(own):
-        return _is_number(value)
+    if NUMBER.holds(own):
+        return NUMBER.holds(value)
     if isinstance(own, (list, tuple)):
         return isinstance(value, (list, tuple)) and len(value) == len(own) and all(map(_alike, value, own))
     return type(value) is type(own)

@@ -8,14 +8,15 @@ from parsed_page import Page
 from run_folders import DIGITS, make_run, make_trial
 
 from utils.choices import methods
+from utils.report.anchors import net_key
 from utils.report.document import Section, markdown
 from utils.report.formatting import Field, Table
 from utils.report.gallery import curves as gallery_curves
 from utils.report.page import TEMPLATE, page
 from utils.report.pictures import ANOTHER, COLOURS, curve_panels, curves, series_of
 from utils.report.report import make_report
-from utils.report.tables import net_key
-from utils.report.trials import FULL_PRECISION, Group
+from utils.report.trials import Group
+from utils.tables.cells import FULL_PRECISION
 from utils.tabular import markdown_table
 
 

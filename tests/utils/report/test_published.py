@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from figs.published.errata import first_epoch_after_drop, logged_source, write
+from utils.report.errata import errata_markdown, errata_rows
 from utils.report.published import (
     ERRATA_KINDS,
     FOLDER,
@@ -18,7 +19,6 @@ from utils.report.published import (
     printed_best,
     published_settings,
 )
-from utils.report.tables import errata_markdown, errata_rows
 from utils.tables.cells import Cell
 
 

@@ -12,9 +12,9 @@ from run_folders import CELL, DIGITS, make_run, make_trial, published_run, rows_
 
 from utils.errors import BadInput
 from utils.report.csv_files import write_csv
+from utils.report.errata import errata_markdown
 from utils.report.published import ERRATA_KINDS, errata, logged, published_settings
 from utils.report.report import Report, make_report
-from utils.report.tables import errata_markdown
 from utils.report.trials import group_trials
 
 LEARNED = DIGITS._replace(backward="MultiFC")

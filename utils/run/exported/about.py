@@ -9,8 +9,8 @@ import numpy as np
 from utils.batches import SIZE
 from utils.choices import MAX_BITS, is_net
 from utils.files import strict_json
+from utils.files.checks import FINITE, NAME, POSITIVE, TEXT, WHOLE, Check, each, list_of, object_of, or_none
 from utils.files.text import is_text, shown
-from utils.run.fields import COUNT, NAME, NUMBER, TEXT, WHOLE, Check, each, list_of, or_none
 from utils.run.identity import NOTHING, Identity, content_digest
 from utils.run.kinds import DataSet
 
@@ -88,13 +88,6 @@ class About:
         return cls(**{name: values[name] for name in FORM}), {name: values[name] for name in more}
 
 
-def _object_of(entries: Mapping[str, Check]) -> Check:
-    def holds(value: Any) -> bool:
-        return isinstance(value, dict) and value.keys() == entries.keys() and all(entries[n].holds(v) for n, v in value.items())
-
-    return Check("an object of " + ", ".join(f"{name}: {check.accepts}" for name, check in entries.items()), holds)
-
-
 def _exactly(value: Any) -> Check:
     return Check(strict_json.dumps(value), lambda other: other == value)
 
@@ -106,11 +99,11 @@ def _is_data_set(value: Any) -> bool:
         return False
 
 
-_CHANNELS = Check("three numbers", lambda value: list_of(NUMBER).holds(value) and len(value) == 3)
+_CHANNELS = Check("three numbers", lambda value: list_of(FINITE).holds(value) and len(value) == 3)
 _PATTERNS = Check("a list of patterns", lambda v: isinstance(v, list) and len(v) <= MOST_PATTERNS and all(map(is_text, v)))
 FORM = {
     "architecture": NAME,
-    "num_classes": COUNT,
+    "num_classes": POSITIVE,
     "keep": _PATTERNS,
     "quantizer": NAME,
     "bits": Check(f"a whole number from 1 to {MAX_BITS}", lambda value: type(value) is int and 1 <= value <= MAX_BITS),
@@ -118,14 +111,14 @@ FORM = {
     "mean": _CHANNELS,
     "std": _CHANNELS,
     "dataset": Check(DataSet().accepts, _is_data_set),
-    "test": _object_of(dict.fromkeys(("top1", "top5", "loss"), NUMBER)),
+    "test": object_of(dict.fromkeys(("top1", "top5", "loss"), FINITE), exact=True),
     "run": TEXT,
     "epochs_done": WHOLE,
     "epochs": WHOLE,
     "contents": each(TEXT),
     "commit": or_none(TEXT),
     "versions": each(TEXT),
-    "format_version": COUNT,
+    "format_version": POSITIVE,
 }
 
 

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from meta_utils.metaquantize import plain_copy
 from utils.errors import BadInput, first_line, shortened
 from utils.files import strict_json
+from utils.files.checks import POSITIVE, Check, each, is_name, list_of
 from utils.files.look import is_file
 from utils.quantize import Quantizer
 from utils.run.exported.about import DIGEST, About, digest_of
 from utils.run.exported.packed import MOST_BITS, Packed, View, code_bytes, pack, unpack
-from utils.run.fields import COUNT, Check, each, is_name, list_of
 from utils.run.finite import fault_of_weights
 
 CODES, LEVELS = ".codes", ".levels"
 LONGEST_NAME = 1000  # characters of a parameter's name
 MOST_AXES = 16
-SIZES = Check("a list of sizes", lambda value: list_of(COUNT).holds(value) and 0 < len(value) <= MOST_AXES)
+SIZES = Check("a list of sizes", lambda value: list_of(POSITIVE).holds(value) and 0 < len(value) <= MOST_AXES)
 LAYER = {
     "shape": SIZES,
     "view": SIZES,
