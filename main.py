@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils import MAIN
-from utils.errors import BadInput, Finished, Interrupted, RunFailed, machine_failure
+from utils.errors import BadInput, BadPart, Finished, Interrupted, RunFailed, machine_failure
 from utils.files.output import discard, prepare_streams
 from utils.files.text import printable
 
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
         return 141
     except Finished as finished:
         print(printable(str(finished)))
-    except (BadInput, RunFailed, Interrupted) as error:
+    except (BadInput, BadPart, RunFailed, Interrupted) as error:
         wrong = "" if isinstance(error, Interrupted) else "error: "
         print(f"{program.name}: {wrong}{printable(str(error))}", file=sys.stderr)
         return error.exit_code

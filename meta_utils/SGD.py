@@ -21,7 +21,7 @@ class SGD(Optimizee):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ):
-        if momentum < 0:
+        if not momentum >= 0:
             raise ValueError(f"momentum must be at least 0, not {momentum}")
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError("Nesterov momentum needs a momentum and zero dampening")

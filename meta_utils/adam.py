@@ -25,10 +25,10 @@ class Adam(Optimizee):
         amsgrad: bool = False,
         bias_corrected_eps: bool = False,
     ):
-        if eps < 0:
+        if not eps >= 0:
             raise ValueError(f"eps must be at least 0, not {eps}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1), not {betas}")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), not {betas}")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
         super().__init__(params, {**defaults, "bias_corrected_eps": bias_corrected_eps})
 
@@ -38,7 +38,7 @@ class Adam(Optimizee):
         for group in self.param_groups:
             shared: dict[tuple, Tensor] = {}
             for p in filter(self.state.get, group["params"]):
-                step = torch.as_tensor(self.state[p]["step"]).to(p)
+                step = torch.as_tensor(self.state[p]["step"]).to(p.device, _count_dtype(p))
                 self.state[p]["step"] = shared.setdefault((step.item(), step.dtype, step.device), step)
 
     def refine(self, group: dict, params: list[Tensor], grads: list[Tensor], states: list[dict]) -> None:
@@ -55,7 +55,7 @@ class Adam(Optimizee):
         for p, state in zip(params, states, strict=True):
             if not state:
                 kind = p.dtype, p.device
-                state["step"] = steps.setdefault(kind, torch.zeros((), dtype=p.dtype, device=p.device))
+                state["step"] = steps.setdefault(kind, torch.zeros((), dtype=_count_dtype(p), device=p.device))
                 for moment in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])):
                     state[moment] = torch.zeros_like(p, memory_format=torch.preserve_format)
         for p in group["params"]:
@@ -80,11 +80,16 @@ class Adam(Optimizee):
             square = largest
         denominator = torch._foreach_sqrt(square)
         if group["bias_corrected_eps"]:
-            torch._foreach_div_(denominator, root_correction.to(step.dtype))
+            torch._foreach_div_(denominator, root_correction.to(params[0].dtype))
             torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_mul_(denominator, mean_correction.to(step.dtype))
+            torch._foreach_mul_(denominator, mean_correction.to(params[0].dtype))
         else:
             torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_mul_(denominator, (mean_correction / root_correction).to(step.dtype))
+            torch._foreach_mul_(denominator, (mean_correction / root_correction).to(params[0].dtype))
         torch._foreach_copy_(grads, mean)
         torch._foreach_div_(grads, denominator)
+
+
+def _count_dtype(p: Tensor) -> torch.dtype:
+    """Of a parameter's step count, which bf16 would stop at 256."""
+    return torch.float64 if p.dtype == torch.float64 else torch.float32

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.profiler import record_function
 
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Rates, apply_gradients
+from utils.errors import BadPart
 from utils.quantize import Quantizer, ste_gradient
 
 
@@ -21,8 +23,8 @@ def meta_gradient_generation(
 
     Returns (meta_grad_dict, hidden). meta_grad_dict: layer name -> (path, g_W_tilde with the shape of W and a graph to phi,
     the layer's bias gradient or None). hidden: M's state for the next call, {} at the start and for a network without one.
-    meta_method: the method's name, as the notebook gives it. Raises ValueError where it does not name meta_net's class, or M
-    returns something else; RuntimeError where a layer has no g_W_hat yet.
+    meta_method: the method's name, as the notebook gives it. Raises ValueError where it does not name meta_net's class,
+    BadPart where M returns something else, RuntimeError where a layer has no g_W_hat yet.
     """
     if meta_method is not None:
         require_method(meta_method, meta_net)
@@ -34,16 +36,16 @@ def meta_gradient_generation(
 
 
 def _checked(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[Tensor, dict]:
-    """What M returned. Raises ValueError where that is not g_W_tilde with the shape of g_W_hat and a state."""
+    """What M returned. Raises BadPart where that is not g_W_tilde with the shape of g_W_hat and a state."""
     name = type(meta_net).__name__
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise ValueError(f"{name} must return g_W_tilde and its state, a dict; it returned {type(returned).__name__}")
+        raise BadPart(f"{name} must return g_W_tilde and its state, a dict; it returned {type(returned).__name__}")
     state = returned[1]
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(h, Tensor) for n, h in state.items()):
-        raise ValueError(f"{name} must return as its state a dict of tensors by name, {{}} for none, not {str(state)[:50]}")
+        raise BadPart(f"{name} must return as its state a dict of tensors by name, {{}} for none, not {str(state)[:50]}")
     if not isinstance(returned[0], Tensor) or returned[0].shape != g_W_hat.shape:
         got = tuple(returned[0].shape) if isinstance(returned[0], Tensor) else type(returned[0]).__name__
-        raise ValueError(f"{name} must return g_W_tilde with the shape of g_W_hat, {tuple(g_W_hat.shape)}, not {got}")
+        raise BadPart(f"{name} must return g_W_tilde with the shape of g_W_hat, {tuple(g_W_hat.shape)}, not {got}")
     return returned
 
 
@@ -74,8 +76,18 @@ class GradientComparison(NamedTuple):
 def learned_gradient(
     meta_net: nn.Module, net: nn.Module, quantizer: Quantizer, meta_hidden_state_dict: dict
 ) -> tuple[Tensor, Tensor]:
-    """g_W_tilde, and g_W = c g_W_tilde, flat (N,), that M would make of the last iteration's g_W_hat; changes nothing."""
-    g_W_tilde, _ = meta_net(net.meta.get("g_W_hat"), net.meta.get("W_tilde"), meta_hidden_state_dict)
+    """g_W_tilde, and g_W = c g_W_tilde, flat (N,), that M would make of the last iteration's g_W_hat; changes nothing.
+
+    M, one of the user's own perhaps, works on copies of its arguments and buffers, and its draws are not drawn. Raises BadPart
+    where it returns something else.
+    """
+    g_W_hat, W_tilde = net.meta.get("g_W_hat").clone(), net.meta.get("W_tilde").clone()
+    state, buffers = (
+        {name: x.clone() for name, x in found} for found in (meta_hidden_state_dict.items(), meta_net.named_buffers())
+    )
+    with torch.random.fork_rng([g_W_hat.device] if g_W_hat.is_cuda else []):
+        returned = functional_call(meta_net, buffers, (g_W_hat, W_tilde, state))
+    g_W_tilde, _ = _checked(meta_net, returned, g_W_hat)
     return g_W_tilde, quantizer.calibration(net.meta.weights(), net.meta.layout) * g_W_tilde
 
 

@@ -59,6 +59,8 @@ def check_gradient(
         raise ValueError("without a learned gradient there is no phi to freeze")
     if isinstance(estimator, type):
         raise ValueError(f"the estimator {estimator.__name__} is a class: {estimator.__name__}() makes one of it")
+    if estimator is not None and not isinstance(estimator, Estimator):
+        raise ValueError(f"{estimator!r} is not an Estimator: derive it from utils.discretize.Estimator")
     if estimator is not None and estimator.scheduled and iterations is None:
         raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.optimizee import Rates, minus, rate_of
+from utils.errors import BadPart
 from utils.layout import Filters, FlatLayout
 from utils.quantize import Quantizer
 
@@ -67,6 +68,18 @@ class MetaLayer:
         return getattr(self.module, self.bias_parameter) if self.bias_parameter else None
 
 
+def require_dtype(layer: MetaLayer, first: MetaLayer) -> None:
+    """Raises ValueError for a weight without a number, of another dtype than float32 and float64, or than the first layer's."""
+    W, other = layer.weight, first.weight
+    if not W.numel():
+        raise ValueError(f"layer {layer.name}: its weight, {tuple(W.shape)}, has no number to quantize")
+    if W.dtype not in (torch.float32, torch.float64):
+        advice = "metaquantize(net, autocast=torch.bfloat16) computes products in bf16"
+        raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, not float32 or float64; {advice}")
+    if W.dtype != other.dtype:
+        raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, and that of {first.name} {other.dtype}")
+
+
 class _Lookahead(torch.autograd.Function):
     """W' = W - alpha (u + stopgrad(r - u)), u = c g_W_tilde, Eqs. (4) and (6), from its value W - alpha r.
 
@@ -88,6 +101,17 @@ class _Lookahead(torch.autograd.Function):
         return g, ctx.times_minus_alpha(g, c) if ctx.needs_input_grad[1] else None, None, None
 
 
+def _checked(quantizer: Quantizer, method: str, returned: Tensor, W: Tensor) -> Tensor:
+    """What a quantizer's method returned. Raises BadPart unless it is a tensor like W, with a graph to W if there is one to W."""
+    name = f"{type(quantizer).__name__}.{method}"
+    if not isinstance(returned, Tensor) or (returned.shape, returned.dtype) != (W.shape, W.dtype):
+        got = f"{tuple(returned.shape)} {returned.dtype}" if isinstance(returned, Tensor) else type(returned).__name__
+        raise BadPart(f"{name} must return a tensor of W's shape and dtype, {tuple(W.shape)} {W.dtype}, not {got}")
+    if W.requires_grad and not returned.requires_grad and torch.is_grad_enabled():
+        raise BadPart(f"{name} returned a tensor without a gradient for W, which would never be trained")
+    return returned
+
+
 class MetaLayers:
     """The quantized weights of a net and what they show between iterations, in `shown`: symbol -> flat vector (N,) over all.
 
@@ -107,16 +131,20 @@ class MetaLayers:
             layer.shown_in = (self, index)
         self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
-        self._made_for: tuple | None = None
+        self._made_for: list[tuple] = []
 
     @property
     def layout(self) -> FlatLayout:
-        """Where each layer's coordinates lie in the flat vector; made anew when the weights' device or memory format changes."""
-        first = self.layers[0].weight
-        strides = [layer.weight.stride() for layer in self.layers]
-        if self._layout is None or self._made_for != (first.device, strides):
+        """Where each layer's coordinates lie in the flat vector; made anew when the weights' device, dtype or strides change.
+
+        Raises ValueError for weights of a dtype that metaquantize does not take.
+        """
+        kinds = [(layer.weight.device, layer.weight.dtype, layer.weight.stride()) for layer in self.layers]
+        if self._layout is None or self._made_for != kinds:
+            for layer in self.layers:
+                require_dtype(layer, self.layers[0])
             weights, filters = zip(*((layer.weight, layer.filters) for layer in self.layers), strict=True)
-            self._layout, self._made_for = FlatLayout(weights, filters), (first.device, strides)
+            self._layout, self._made_for = FlatLayout(weights, filters), kinds
         return self._layout
 
     def require_in_place(self, net: nn.Module) -> None:
@@ -174,7 +202,8 @@ class MetaLayers:
         respect to phi is that of -alpha u; a bias is b - alpha r_b. Without them W' = W. Empty without a quantizer.
         lr: alpha, or each parameter's own.
         training: show W_tilde, W_hat and, from the backward on, g_W_hat; with meta gradients g_W_tilde and calibration.
-        Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient.
+        Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient, and BadPart
+        where the quantizer returns something else than W_tilde and W_hat.
         """
         if quantizer is None:
             if meta_grad_dict:
@@ -190,8 +219,8 @@ class MetaLayers:
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
                     operands |= dict.fromkeys(layer.bias_uses, minus(layer.bias, r, rate_of(lr, layer.bias)))
-        W_tilde = quantizer.preprocess(W, self.layout)
-        W_hat = quantizer.quantize(W_tilde, stored, self.layout)
+        W_tilde = _checked(quantizer, "preprocess", quantizer.preprocess(W, self.layout), W)
+        W_hat = _checked(quantizer, "quantize", quantizer.quantize(W_tilde, stored, self.layout), W)
         if training:
             self._show(W_tilde, W_hat, meta_grads)
         for layer, weight in zip(self.layers, self.layout.split(W_hat), strict=True):

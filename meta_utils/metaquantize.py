@@ -21,7 +21,7 @@ from torch.profiler import record_function
 from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import installed_quantizer, without_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
-from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
+from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers, require_dtype
 from meta_utils.optimizee import Rates
 from utils.errors import shortened
 from utils.layout import Filters
@@ -54,17 +54,21 @@ def metaquantize(
 
     Raises ValueError, naming it, for a pattern that matches no layer, a net without a layer to quantize, a lazily built layer, a
     layer whose weight is not a parameter of its own (weight_norm), a shared weight of which one layer is to be kept and
-    another not, a net that is metaquantized already or has an attribute of one of these names.
+    another not, weights that are not all float32 or all float64, or without a number, a net that is metaquantized already or has
+    an attribute of one of these names.
     """
     if isinstance(keep, str):
         raise ValueError(f"keep takes a list of patterns, not the text {keep!r}")
     keep = tuple(keep)
     for name, module in net.named_modules():
-        if isinstance(getattr(module.__dict__.get("forward"), "__self__", None), QuantizedForward):
+        shows = isinstance(module, _Showing)  # a layer of a net that is
+        if shows or isinstance(getattr(module.__dict__.get("forward"), "__self__", None), QuantizedForward):
             raise ValueError(f"{name or 'the net'} is metaquantized already")
     if taken := [name for name in OWN if hasattr(net, name)]:
         raise ValueError(f"the net has an attribute {taken[0]} of its own")
     layers = _quantized_layers(net, keep)
+    for layer in layers:
+        require_dtype(layer, layers[0])
     net.meta = MetaLayers(layers)
     net.layer_name_list = [(layer.name, layer.path) for layer in layers]
     for layer in layers:

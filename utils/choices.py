@@ -12,6 +12,8 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+from utils.errors import shortened
+
 STARTS = ("random", "identity")  # of a meta network's parameters phi
 NONLINEARITIES = ("relu", "tanh")  # between a meta network's linear layers; None: nothing between them
 LSTM_STATES = ("carry", "reset")  # LSTMFC's (h, c) from iteration to iteration
@@ -20,6 +22,7 @@ PRECISIONS = FLOAT32, TF32, BF16 = ("float32", "tf32", "bf16")  # of products an
 MAX_BITS = 8  # per weight
 STE = "STE"
 RESIDENT = "resident"  # the loader that is the default
+NAME = re.compile(r"[^/. -][^/]{0,99}")  # of what a program of one's own registers
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision.models
 
 
@@ -40,7 +43,17 @@ class TrainedPlace(Place):
 
 
 class Registry(dict[str, Any]):
-    """Name -> a class or function, or the Place of one."""
+    """Name -> a class or function, or the Place of one. The name stands in the run's record and in its folder's name.
+
+    Raises ValueError, when one is registered, for a name that is not text, is empty or longer than 100 characters, begins with
+    '.', '-' or a space, or has a '/' or a character that cannot be printed.
+    """
+
+    def __setitem__(self, name: str, entry: Any) -> None:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or not name.isprintable():
+            accepted = "1 to 100 printable characters without '/', the first of them no '.', '-' or space"
+            raise ValueError(f"a registered name must be {accepted}, not {shortened(repr(name))}")
+        super().__setitem__(name, entry)
 
     def load(self, name: str) -> Any:
         """The class or function of a name. Raises KeyError for an unknown name."""

@@ -110,8 +110,7 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
 def hold_out(image_set: ImageSet, number: int, seed: int) -> tuple[Tensor, Tensor]:
     """The indices of the images to train on, and of `number` images to validate on, both ascending.
 
-    Each class has its share in both; the images depend on `seed` alone. Raises BadInput where one side would have fewer images
-    than there are classes, or a class has a single image.
+    Each class has its share in both; the images depend on `seed` alone. Raises BadInput where a side would lack a class.
     """
     from sklearn.model_selection import train_test_split
 
@@ -124,6 +123,11 @@ def hold_out(image_set: ImageSet, number: int, seed: int) -> tuple[Tensor, Tenso
     random = np.random.RandomState(np.random.MT19937(seed))
     parts = train_test_split(np.arange(total), test_size=number, random_state=random, stratify=image_set.targets.numpy())
     chosen, held_out = (torch.from_numpy(np.sort(part)) for part in parts)
+    for part, name in ((chosen, "training images that are left"), (held_out, "validation images")):
+        counts = torch.bincount(image_set.targets[part], minlength=classes)
+        if not counts.all():
+            missing = int(counts.argmin())
+            raise BadInput(f"--validation {number}: the {name} would lack class {missing}, which is too rare for this number")
     return chosen, held_out
 
 

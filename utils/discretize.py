@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.errors import BadPart
 from utils.layout import ONE_TENSOR, Layout, nonzero
 
 
@@ -50,11 +51,11 @@ class STE(Estimator):
 
 
 def estimated(estimator: Estimator, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor | None) -> Tensor:
-    """An estimator's g_x. Raises ValueError where that is no tensor of x's shape."""
+    """An estimator's g_x. Raises BadPart where that is no tensor of x's shape."""
     g_x = estimator(g_q, x, q, progress)
     if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
         got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
-        raise ValueError(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+        raise BadPart(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
     return g_x
 
 

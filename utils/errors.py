@@ -10,6 +10,12 @@ class BadInput(Exception):
     exit_code = 2
 
 
+class BadPart(ValueError):
+    """Raised where a quantizer, estimator or meta network returns what it must not; printed as one line, exit code 1."""
+
+    exit_code = 1
+
+
 class InUse(BadInput):
     """Raised where another process works on the run's folder; printed as one line, exit code 75 (EX_TEMPFAIL: try later)."""
 

@@ -40,8 +40,8 @@ class OneTensor:
     count = 1  # weights
 
     def largest(self, x: Tensor) -> Tensor:
-        """The largest |x|, (1,)."""
-        return _abs_max(x).view(1)
+        """The largest |x|, a scalar."""
+        return _abs_max(x)
 
     def abs_max(self, x: Tensor) -> Tensor:
         """The largest |x|, a scalar; 1 where it is zero to working precision."""
@@ -64,12 +64,12 @@ class OneTensor:
         return nonzero(x.std(correction=0))
 
     def spread(self, values: Tensor) -> Tensor:
-        """A number for the weight, (1,), as it is; keeps the graph."""
-        return values
+        """A number for the weight, (1,) or a scalar, as a scalar; keeps the graph."""
+        return values.reshape(())
 
     def numel(self, x: Tensor) -> Tensor:
-        """The number of coordinates, (1,), in x's dtype."""
-        return x.new_full((1,), x.numel())
+        """The number of coordinates, a scalar, in x's dtype."""
+        return x.new_full((), x.numel())
 
     def parts(self, x: Tensor) -> list[Tensor]:
         """The coordinates of each weight."""
@@ -156,7 +156,9 @@ class FlatLayout:
 
     def abs_mean(self, x: Tensor) -> Tensor:
         """The mean of |x| of each weight, at each of its coordinates (N,)."""
-        return self.spread(self._norms(x, 1) / self._sizes)
+        if x.is_cuda:
+            return self.spread(self._norms(x, 1) / self._sizes)
+        return self.spread(torch.stack([part.abs().mean() for part in self.parts(x)]))  # the CPU's 1-norm adds up one by one
 
     def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
@@ -168,9 +170,7 @@ class FlatLayout:
 
     def deviation(self, x: Tensor) -> Tensor:
         """The standard deviation of x (divided by n) in each weight, 1 where it is zero, at each of its coordinates (N,)."""
-        means = torch.stack([part.mean() for part in self.parts(x)])
-        centred = x - self.spread(means)
-        return self.spread(nonzero((self._norms(centred, 2).square() / self._sizes).sqrt()))
+        return self.spread(nonzero(torch.stack([part.std(correction=0) for part in self.parts(x)])))
 
     def spread(self, values: Tensor) -> Tensor:
         """A number for each weight, (count,), at each of its coordinates (N,); keeps the graph."""

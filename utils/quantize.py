@@ -90,8 +90,7 @@ class DoReFa:
     bits: int = 1
 
     def __post_init__(self):
-        if type(self.bits) is not int or not 1 <= self.bits <= MAX_BITS:
-            raise ValueError(f"dorefa takes 1 to {MAX_BITS} bits, not {self.bits!r}")
+        require_bits("dorefa", self.bits)
 
     def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
         """W_tilde = tanh(W) / (2 max|tanh(W)|) + 1/2, in [0, 1]; the max is a constant for autograd, and 1 where it is zero."""
@@ -122,8 +121,20 @@ class DoReFa:
         return torch.ops.aten.sigmoid_backward(layout.spread(factor), s)
 
 
+class Unprocessed:
+    """What most quantizers have in common: W_tilde = W, and so the calibration is 1."""
+
+    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """W_tilde = W."""
+        return W
+
+    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+        """1."""
+        return torch.ones_like(W)
+
+
 @dataclass(frozen=True)
-class BWN:
+class BWN(Unprocessed):
     """W_tilde = W; W_hat = mean|W_tilde| sign(W_tilde), two values per tensor; any shape. Eq. (2).
 
     >>> BWN().quantize(torch.tensor([-0.5, 1.0]))
@@ -138,10 +149,6 @@ class BWN:
         if self.bits != 1:
             raise ValueError(f"{type(self).__name__} takes 1 bit, not {self.bits!r}")
 
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_tilde = W."""
-        return W
-
     def _scale(self, W_tilde: Tensor, W: Tensor, layout: Layout) -> Tensor:
         return layout.abs_mean(W_tilde)
 
@@ -152,10 +159,6 @@ class BWN:
         values = W_tilde.detach()
         scale = self._scale(values, values if W is None else W.detach(), layout)
         return scale * discretize(W_tilde, sign(values), layout, unit=scale)
-
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """1."""
-        return torch.ones_like(W)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class BWNF(BWN):
 
 
 @dataclass(frozen=True)
-class Ternary:
+class Ternary(Unprocessed):
     """W_tilde = W; W_hat = s q, q = round(W_tilde / s) limited to -1, 0, 1, where s = mean|W_tilde| of the tensor; any shape.
 
     >>> Ternary().quantize(torch.tensor([-0.5, 0.25, 0.75, 1.5]))
@@ -191,10 +194,6 @@ class Ternary:
     def __post_init__(self):
         require_two_bits("ternary", self.bits)
 
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_tilde = W."""
-        return W
-
     def quantize(
         self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
     ) -> Tensor:
@@ -204,9 +203,11 @@ class Ternary:
         q = torch.round(values / nonzero(s)).clamp(-1, 1) + 0.0  # -0 becomes 0
         return discretize(W_tilde, s * q, layout)
 
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """1."""
-        return torch.ones_like(W)
+
+def require_bits(name: str, bits: int) -> None:
+    """Raises ValueError, naming the quantizer, unless bits is a whole number from 1 to 8."""
+    if type(bits) is not int or not 1 <= bits <= MAX_BITS:
+        raise ValueError(f"{name} takes 1 to {MAX_BITS} bits, not {bits!r}")
 
 
 def require_two_bits(name: str, bits: int) -> None:
@@ -272,8 +273,10 @@ class Evaluation(NamedTuple):
 def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: Iterable) -> Evaluation:
     """Runs the net in eval mode with W' = W over batches of (inputs, targets); leaves no trace in the training state.
 
-    Raises ValueError where there are no batches.
+    Raises ValueError where there are no batches, and for a quantizer with a net that is not metaquantized.
     """
+    if quantized_type is not None and not hasattr(net, "meta"):
+        raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
     device = next(net.parameters()).device
     modes = [(module, module.training) for module in net.modules()]  # one may be frozen, in eval mode always
     net.eval()
@@ -281,7 +284,7 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
     try:
         for inputs, targets in batches:
             inputs, targets = inputs.to(device), targets.to(device)
-            outputs = net(inputs, quantized_type=quantized_type)
+            outputs = net(inputs) if quantized_type is None else net(inputs, quantized_type=quantized_type)
             loss = F.cross_entropy(outputs, targets)
             sums += len(targets) * torch.stack([loss, *accuracy(outputs, targets, (1, 5))])
             count += len(targets)

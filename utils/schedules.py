@@ -34,7 +34,7 @@ class Schedule:
         if type(self.warmup) is not int or not 0 <= self.warmup <= MOST_EPOCHS:
             raise ValueError(f"no number of warm-up epochs: {self.warmup!r}")
         if self.warmup and self.follows_loss:
-            raise ValueError(f"--warmup {self.warmup}: --lr-adjust {ADAPTIVE} has no warm-up, the other schedules have")
+            raise ValueError(f"--warmup {self.warmup}: --lr-adjust {ADAPTIVE} cannot have a warm-up")
         if (first := self._first_drop()) and first < self.warmup:
             raise ValueError(f"--warmup {self.warmup}: by --lr-adjust {self.adjust} alpha drops after epoch {first} already")
 

@@ -9,15 +9,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from utils.choices import MAX_BITS
 from utils.discretize import BY_STE, Discretize
 from utils.layout import ONE_TENSOR, Layout, nonzero
-from utils.quantize import require_two_bits, sign
+from utils.quantize import Unprocessed, require_bits, require_two_bits, sign
 
 SMALLEST = 1e-12  # scale that a forward computes with: float32 holds its square and that of its reciprocal
 
 
-class TrainedQuantizer(nn.Module):
+class TrainedQuantizer(Unprocessed, nn.Module):
     """Base class: W_tilde = W, calibration 1, and parameters with one value per quantized weight tensor.
 
     A subclass names its parameters in `names`; they are None until `start` has run. All that a forward depends on must be a
@@ -38,9 +37,16 @@ class TrainedQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, W: Tensor, layout: Layout = ONE_TENSOR) -> None:
-        """Makes the parameters, each (number of weights,), from the stored W: one tensor, or all as one flat vector (N,)."""
-        for name, values in zip(self.names, zip(*map(self.first_values, layout.parts(W)), strict=True), strict=True):
-            setattr(self, name, nn.Parameter(torch.stack(values)))
+        """Makes the parameters, each (number of weights,), from the stored W: one tensor, or all as one flat vector (N,).
+
+        Raises ValueError where `first_values` does not return a number for each name.
+        """
+        found = [self.first_values(part) for part in layout.parts(W)]
+        if wrong := [values for values in found if not isinstance(values, tuple) or len(values) != len(self.names)]:
+            expected = f"a tuple with a number for {', '.join(self.names)}"
+            raise ValueError(f"{type(self).__name__}.first_values must return {expected}, not {wrong[0]}")
+        for name, values in zip(self.names, zip(*found, strict=True), strict=True):
+            setattr(self, name, nn.Parameter(torch.stack([torch.as_tensor(value).to(W).reshape(()) for value in values])))
 
     def scale(self, name: str, layout: Layout, factor: Tensor | None = None) -> Tensor:
         """A parameter's |value|, at least SMALLEST, at each coordinate. factor (number of weights,): multiplies its gradient.
@@ -52,14 +58,6 @@ class TrainedQuantizer(nn.Module):
         if values is None:
             raise RuntimeError(f"{self} has no {name} yet: install_quantizer(net, quantizer) makes it from the net's weights")
         return layout.spread(_Magnitude.apply(values, factor))
-
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_tilde = W."""
-        return W
-
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """1."""
-        return torch.ones_like(W)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
@@ -103,8 +101,7 @@ class LSQ(TrainedQuantizer):
     names = ("s",)
 
     def __init__(self, bits: int = 1):
-        if not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
-            raise ValueError(f"LSQ takes 1 to {MAX_BITS} bits, not {bits!r}")
+        require_bits("LSQ", bits)
         super().__init__(bits)
         self.Q_N = 2 ** (bits - 1)
         self.Q_P = max(self.Q_N - 1, 1)

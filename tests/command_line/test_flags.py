@@ -245,7 +245,7 @@ def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tm
     assert "is done" in again.out
     other = call_main(*command, base_model, "--drop-last", "-bs", 4)
     assert other.code == 2
-    assert "drop_last None there and True here" in other.err
+    assert "drop_last off there and True here" in other.err
 
 
 class Needs(MetaNetwork):

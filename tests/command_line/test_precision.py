@@ -74,7 +74,7 @@ def test_another_precision_is_another_run(trained, call_main, where, tmp_path):
     del record["settings"]["precision"]
     (run / "run.json").write_text(json.dumps(record | {"settings": {**record["settings"], "tf32": True}}))
     again = call_main(*command, "--precision", "tf32", "--device", "cpu")
-    assert (again.code, again.err) == (0, "note: --precision has no effect with tf32 on the CPU, which computes in float32\n")
+    assert (again.code, again.err) == (0, "note: --precision has no effect on the CPU, where tf32 is float32\n")
     assert "is done" in again.out
 
 

@@ -48,6 +48,7 @@ class NoCalibration:
         ((None, *learned()), {}, "takes a quantizer"),
         ((NoCalibration(), *learned()), {}, "the calibration of the quantizer"),
         ((BWN(),), {"estimator": EDE}, "EDE is a class"),
+        ((BWN(),), {"estimator": "EDE"}, "'EDE' is not an Estimator"),
         ((BWN(),), {"estimator": EDE()}, "how many iterations"),
         ((BWN(),), {"estimator": NoCall()}, "NoCall does not define __call__"),
         ((BWN(), *learned(NoMetaNetwork(1, 1))), {}, "NoMetaNetwork is not a MetaNetwork"),

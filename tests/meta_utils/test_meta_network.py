@@ -1,5 +1,6 @@
 """The meta networks: product form, starts, LSTM state, and the one evaluation for all layers."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from meta_utils import coordinate_lstm
+from meta_utils.adam import Adam
 from meta_utils.helpers import compare_with_ste, meta_gradient_generation
 from meta_utils.meta_network import (
     ACTIVATIONS,
@@ -14,9 +16,13 @@ from meta_utils.meta_network import (
     MetaDesignedMultiFC,
     MetaFC,
     MetaLSTMFC,
+    MetaNetwork,
 )
+from meta_utils.SGD import SGD
+from meta_utils.training import TrainingLoop
 from utils.choices import META_NETWORKS
-from utils.quantize import DoReFa, get_quantizer, ste_gradient
+from utils.errors import BadPart
+from utils.quantize import BWN, DoReFa, get_quantizer, ste_gradient
 
 X = torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.0], dtype=torch.float64)
 
@@ -210,3 +216,41 @@ def test_comparison_with_ste(tiny_net, batches):
     assert got.gain == pytest.approx((g_W.norm() / g_W_hat.norm()).item())
     assert got.cosine == pytest.approx((g_W @ ste / g_W.norm() / ste.norm()).item())
     assert not math.isclose(abs(got.cosine), 1)
+
+
+class Restless(MetaNetwork):
+    """Changes its arguments and a buffer, and draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, g_W_hat, W_tilde, state=None):
+        self.calls += 1
+        return g_W_hat.mul_(torch.rand(())), {"seen": W_tilde.zero_()}
+
+
+def test_looking_at_ms_gradient_changes_nothing_whatever_m_does(tiny_net, batches):
+    M = Restless()
+    (batch,) = batches(1)
+    loop = TrainingLoop(tiny_net, SGD(tiny_net.parameters(), lr=0.1), BWN(), M, Adam([{"params": []}]))
+    loop.step(*batch)
+    before = copy.deepcopy(loop.state_dict()), torch.get_rng_state()
+    loop.compare_with_ste()
+    torch.testing.assert_close(loop.state_dict(), before[0], rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert M.calls == 0
+
+
+def test_what_m_returns_is_checked_wherever_it_is_called(tiny_net, batches):
+    class Bare(MetaFC):
+        def forward(self, g_W_hat, W_tilde, state=None):
+            return g_W_hat
+
+    M = Bare()
+    (batch,) = batches(1)
+    loop = TrainingLoop(tiny_net, SGD(tiny_net.parameters(), lr=0.1), BWN(), M, torch.optim.Adam(M.parameters()))
+    loop.step(*batch)
+    for call in (loop.compare_with_ste, lambda: loop.step(*batch)):
+        with pytest.raises(BadPart, match="Bare must return g_W_tilde and its state"):
+            call()

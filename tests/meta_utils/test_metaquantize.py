@@ -14,6 +14,7 @@ from training_loops import make_loop
 
 from meta_utils.metaquantize import metaquantize, plain_copy
 from models_CIFAR.resnet import ResNet
+from utils.errors import BadPart
 from utils.quantize import BWN, BWNF, DoReFa
 from utils.quantize import test as accuracy_of
 
@@ -295,3 +296,44 @@ def test_evaluation_by_the_notebooks_function_is_quantized(batches):
     by_hand = quantized_by_hand(net, BWN())  # a copy, with the layers' full-precision forward
     hits = [(by_hand(images).argmax(1) == targets).double().mean() for images, targets in data]
     assert accuracy_of(net, "BWN", data) == pytest.approx(100 * torch.stack(hits).mean().item())
+
+
+def test_weights_that_cannot_be_one_flat_vector_are_named():
+    linear = nn.Linear(3, 3)
+    for net, words in (
+        (nn.Sequential(linear, nn.Linear(3, 3).double()), "layer 1: its weight is torch.float64, and that of 0 torch.float32"),
+        (nn.Sequential(nn.Linear(3, 3).bfloat16()), "layer 0: its weight is torch.bfloat16, not float32 or float64"),
+        (nn.Sequential(nn.Linear(3, 3, dtype=torch.complex64)), "layer 0: its weight is torch.complex64"),
+        (nn.Sequential(linear, nn.Linear(3, 0)), r"layer 1: its weight, \(0, 3\), has no number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            metaquantize(net)
+        assert not hasattr(net, "meta")
+    net = metaquantize(nn.Sequential(nn.Linear(3, 3)))
+    net(torch.ones(1, 3), "BWN")
+    with pytest.raises(ValueError, match=r"torch\.bfloat16, not float32 or float64"):
+        net.bfloat16()(torch.ones(1, 3).bfloat16(), "BWN")
+
+
+def test_a_part_of_a_metaquantized_net_is_metaquantized_already():
+    net = metaquantize(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match="the net is metaquantized already"):
+        metaquantize(net[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"quantize": lambda self, W_tilde, *others: W_tilde.detach().sign()}, "quantize returned a tensor without a gradient"),
+        ({"quantize": lambda self, W_tilde, *others: W_tilde[:1]}, r"quantize must return .* \(9,\) torch.float32, not \(1,\)"),
+        ({"quantize": lambda self, W_tilde, *others: None}, "quantize must return .*, not NoneType"),
+        ({"preprocess": lambda self, W, layout: W.double()}, "preprocess must return .*, not .*float64"),
+    ],
+)
+def test_a_quantizer_that_returns_something_else_is_named(change, words):
+    net, quantizer = metaquantize(nn.Sequential(nn.Linear(3, 3))), type("Odd", (BWN,), change)()
+    with pytest.raises(BadPart, match=f"Odd.{words}"):
+        net(torch.ones(1, 3), quantizer)
+    net[0].weight.requires_grad_(False)
+    if "without a gradient" in words:
+        net(torch.ones(1, 3), quantizer)

@@ -212,3 +212,16 @@ def test_an_optimizee_does_not_import_torch_compile():
         sys.exit("torch._dynamo" in sys.modules)
     """
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+def test_adam_counts_on_in_bf16():
+    p = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
+    ours, theirs = Adam([p], lr=0.0, bias_corrected_eps=True), torch.optim.Adam([p], lr=0.0)
+    for optimizer in (ours, theirs):
+        for _ in range(300):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+    assert ours.state[p]["step"] == theirs.state[p]["step"] == 300
+    again = Adam([p], bias_corrected_eps=True)
+    again.load_state_dict(ours.state_dict())
+    assert again.state[p]["step"] == 300

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import until, write_npz
-from resumed import assert_same, only_run, outcome
+from resumed import assert_same, only_run, outcome, without_checkpoints
 
 from utils.run.checkpoint import Checkpoints, checksum_holds
 
@@ -257,9 +257,56 @@ def test_a_session_begins_without_what_the_one_before_recorded_of_its_end(half, 
     run = half("R")
     record = json.loads((run / "run.json").read_text())
     assert "stopped after 5 iterations" in record["error"]
-    ends = {"ended": "2026", "ended_early": "alpha fell", "eager_because": "capture failed"}
+    ends = {"ended": "2026", "eager_because": "capture failed"}
     (run / "run.json").write_text(json.dumps(record | ends))
     assert call_main(*command("R", "--checkpoint-every", "1it", "--stop-after", "7")).code == 0
     record = json.loads((run / "run.json").read_text())
     assert not ends.keys() & record.keys()
     assert "stopped after 7 iterations" in record["error"]
+
+
+def test_a_finished_runs_earlier_checkpoint_is_not_taken_for_its_end(command, call_main, tmp_path):
+    assert call_main(*command("R", "-meta", "STE")).code == 0
+    run = only_run(tmp_path / "R")
+    (run / "checkpoint.pth").unlink()
+    for words in (["evaluate", run], ["export", run, tmp_path / "net.safetensors"], [*command("next"), "--pretrained", run]):
+        outcome = call_main(*words)
+        assert outcome.code == 2
+        assert f"warning: checkpoint: {run / 'checkpoint.pth'} is not there; going on from" in outcome.err
+        assert (
+            "is done after 12 iterations, and its last whole checkpoint is of 10: put its own checkpoint.pth back" in outcome.err
+        )
+
+
+def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(call_main, tiny_set, tmp_path):
+    """As after a kill between the base model and the record that says so."""
+    pretrain = ["pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "60", "--results-root", str(tmp_path / "R")]
+    pretrain += ["-lr", "1e-6", "-ad", "adaptive"]
+    assert call_main(*pretrain).code == 0
+    run = only_run(tmp_path / "R")
+    record = json.loads((run / "run.json").read_text())
+    assert record.pop("ended_early")
+    ended = record.pop("epochs_done")
+    assert ended < 60
+    for name in ("wrote", "result"):
+        record.pop(name)
+    more = {"epochs_done": ended, "ended_early": "alpha fell", "state": "running"}
+    (run / "run.json").write_text(json.dumps(record | more))
+    outcome = call_main(*pretrain)
+    assert outcome.code == 0, outcome.err
+    assert "holds these weights already" in outcome.out
+    assert json.loads((run / "run.json").read_text())["state"] == "done"
+
+
+def test_a_run_that_has_trained_nothing_starts_over_with_another_program(command, call_main, tmp_path):
+    assert call_main(*command("R", "-meta", "STE", "--stop-after", "2")).code == 0
+    run = only_run(tmp_path / "R")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64}))
+    refused = call_main(*command("R", "-meta", "STE"))
+    assert (refused.code, "was trained on other data" in refused.err) == (2, True)
+    record.pop("iterations_done")
+    (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64, "state": "failed"}))
+    without_checkpoints(run)
+    assert call_main(*command("R", "-meta", "STE")).code == 0
+    assert json.loads((run / "run.json").read_text())["data_digest"] == record["data_digest"]

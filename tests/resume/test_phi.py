@@ -115,7 +115,7 @@ def test_a_run_goes_on_when_phi_has_moved_or_gone_and_not_when_it_has_changed(do
     tally(KIND)
     for flags in ([], ["--meta-init", "identity"]):
         outcome = call_main(*command, *flags)
-        assert (outcome.code, f"phi {moved} there and None here" in outcome.err) == (2, True)
+        assert (outcome.code, f"phi {moved} there and off here" in outcome.err) == (2, True)
         tally(KIND)
 
     (moved / "checkpoint.pth").write_bytes(whole)

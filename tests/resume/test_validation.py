@@ -56,7 +56,7 @@ def test_validation_accuracies_that_have_changed_are_refused(command, call_main,
         outcome = call_main(*command("R", *(flags if name == "log" else flags[2:])))
         assert outcome.code == 2
         if name == "settings":
-            assert "validation 2 there and None here" in outcome.err
+            assert "validation 2 there and off here" in outcome.err
             assert {path: path.read_bytes() for path in before} == before
         else:
             assert "val-acc.txt has changed" in outcome.err

@@ -69,3 +69,10 @@ def test_a_class_registers_itself():
 def test_names_need_no_torch():
     code = "import utils.choices, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", " x", "a\nb", "x" * 101, 5])
+def test_a_name_that_no_record_or_folder_can_have_is_refused(name):
+    with pytest.raises(ValueError, match="a registered name must be 1 to 100 printable characters"):
+        QUANTIZERS[name] = object
+    assert name not in QUANTIZERS

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from utils.layout import FlatLayout
-from utils.quantize import BWN, BWNF, DoReFa, ste_gradient
+from utils.quantize import BWN, BWNF, DoReFa, Ternary, ste_gradient
+from utils.trained_quantizers import LSQ, TTQ
 
 SHAPES = [(4, 3, 3, 3), (6, 4, 1, 1), (1, 2, 3, 3), (10, 6), (5,)]
 QUANTIZERS = [DoReFa(1), DoReFa(3), BWN(), BWNF()]
@@ -65,3 +66,20 @@ def test_a_weight_of_zeros_among_others():
         values = quantizer.quantize(quantizer.preprocess(flat, layout), flat, layout)
         assert torch.isfinite(values).all()
         assert torch.isfinite(quantizer.calibration(flat, layout)).all()
+
+
+def test_a_large_weights_mean_and_deviation_are_as_exact_in_float32_as_a_small_ones():
+    W = 0.01 * torch.randn(4_000_000, generator=torch.Generator().manual_seed(0))
+    layout = FlatLayout([W])
+    for found, exact in ((layout.abs_mean(W), W.double().abs().mean()), (layout.deviation(W), W.double().std(correction=0))):
+        assert found[0].item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_a_weight_without_axes_keeps_its_shape():
+    W = torch.tensor(0.3)
+    for quantizer in (*QUANTIZERS, Ternary()):
+        W_tilde = quantizer.preprocess(W)
+        assert W_tilde.shape == quantizer.quantize(W_tilde, W).shape == quantizer.calibration(W).shape == ()
+    for quantizer in (LSQ(2), TTQ()):
+        quantizer.start(W)
+        assert quantizer.quantize(W).shape == ()

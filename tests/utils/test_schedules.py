@@ -59,7 +59,7 @@ def test_what_is_no_schedule_is_refused(adjust):
 
 def test_a_warm_up_that_does_not_go_with_the_rest_is_refused():
     for adjust, warmup, words in (
-        ("adaptive", 1, "adaptive has no warm-up"),
+        ("adaptive", 1, "adaptive cannot have a warm-up"),
         (2, 3, "after epoch 2 already"),
         ("4,8", 5, "after epoch 4 already"),
         (30, -1, "no number"),

@@ -258,3 +258,17 @@ def test_the_examples_of_the_docstrings():
     outcome = doctest.testmod(trained_quantizers)
     assert outcome.attempted > 5
     assert outcome.failed == 0
+
+
+def test_first_values_may_be_numbers_and_are_one_for_each_name():
+    class Own(LSQ):
+        def first_values(self, part):
+            return self.found
+
+    quantizer = Own()
+    quantizer.found = (0.5,)
+    quantizer.start(torch.ones(3))
+    assert quantizer.s.tolist() == [0.5]
+    for quantizer.found in (0.5, (0.5, 1.0)):
+        with pytest.raises(ValueError, match=r"Own\.first_values must return a tuple with a number for s, not"):
+            quantizer.start(torch.ones(3))

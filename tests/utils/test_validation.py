@@ -38,6 +38,12 @@ def test_each_class_has_its_share_and_each_image_one_place(counts, number, expec
         assert torch.equal(part, part.sort().values)
 
 
+@pytest.mark.parametrize(("number", "words"), [(2, "validation images would lack class 1"), (197, "are left would lack class 1")])
+def test_a_class_that_is_too_rare_for_the_number_is_named(number, words):
+    with pytest.raises(BadInput, match=f"--validation {number}: the .*{words}, which is too rare"):
+        hold_out(labelled([200, 2]), number, seed=0)
+
+
 def test_the_images_depend_on_the_seed_alone():
     images = labelled([50, 40])
     first = hold_out(images, 20, seed=1)[1]

@@ -160,6 +160,7 @@ def _report(parser: Parser) -> None:
     parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
     parser.add_argument(
         "--out",
+        type=argument(PATH),
         metavar="DIR",
         help="write report.html, report.md, the pictures, the tables (CSV, LaTeX) and runs.csv.xz into DIR",
     )
@@ -175,6 +176,7 @@ def _tables(parser: Parser) -> None:
     add_settings(parser, EngineOptions)
 
 
+TF32_ON_CPU = f"on the CPU, where {TF32} is float32"
 FLAGS = {
     "pretrain": _pretrain,
     "train": _train,
@@ -211,7 +213,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
         if _on_cpu(args.device):
             yield CUDA_ONLY, "on the CPU"
             if args.precision == TF32:
-                yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
+                yield ["precision"], TF32_ON_CPU
         elif args.loader == "torchvision":
             yield ["eager"], "with --loader torchvision"
     if args.command == "benchmark":
@@ -220,13 +222,13 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
             if TF32 in args.precision:
-                yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
+                yield ["precision"], TF32_ON_CPU
     if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
         yield ["model"], "with a run's folder or an exported file, which know their own"
     if args.command == "evaluate" and args.path.endswith(ONNX):
         yield ["precision"], "with an ONNX file, which computes in float32"
     elif args.command == "evaluate" and args.precision == TF32 and _on_cpu(args.device):
-        yield ["precision"], f"with {TF32} on the CPU, which computes in float32"
+        yield ["precision"], TF32_ON_CPU
     if args.command == "tables":
         if args.action == "status":
             yield settings_of(EngineOptions), "with status"

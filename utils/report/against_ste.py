@@ -37,7 +37,7 @@ NOTE = (
     "percentage points; p: Welch's two-sided t-test on the trials' values; level: p >= 0.05, no difference is shown. "
     "Whether the learned cell's own learning rate is a good one plays no part."
 )
-UNVALIDATED = "{} without validation images: there is no choice of an STE cell for them, because test accuracy must not make it."
+UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell must not be chosen by test accuracy."
 
 
 def learned_groups(groups: Iterable[Group]) -> list[Group]:
@@ -73,7 +73,7 @@ def against_ste_table(groups: Sequence[Group]) -> Table:
     tally = Counter(record["verdict"] for record in records)
     counts = ", ".join(f"{verdict} {count}" for verdict, count in tally.most_common())
     without = len(learned) - len(validated)
-    said = UNVALIDATED.format(f"{counted(without, 'learned cell')} {'is' if without == 1 else 'are'}") if without else ""
+    said = UNVALIDATED.format(f"{counted(without, 'learned cell')} {'has' if without == 1 else 'have'}") if without else ""
     note = " ".join(filter(None, [NOTE if records else "", said, f"Verdicts: {counts}." if records else ""]))
     return Table(
         "against_ste",

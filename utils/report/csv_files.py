@@ -145,8 +145,8 @@ def _csv_trial(path: Path, cell: Cell, number: int, begun: int, rows: pd.DataFra
     first = rows.iloc[0]
     settings = _settings(first.get("settings") or "null", f"{cell} trial {number}") or {"folder": path.name}
     seconds = np.array([float(text) for text in rows.get("seconds", ()) if text])
-    if not np.isfinite(seconds).all():
-        raise ValueError(f"the seconds of {cell} trial {number} are not finite")
+    if not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise ValueError(f"the seconds of {cell} trial {number} are not finite numbers of at least 0")
     val_acc = rows[VALIDATION].to_numpy() if VALIDATION in rows else np.empty(0)
     if np.isnan(val_acc).any():  # of a trial without validation images
         if not np.isnan(val_acc).all():

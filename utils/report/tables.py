@@ -35,7 +35,7 @@ DETAILS_NOTE = (
     f"of the last epoch; sd: standard deviation over the trials' means of their last {LAST} epochs; s / epoch: median."
 )
 CLAIMS_NOTE = (
-    "Compared are runs that are alike but for the gradient, and for learning rate and weight decay, which Fairness lists. "
+    "The runs compared differ only in the gradient, and perhaps in learning rate and weight decay, which Fairness lists. "
     "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
     "difference is shown; not finite: an accuracy is not."
 )

@@ -197,7 +197,7 @@ def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], l
     wanted = epochs or max(lengths, key=lambda length: (lengths[length], length), default=0)
     averaged = []
     for trial in sorted(unique.values(), key=lambda trial: (trial.number, str(trial.source))):
-        planned = trial.settings.get("epochs", wanted)
+        planned = trial.settings.get("epochs") or wanted
         why = f": {trial.error}" if trial.error else ""
         if trial.state != "done":
             left_out.append(LeftOut(trial, f"{trial.state_in_words}, {trial.epochs} of {counted(planned, 'epoch')}{why}"))

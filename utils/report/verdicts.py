@@ -97,6 +97,8 @@ def welch_test(learned: Sequence[float], ste: Sequence[float]) -> Claim:
     from scipy.special import stdtr  # scipy.stats has this test, but takes three times as long to import
 
     v_a, v_b = (side.var(ddof=1) / len(side) for side in (a, b))
+    if not ((v_a + v_b) ** 2):  # below the smallest number
+        return Claim(difference, np.nan, "no spread")
     freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
     p = float(2 * stdtr(freedom, -abs(difference) / np.sqrt(v_a + v_b)))
     if p >= LEVEL:

@@ -44,7 +44,8 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
             check_checkpoint(path, state, Identity.of_record(read_record(path)), "--overwrite starts over")
             write_base_model(state["loop"]["net"], target)
         raise
-    if record.get("epochs_done") != settings.epochs and not _may_replace(target, record):  # else its own may be there already
+    ended = record.get("epochs_done") == settings.epochs or record.get("ended_early")  # its own may be there already
+    if not ended and not _may_replace(target, record):
         raise _in_the_way(target)
 
 

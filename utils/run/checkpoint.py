@@ -155,6 +155,8 @@ class Checkpoints:
         One that cannot be used is named on standard error. Raises BadInput where that is so of all; deletes nothing.
         """
         problems = []
+        if look_at(self.newest) is None and look_at(self.previous) is not None:
+            problems.append(f"checkpoint: {self.newest} is not there")
         for path in (self.newest, self.previous):
             if look_at(path) is not None:
                 try:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from torch import nn
 
+from utils.choices import FLOAT32, TF32
 from utils.files.text import counted
 from utils.run.build import Loaders
 from utils.run.folder import Run
 from utils.run.options import settings_of
-from utils.run.settings import MAY_DIFFER, Settings, TrainSettings
+from utils.run.settings import CUDA_ONLY, MAY_DIFFER, Settings, TrainSettings
 
 SHOWN = (  # by the folder's name or a line
     *("model", "dataset", "epochs", "batch_size", "validation", "precision", "trial", "data_root", "results_root"),
@@ -23,10 +24,10 @@ def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> s
     images = f"{len(loaders.train.chosen):,} training{validation} and {len(loaders.test.chosen):,} test images"
     lines = {
         "net": f"{s.model}, {_weights(net, s)}",
-        "method": f"{_method(s)}; products in {s.precision}",
+        "method": f"{_method(s)}; products in {FLOAT32 if s.precision == TF32 and run.device.type == 'cpu' else s.precision}",
         "data": f"{s.dataset}, {images}, {loaders.train.image_set.num_classes} classes",
         "start": _start(s),
-        "also": " ".join(s.flags(_also(s))),
+        "also": " ".join(s.flags(_also(s, run.device.type))),
         "time": pace,
     }
     iterations = counted(len(loaders.train), "iteration")
@@ -44,10 +45,10 @@ def _start(settings: Settings) -> str:
     return f"W of the run {given}" if Path(given).is_dir() else f"base model {given}"
 
 
-def _also(settings: Settings) -> list[str]:
-    """The settings that no other line shows and that are not as usual."""
+def _also(settings: Settings, device: str) -> list[str]:
+    """The settings that no other line shows, that are not as usual, and that have an effect on the device ("cpu" or "cuda")."""
     present = [name for name in SHOWN if name in settings_of(type(settings))]
-    return [name for name in settings.unusual(present) if name not in MAY_DIFFER]
+    return [name for name in settings.unusual(present) if name not in (*MAY_DIFFER, *(CUDA_ONLY if device == "cpu" else ()))]
 
 
 def _weights(net: nn.Module, settings: Settings) -> str:

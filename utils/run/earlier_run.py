@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from utils.errors import BadInput
+from utils.files.text import counted
 from utils.run.checkpoint import Checkpoints
 from utils.run.identity import Identity, check_checkpoint, content_digest
 from utils.run.record import read_record
@@ -32,13 +33,27 @@ def refuse_itself(folder: Path, run: Path, flag: str) -> None:
         raise BadInput(f"{flag}: {folder} is the folder of this run itself")
 
 
+def iterations_of_finished(record: Mapping[str, Any]) -> int | None:
+    """How many iterations a run that is done has had; None where it is not, or they were not recorded."""
+    return record.get("iterations_done") if record["state"] == "done" else None
+
+
+def require_final(folder: Path, iterations: int | None, state: Mapping[str, Any]) -> None:
+    """Raises BadInput where a checkpoint is not of a finished run's end. iterations: as iterations_of_finished gives them."""
+    there = state["loop"]["iteration"]
+    if iterations not in (None, there):
+        problem = f"{folder} is done after {counted(iterations, 'iteration')}, and its last whole checkpoint is of {there:,}"
+        raise BadInput(f"{problem}: put its own checkpoint.pth back")
+
+
 def read_earlier_run(folder: Path) -> EarlierRun:
-    """Raises BadInput where there is no run, its checkpoint is damaged or not there, or the two are not of the same run."""
+    """Raises BadInput where there is no run, its checkpoint is damaged or not there, or is not of this run or of its end."""
     record = read_record(folder)
     state = load_state(Checkpoints(folder))
     if state is None:
         raise BadInput("it has no checkpoint yet")
     check_checkpoint(folder, state, Identity.of_record(record), "put back its own checkpoint or run.json")
+    require_final(folder, iterations_of_finished(record), state)
     return EarlierRun(record, state["loop"])
 
 

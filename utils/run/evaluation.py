@@ -24,6 +24,7 @@ from utils.quantize import Evaluation, Quantizer, get_quantizer
 from utils.run.base_model import load_base_model
 from utils.run.build import TEST_BATCH_SIZE, build_net
 from utils.run.checkpoint import Checkpoints
+from utils.run.earlier_run import iterations_of_finished, require_final
 from utils.run.exported.packed import pack
 from utils.run.exported.read import ExportedFile, build_exported, read_exported
 from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
@@ -41,7 +42,7 @@ class Trained:
 
     quantizer: None where the net computes with its weights as they are: of a base model, and of an exported file, whose weights
     are W_hat. made_of: of a run, or of an exported file's. keep: patterns of the layers in full precision. file: an exported one.
-    precision: of the products: of a run its own, unless another one is asked for.
+    precision: of the products: of a run its own, unless another one is asked for. iterations: of a finished run, if known.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Trained:
     keep: tuple[str, ...] = ()
     file: ExportedFile | None = None
     precision: str = FLOAT32
+    iterations: int | None = None
 
     def load_test_data(self, data_root: str) -> Loader:
         """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
@@ -100,6 +102,7 @@ class Trained:
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
         check_checkpoint(self.path, state, self.made_of, "put back its own checkpoint or run.json")
+        require_final(self.path, self.iterations, state)
         try:
             install_quantizer(net, self.quantizer)
             load_weights(net, state["loop"]["net"])
@@ -139,7 +142,7 @@ def find_run(path: Path, given: str | None, precision: str | None = None) -> Tra
     if not (model and dataset):
         raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
     if not is_net(model):
-        raise BadInput(f"{path} is of a net that this program does not know, {model}: take the program that trained it")
+        raise BadInput(f"{path} is of a net that this program does not know, {model}: use the program that trained it")
     where = _where_the_data_are(path, dataset, given)
     try:
         quantizer = get_quantizer(quantizer, settings.get("bits"))
@@ -147,7 +150,8 @@ def find_run(path: Path, given: str | None, precision: str | None = None) -> Tra
         precision = precision or settings["precision"]
         if precision not in PRECISIONS:
             raise ValueError(f"there is no precision {shortened(str(precision))}")
-        return Trained(path, model, where, quantizer, Identity.of_record(record), keep, precision=precision)
+        made_of, iterations = Identity.of_record(record), iterations_of_finished(record)
+        return Trained(path, model, where, quantizer, made_of, keep, precision=precision, iterations=iterations)
     except ValueError as error:
         raise BadInput(f"{path / 'run.json'}: {error}") from None
 

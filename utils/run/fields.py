@@ -44,6 +44,8 @@ RECORD = SESSION | {
     "started": TEXT,
     "ended": TEXT,
     "error": or_none(ANY_TEXT),
+    "ended_early": or_none(ANY_TEXT),
+    "eager_because": or_none(ANY_TEXT),
     "base_model": or_none(TEXT),
     "replaces": or_none(TEXT),
     "wrote": TEXT,

@@ -32,7 +32,7 @@ from utils.run.state import load_state, restore
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
-OF_A_SESSION = ("error", "ended", "ended_early", "eager_because")  # fields of run.json that the next session begins without
+OF_A_SESSION = ("error", "ended", "eager_because")  # fields of run.json that the next session begins without
 OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
 
 
@@ -130,8 +130,8 @@ class Run:
         """
         own, recorded = Identity.of_command(self.settings, self._contents), Identity.of_record(record).contents
         self._checkpoint = load_state(self.checkpoints)
-        if self._checkpoint is None:
-            return {**own.contents, **recorded}
+        if self._checkpoint is None:  # nothing is trained yet
+            return {**recorded, **own.contents}
         own = Identity(own.settings, {**own.contents, **recorded})
         check_checkpoint(self.path, self._checkpoint, own, "--overwrite starts over")
         return {**recorded, **Identity.of_record(self._checkpoint).contents}

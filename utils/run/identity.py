@@ -7,6 +7,8 @@ compared.
 
 import hashlib
 import json
+import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from utils import MAIN
+from utils import MAIN, PROJECT
 from utils.choices import npz_path
 from utils.errors import BadInput
 from utils.run.settings import MAY_DIFFER, Settings, with_precision
@@ -27,6 +29,8 @@ OTHER = {
     PROGRAM: "was made by another version of this program, or by another program",
 }
 NOTHING: Mapping[str, str] = MappingProxyType({})
+PROJECT_FOLDERS = [PROJECT / name for name in ("models_CIFAR", "meta_utils", "utils", "figs", "scripts", "tests")]
+INSTALLED_IN = {"site-packages", "dist-packages"}
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
 
@@ -65,9 +69,26 @@ def _file_digest(path: Path, modified: int, size: int) -> str:
 
 
 def program_contents(program: str | Path) -> dict[str, str]:
-    """The digest of a program of one's own, as in Identity; empty for main.py, whose commit is recorded."""
-    digest = None if Path(program).resolve() == MAIN else digest_of(program)
-    return {PROGRAM: digest} if digest else {}
+    """The digest of a program of one's own, as in Identity; empty for main.py, whose commit is recorded.
+
+    It is of the program's file and of the Python files that it has imported, except this project's and those of installed
+    packages; of the file alone where there are no others.
+    """
+    program = Path(program).resolve()
+    digest = None if program == MAIN else digest_of(program)
+    if digest is None:
+        return {}
+    imported = sorted(filter(None, (digest_of(path) for path in _own_modules() - {program})))
+    return {PROGRAM: hashlib.sha256(" ".join([digest, *imported]).encode()).hexdigest() if imported else digest}
+
+
+def _own_modules() -> set[Path]:
+    """The files of imported modules that belong neither to this project nor to Python, nor to an installed package."""
+    elsewhere = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *map(str, PROJECT_FOLDERS)}
+    elsewhere |= {str(Path(path).resolve()) for path in elsewhere}
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    found = {Path(file).resolve() for file in files if file and file.endswith(".py")}
+    return {path for path in found - {MAIN} if not any(map(path.is_relative_to, elsewhere)) and not INSTALLED_IN & {*path.parts}}
 
 
 def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +97,9 @@ def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_words(value: Any) -> str:
-    """A setting's value as messages and tables show it: the members of a list with spaces between them."""
+    """A setting's value as messages and tables show it: "off" for None, the members of a list with spaces between them."""
+    if value is None:
+        return "off"
     return " ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 

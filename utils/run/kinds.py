@@ -96,9 +96,11 @@ class Real(Kind):
     @property
     def accepts(self) -> str:
         low = "of at least 0" if self.above is None else f"above {self.above:g}"
-        return f"a number {low} and {self.limits} (float32 takes less than 1e-38 for 0)"
+        return f"a number {low} and {self.limits} (0 or at least 1e-38, which float32 can hold)"
 
     def _parsed(self, text: str) -> float:
+        if not text.isascii() or "_" in text:  # float takes digits of every script
+            raise ValueError
         return float(text)
 
     def _checked(self, value: Any) -> float:
@@ -197,15 +199,20 @@ class LearningRateSchedule(Kind):
 
 
 class PathText(Kind):
-    """A path; "~" at its beginning becomes the home folder."""
+    """A path, not empty; "~" at its beginning becomes the home folder."""
 
-    accepts = f"a path of at most {LONGEST_PATH} bytes, and each name in it of at most {LONGEST_NAME}, in the locale's characters"
+    accepts = f"a path of 1 to {LONGEST_PATH} bytes, and each name in it of at most {LONGEST_NAME}, in the locale's characters"
 
     def _checked(self, value: Any) -> str:
         path = os.path.expanduser(super()._checked(value))
         path.encode()  # TensorBoard and the report write it; raises ValueError for bytes that the locale's encoding lacks
         encoded = os.fsencode(path)
-        if b"\0" in encoded or len(encoded) > LONGEST_PATH or any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
+        if (
+            not encoded
+            or b"\0" in encoded
+            or len(encoded) > LONGEST_PATH
+            or any(len(name) > LONGEST_NAME for name in encoded.split(b"/"))
+        ):
             raise ValueError
         return path
 
@@ -247,7 +254,7 @@ class DataSet(Kind):
         return f"NPZ:{PATH.check(path)}"
 
 
-DEVICE = Pattern(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")
+DEVICE = Pattern(r"auto|cpu|cuda(:[0-9]{1,2})?", "auto, cpu, cuda or cuda:N with N from 0 to 99")
 INTERVAL = Pattern(r"[1-9][0-9]{0,8}(it)?", "a number of epochs such as 1, or of iterations such as 100it, of at most 9 digits")
 LAYER_PATTERN = Pattern(r"[!-~]{1,200}", "a pattern of layers' dotted names, of at most 200 ASCII characters without spaces")
 FOLDER_PART = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-', not beginning with a sign")

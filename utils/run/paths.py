@@ -67,4 +67,4 @@ def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None
             return None
     except BadInput as error:
         return f"the base model {error}"
-    return f"there is no base model {path}; make it with 'main.py pretrain -m {model} -d {dataset}'"
+    return f"there is no base model {path}; make it with the command 'pretrain -m {model} -d {dataset}'"

@@ -118,11 +118,15 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
     if listed := there.differing_settings(here):
         another = "choose another --exp-spec, or " if "exp_spec" in here.settings else ""
         raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
-    if listed := there.differing_contents(here):
+    if (listed := there.differing_contents(here)) and record.get("iterations_done"):
         raise BadInput(f"{path} {listed}; --overwrite starts over")
     if record.get("state") == "done":
         result = record.get("result") or {}
-        accuracy = f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)" if "best_top1" in result else ""
+        accuracy = (
+            f": test accuracy {result['top1']:.2f} % (best {result['best_top1']:.2f} %)"
+            if {"top1", "best_top1"} <= result.keys()
+            else ""
+        )
         if "top1_at_best_val" in result:
             accuracy += f"; {result['top1_at_best_val']:.2f} % at the best validation epoch"
         early = f" after {why}" if (why := ended_early(record)) else ""

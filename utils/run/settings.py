@@ -297,9 +297,7 @@ class TrainSettings(Settings):
         if given and self.backward not in META_NETWORKS:
             raise BadInput(f"{flag(given[0])}: --backward {self.backward} has no M")
         if self.phi is not None and self.meta_init is not None:
-            raise BadInput(
-                f"--phi and --meta-init {self.meta_init} exclude each other: M starts from the one or as the other says"
-            )
+            raise BadInput(f"--phi and --meta-init {self.meta_init} exclude each other: both say where M starts")
         if self.freeze_phi_after is not None and self.freeze_phi_after >= self.epochs:
             number = f"--freeze-phi-after {self.freeze_phi_after}"
             raise BadInput(f"{number}: must be shorter than the run, which has {counted(self.epochs, 'epoch')}")
@@ -312,7 +310,7 @@ class TrainSettings(Settings):
             return  # a built-in quantizer takes its own number; its class would import torch
         try:
             QUANTIZERS.load(self.quantizer)(self.bits)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
             raise BadInput(f"{spelling(settings_of(TrainSettings)['bits'])} {self.bits}: {error}") from None
 
     @classmethod

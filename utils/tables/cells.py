@@ -30,4 +30,4 @@ class Cell(NamedTuple):
         return FULL_PRECISION if self.backward == FULL_PRECISION else f"{self.quantizer} {self.optimizer} {self.backward}"
 
     def __str__(self) -> str:
-        return " ".join(self)
+        return f"{self.net} {self.method}"

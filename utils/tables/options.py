@@ -11,6 +11,7 @@ from utils.run.settings import Settings
 from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
 
 ENGINES = ("local", "ray", "slurm")
+MOST_JOBS = 10_000  # processes at once; no machine has more cores
 
 
 class Share(Kind):
@@ -22,7 +23,7 @@ class Share(Kind):
         return "/".join(map(str, value))
 
     def _parsed(self, text: str) -> tuple[int, int]:
-        if not re.fullmatch(r"\d+/\d+", text):
+        if not re.fullmatch(r"[0-9]+/[0-9]+", text):
             raise ValueError
         index, count = text.split("/")
         return int(index), int(count)
@@ -95,7 +96,7 @@ class Selection(Options):
     model: tuple[str, ...] = setting((), "only these networks", "-m", several=True, group=CELLS)
     quantizer: tuple[str, ...] = setting((), "only these quantizers", "-q", several=True, group=CELLS)
     optimizer: tuple[str, ...] = setting((), "only these optimizers", "-o", several=True, group=CELLS)
-    backward: tuple[str, ...] = setting((), "only STE, or these meta networks", "-meta", several=True, group=CELLS)
+    backward: tuple[str, ...] = setting((), "only these gradients (STE, MultiFC, ...)", "-meta", several=True, group=CELLS)
     trials: int | None = setting(
         None, "trials 1 to N (default: the manifest's)", kind=Whole(1, MAX_TRIALS), metavar="N", group=CELLS
     )
@@ -137,10 +138,12 @@ class EngineOptions(Options):
     """What carries the runs out, and how many at once."""
 
     engine: str = setting("local", "processes here; Ray; or a Slurm array script", kind=OneOf(ENGINES), group=ENGINE)
-    jobs: int | None = setting(None, "runs at once (default: all that --trials-per-device allows)", kind=Whole(1), group=ENGINE)
-    trials_per_device: int = setting(1, "runs that share a GPU, or the CPU", kind=Whole(1), group=ENGINE)
+    jobs: int | None = setting(
+        None, "runs at once (default: all that --trials-per-device allows)", kind=Whole(1, MOST_JOBS), group=ENGINE
+    )
+    trials_per_device: int = setting(1, "runs that share a GPU, or the CPU", kind=Whole(1, MOST_JOBS), group=ENGINE)
     cpus_per_run: int | None = setting(
-        None, "CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)", kind=Whole(1), group=ENGINE
+        None, "CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)", kind=Whole(1, MOST_JOBS), group=ENGINE
     )
     retries: int = setting(3, "times that a run whose process was killed is started again", kind=Whole(0), group=ENGINE)
     address: str | None = setting(None, "address of a running Ray cluster (default: a local Ray instance)", group=ENGINE)

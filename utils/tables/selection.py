@@ -192,6 +192,10 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
     """A trial of a row, with the command line's settings over the manifest's."""
     chosen = dict(selection.set)
     for name in chosen:
+        if sum(other == name for other, _ in selection.set) > 1:
+            raise BadInput(f"--set {name}: is given more than once; --grid {name}=... takes several values")
+        if name in ("overwrite", "help"):
+            raise BadInput(f"--set {name}: is not a setting; --set exp-spec=NAME or another --results-root starts runs anew")
         if name in (*NOT_SETTINGS, "epochs"):
             raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
     values = row.cell._asdict() | row.settings | ({"epochs": selection.epochs} if selection.epochs else {}) | chosen

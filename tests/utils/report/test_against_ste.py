@@ -120,12 +120,12 @@ def test_without_validation_there_is_no_choice():
     groups = groups_of(trial("MultiFC", 0, 61, validation=None), trial("STE", 0, 90, validation=None))
     table = against_ste_table(groups)
     assert table.records == []
-    assert table.note.startswith("1 learned cell is without validation images: there is no choice of an STE cell")
+    assert table.note.startswith("1 learned cell has no validation images and cannot be compared")
     text = Report([], groups, []).markdown()
     assert table.note in text.split(f"## {TITLE}")[1].split("\n## ")[0]
     mixed = groups_of(trial("MultiFC", 0, 61, validation=None), trial("FC-Grad", 3, 4), trial("STE", 60, 90))
     note = against_ste_table(mixed).note
-    assert "1 learned cell is without" in note
+    assert "1 learned cell has no" in note
     assert note.endswith("Verdicts: too few trials 1.")
 
 

@@ -11,7 +11,7 @@ from scipy.stats import ttest_ind_from_stats
 from utils.report.published import printed, published_settings
 from utils.report.statistics import statistics, trial_means
 from utils.report.trials import Group
-from utils.report.verdicts import compare, differing_settings, paired, welch
+from utils.report.verdicts import compare, differing_settings, paired, welch, welch_test
 
 LEARNED = CELL._replace(backward="MultiFC")
 
@@ -201,3 +201,7 @@ def test_data_are_compared_by_content_and_not_by_path():
     assert differing_settings(group(LEARNED, "NPZ:/a/set.npz", pretrained="/a/base.pth"), ste) == []  # an old record
     other = group(LEARNED, "NPZ:/a/set.npz", data_digest="b", pretrained="/a/base.pth")
     assert differing_settings(other, ste) == [("data_digest", "b", "a")]
+
+
+def test_a_spread_too_small_to_be_squared_is_none():
+    assert welch_test([0.0, 1e-90], [0.0, 1e-90]).verdict == "no spread"

@@ -142,7 +142,7 @@ def test_layers_in_full_precision_are_a_list_or_a_text(tmp_path):
         ("trials = 2", "trials = true", ["trials must be of type int", "True"]),
         ("trials = 4", "trials = 0", ["table one, cell 1", "at least 1"]),
         ('optimizer = "SGD", trials', "trials", ["table one, cell 1", "optimizer is missing"]),
-        ('"FC-Grad", optimizer', '"STE", optimizer', ["table one, cell 2", "ResNet20 Digits dorefa STE SGD is there twice"]),
+        ('"FC-Grad", optimizer', '"STE", optimizer', ["table one, cell 2", "ResNet20 Digits dorefa SGD STE is there twice"]),
         ('when = { backward = "STE" }', 'when = { backwards = "STE" }', ["rule 1", "backwards", "backward"]),
         ('when = { backward = "STE" }', "when = { backward = 3 }", ["rule 1", "backward must be of type list"]),
         ('when = { backward = "STE" }', 'when = { backward = "LSTMFC" }', ["no cell meets the rule", "LSTMFC"]),

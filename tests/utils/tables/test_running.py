@@ -69,7 +69,7 @@ def test_a_run_without_its_base_model_stops_no_other(call_main, command, manifes
     (listed,) = [line for line in outcome.out.splitlines() if line.startswith("failed: ")]
     assert listed.startswith("failed: ResNet32 NPZ:")
     assert "there is no base model" in listed
-    assert "main.py pretrain -m ResNet32" in listed
+    assert "'pretrain -m ResNet32" in listed
     assert states(runs_of(command("R", *flags))) == [State.DONE, State.MISSING]
 
 

@@ -143,14 +143,14 @@ BAD_INPUT = [  # flags, words that the one line must hold
     (["tables", "run", "table1", "--engine", "slurm", "--dry-run", "--slice", "1/2"], ["--slice"]),
     (["tables", "run", "table1", "--set", "epochs"], ["--set", "'epochs'"]),
     (["tables", "run", "table1", "--set", "model=ResNet56"], ["--set model"]),
-    (["tables", "run", "table1", "--set", "speed=9"], ["ResNet20 CIFAR10 dorefa STE SGD", "--speed"]),
+    (["tables", "run", "table1", "--set", "speed=9"], ["ResNet20 CIFAR10 dorefa SGD STE", "--speed"]),
     (["tables", "run", "table1", "--set", "batch-size=0"], ["ResNet20 CIFAR10", "-bs/--batch-size", "'0'"]),
-    (["tables", "run", "table1", "--jobs", "0"], ["--jobs", "at least 1"]),
+    (["tables", "run", "table1", "--jobs", "0"], ["--jobs", "from 1"]),
     (["tables", "run", "table1", "--manifest", "{root}/absent.toml"], ["--manifest", "absent.toml", "No such file"]),
     (["tables", "run", "table1", "--manifest", "{file}"], ["--manifest", "line 1"]),
     (
         ["tables", "run", "table2", "--pretrained-root", "{root}"],
-        ["ResNet56 CIFAR100", "main.py pretrain -m ResNet56"],
+        ["ResNet56 CIFAR100", "'pretrain -m ResNet56"],
     ),
 ]
 
