@@ -201,7 +201,7 @@ def test_an_example_has_at_most_fifteen_lines_of_code():
     assert len(own) == 6
     sizes = [sum(line.strip() != "" for line in example.splitlines()) for example in (*own, *loops)]
     assert max(sizes) <= 15
-    assert sizes[-1] <= 7  # six, and a call of the loop
+    assert sizes[-1] <= 8  # six, the net, and a call of the loop
 
 
 def test_the_readmes_loop_trains_without_main(batches):
@@ -238,7 +238,7 @@ def test_the_readmes_own_parts_train(tmp_path, tiny_set):
         assert process.returncode == 0, process.stderr
         return process.stdout
 
-    assert own("count") == "11034\n"
+    assert own("count") == "11086\n"
     own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-q", "sign", "-meta", "Triangle")
     own("train", "-m", "Tiny", "-d", tiny_set, *flags, "-q", "step", "-meta", "Gain")
     assert [*(tmp_path / "R").rglob("Baseline-Triangle-sign-optimizer-SGD-1bits-lr-30-trial-1/run.json")]

@@ -1,7 +1,9 @@
 """What a run is made of is compared by its content: data, checkpoint, base model, program. Paths play no part."""
 
+import importlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from conftest import write_npz
 from resumed import only_run
 
 from main import main
+from utils import MAIN
 from utils.choices import MODELS
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
@@ -330,3 +333,20 @@ def test_an_edited_program_of_ones_own_is_refused(copied, stopped, tmp_path, cal
     outcome = call_main(*command, program=moved)
     assert outcome.code == 0, outcome.err
     assert json.loads((run / "run.json").read_text())["program"] == program_contents(moved)["program"]
+
+
+def test_the_files_that_a_program_imports_are_a_part_of_it(tmp_path, monkeypatch):
+    own, part = tmp_path / "own.py", tmp_path / "part_of_own.py"
+    own.write_text("import part_of_own")
+    part.write_text("width = 1")
+    alone = program_contents(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "part_of_own", raising=False)
+    importlib.import_module("part_of_own")
+    whole = program_contents(own)
+    assert alone != whole == program_contents(own)
+    part.write_text("width = 22")
+    assert program_contents(own) not in (alone, whole)
+    assert program_contents(MAIN) == {}
+    monkeypatch.delitem(sys.modules, "part_of_own")
+    assert program_contents(own) == alone

@@ -1,6 +1,7 @@
 """The manifest: what it lists is what was printed, its protocols say what the logs and the text say, and mistakes are named."""
 
 import csv
+import re
 import tomllib
 
 import pytest
@@ -173,3 +174,15 @@ def test_the_digits_manifest_is_read():
     path = MANIFEST.with_name("digits.toml")
     assert [row.trials for row in read_manifest(path, "logs")["digits"].rows] == [2, 2]
     assert tomllib.loads(path.read_text())["settings"]["epochs"] == 15
+
+
+def test_the_manifest_of_the_scripts_page_is_one(tmp_path):
+    page = (MANIFEST.parent / "README.md").read_text()
+    (content,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.toml").write_text(content)
+    rows = read_manifest(tmp_path / "mine.toml", "logs")["mine"].rows
+    assert [(row.cell.backward, row.trials, row.settings.get("weight-decay")) for row in rows] == [
+        ("STE", 2, None),
+        ("MultiFC", 2, 5e-4),
+    ]
+    assert rows[0].settings["keep"] == ["conv1", "fc"]
