@@ -38,7 +38,7 @@ def pretrain(args: Namespace) -> None:
     from utils.run.build import build_net, contents_of, load_data
     from utils.run.epochs import fit
     from utils.run.folder import Run
-    from utils.run.identity import digest_of
+    from utils.run.identity import file_digest
     from utils.run.paths import base_model_path
     from utils.run.settings import PretrainSettings
 
@@ -56,10 +56,10 @@ def pretrain(args: Namespace) -> None:
     loop = TrainingLoop(net, optimizee, quantizer=None)
     with Run(path, s, device, args.overwrite, contents_of(loaders, args.program)) as run:
         if args.overwrite:
-            run.write(replaces=digest_of(target))
+            run.write(replaces=file_digest(target))
         fit(loop, loaders, run)
         write_base_model(net.state_dict(), target, run.record)
-        run.write(wrote=digest_of(target))
+        run.write(wrote=file_digest(target))
 
 
 def train(args: Namespace) -> None:
@@ -146,7 +146,7 @@ def benchmark(args: Namespace) -> None:
     options = BenchmarkOptions.of(args)
     keep_freed_memory()
     if options.scale:
-        print(costs.table(timing.count_costs(*options.cells, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
+        print(costs.table(timing.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
         return
     device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])

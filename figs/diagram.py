@@ -24,6 +24,7 @@ class Diagram:
         self.width, self.height = width, height
 
     def title(self, text: str) -> None:
+        """A headline at the top."""
         self.axes.text(self.width / 2, self.height - 0.3, text, ha="center", va="center", fontsize=17, weight="bold")
 
     def panel(self, corner_and_size: tuple[float, float, float, float], label: str) -> None:
@@ -82,10 +83,13 @@ class Diagram:
         self.axes.add_patch(head)
 
     def text(self, at: tuple[float, float], text: str, colour: str) -> None:
+        """A coloured text in italics, centred at a point."""
         self.axes.text(*at, text, ha="center", va="center", fontsize=13, color=colour, style="italic")
 
     def note(self, at: tuple[float, float], text: str) -> None:
+        """A plain text, centred at a point."""
         self.axes.text(*at, text, ha="center", va="center", fontsize=12.5, color="#333333")
 
     def save(self, path: Path) -> None:
+        """Writes the diagram as a PNG file."""
         self.figure.savefig(path, dpi=150, facecolor="white")

@@ -46,6 +46,10 @@ class MetaNetwork(nn.Module):
     product_dtype: torch.dtype | None = None
 
     def forward(self, g_W_hat: Tensor, W_tilde: Tensor, state: dict | None = None) -> tuple[Tensor, dict]:
+        """g_W_tilde (N,), with a graph to phi, and the state for the next call (detached tensors by name); Eq. (3).
+
+        g_W_hat, W_tilde: (N,), all layers' coordinates, without a graph. state: what the last call returned; None or {}: none.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define forward()")
 
     def state_shapes(self, coordinates: int) -> dict[str, tuple[int, ...]] | None:

@@ -115,6 +115,7 @@ class QuantizedForward:
         meta_grad_dict: Mapping[str, tuple] = NO_META_GRADIENTS,
         lr: Rates = 1e-3,
     ) -> Any:
+        """The net's output, as `metaquantize` says."""
         net = self._plain.net
         net.meta.require_in_place(net)
         quantizer = installed_quantizer(net, quantized_type) or get_quantizer(quantized_type, self._bitW)
@@ -195,9 +196,9 @@ class _Candidate(NamedTuple):
     @property
     def shown_name(self) -> str:
         """The name in `layer_name_list`."""
-        return self._shown(self.names[0])
+        return self._name_shown(self.names[0])
 
-    def _shown(self, name: str) -> str:
+    def _name_shown(self, name: str) -> str:
         return name if self.parameter == "weight" else _joined(name, self.parameter)
 
     @property
@@ -208,7 +209,7 @@ class _Candidate(NamedTuple):
 
     def matches(self, pattern: str) -> bool:
         """Whether a pattern of `keep` means it."""
-        return any(fnmatchcase(name, pattern) or fnmatchcase(self._shown(name), pattern) for name in self.names)
+        return any(fnmatchcase(name, pattern) or fnmatchcase(self._name_shown(name), pattern) for name in self.names)
 
 
 def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
@@ -226,17 +227,17 @@ def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
             if p is not None:
                 uses.setdefault(id(p), []).append(_joined(name, own))
     layers: dict[int, MetaLayer] = {}
-    kept: dict[int, str] = {}
+    in_full_precision: dict[int, str] = {}
     for one in found:
         W = one.module._parameters.get(one.parameter)
         is_kept = any(map(one.matches, keep))
         if W is None:  # of a kept layer, parametrized
             continue
-        other = layers[id(W)].name if is_kept and id(W) in layers else None if is_kept else kept.get(id(W))
+        other = layers[id(W)].name if is_kept and id(W) in layers else None if is_kept else in_full_precision.get(id(W))
         if other is not None:
             raise ValueError(f"keep: {one.shown_name} and {other} share their weight, and only one of them is to be kept")
         if is_kept:
-            kept[id(W)] = one.shown_name
+            in_full_precision[id(W)] = one.shown_name
         elif id(W) not in layers:
             bias = getattr(one.module, one.bias) if one.bias else None
             bias_uses = tuple(uses.get(id(bias), ())) if bias is not None else ()

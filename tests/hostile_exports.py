@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from utils.run.exported.about import digest_of
+from utils.run.exported.about import export_digest
 
 MANY = 10**12
 
@@ -24,7 +24,7 @@ class Forgery:
     def content(self, **texts):
         """The file's bytes; texts: metadata as they are, JSON or not."""
         texts = {name: json.dumps(value) for name, value in self.about.items()} | texts
-        texts["sha256"] = json.dumps(digest_of(texts, sorted(self.arrays.items())))
+        texts["sha256"] = json.dumps(export_digest(texts, sorted(self.arrays.items())))
         return save({name: np.asarray(array, order="C") for name, array in self.arrays.items()}, texts)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from utils.run.exported.about import digest_of
+from utils.run.exported.about import export_digest
 
 FC, CONV = "fc.weight", "conv1.weight"
 LAST = "logits"
@@ -25,7 +25,7 @@ def fitted(model, names, **texts):
     """With metadata changed (as texts), and a digest that fits; names: of the net's tensors."""
     props = {entry.key: entry.value for entry in model.metadata_props} | texts
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in names}
-    props["sha256"] = json.dumps(digest_of(props, sorted(arrays.items())))
+    props["sha256"] = json.dumps(export_digest(props, sorted(arrays.items())))
     del model.metadata_props[:]
     helper.set_model_props(model, props)
     return model

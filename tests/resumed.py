@@ -1,5 +1,7 @@
 """What must be the same in a run that was interrupted and in one that was not."""
 
+import json
+
 import torch
 
 from utils.run.checkpoint import load_tensors
@@ -11,6 +13,11 @@ LAYERS = "layers.csv"  # of a run with a quantizer
 def only_run(root):
     (record,) = root.rglob("run.json")
     return record.parent
+
+
+def record_of(run):
+    """A run's record."""
+    return json.loads((run / "run.json").read_text())
 
 
 def outcome(root):

@@ -1,6 +1,5 @@
 """scripts/controls.sh, which asks whether the learned gradient helps, and figs/controls.py, which collects its runs."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resumed import record_of
 from run_folders import DIGITS, make_run, make_trial, settings_of
 from table_runs import runs_of
 
@@ -40,10 +40,6 @@ DATASETS["Digits"] = few
 if __name__ == "__main__":
     sys.exit(main(program=Path(__file__)))
 """
-
-
-def record_of(run):
-    return json.loads((run / "run.json").read_text())
 
 
 def script(environment, *arguments):

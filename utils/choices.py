@@ -181,6 +181,11 @@ def methods() -> tuple[str, ...]:
     return (*ESTIMATORS, *META_NETWORKS, *PROXIMAL)
 
 
+def is_fixed(backward: str) -> bool:
+    """Whether a method is known to have no M: a fixed estimator, or a proximal step."""
+    return backward in ESTIMATORS or backward in PROXIMAL
+
+
 def torchvision_name(model: str) -> str | None:
     """The classifier of the net torchvision:NAME; None for another name. Whether torchvision has it, `MODELS.load` says."""
     found = re.fullmatch(f"{TORCHVISION}([A-Za-z_][A-Za-z0-9_]{{0,79}})", model)

@@ -22,6 +22,7 @@ class AverageMeter:
         self.count = 0
 
     def update(self, val: float, n: int = 1) -> None:
+        """Adds a value that counts n times."""
         self.val = val
         self.sum += val * n
         self.count += n

@@ -97,7 +97,7 @@ class Recorder:
         self._logs.cut_back(sizes, state.get("log_hashes", {}))
         if not state:
             return
-        for name in self._kept:
+        for name in self._checkpointed:
             setattr(self, name, state[name])
         for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
             meter.sum, meter.count = total, count
@@ -106,14 +106,14 @@ class Recorder:
         self._started = time.perf_counter() - state["elapsed"]
 
     @property
-    def _kept(self) -> tuple[str, ...]:
+    def _checkpointed(self) -> tuple[str, ...]:
         """The attributes that a checkpoint holds."""
         return (*self._CURVES, *self._SCHEDULE, *(["val_acc"] if VALIDATION_LOG in self._logs else []))
 
     def state_dict(self) -> dict[str, Any]:
         """Curves, running means, the schedule, and each file's length and SHA-256; the files are safely on disk by then."""
         return {
-            **{name: getattr(self, name) for name in self._kept},
+            **{name: getattr(self, name) for name in self._checkpointed},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             **({"levels": self.levels} if LAYERS_LOG in self._logs else {}),

@@ -1,6 +1,7 @@
 """A run to interrupt, and one that was interrupted in the middle."""
 
 import itertools
+import shutil
 
 import pytest
 from resumed import only_run
@@ -48,3 +49,9 @@ def at_batch(monkeypatch):
         monkeypatch.setattr(ResidentLoader, "take", taking)
 
     return plan
+
+
+@pytest.fixture
+def donor(first, tmp_path):
+    """A copy of `first`, the run that a module's other runs begin with."""
+    return shutil.copytree(first, tmp_path / "donor")

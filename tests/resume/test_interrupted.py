@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import until, write_npz
-from resumed import assert_same, only_run, outcome, without_checkpoints
+from resumed import assert_same, only_run, outcome, record_of, without_checkpoints
 
 from utils.run.checkpoint import Checkpoints, checksum_holds
 
@@ -106,7 +106,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, comm
     assert time.monotonic() - begun < 30
     assert f"stopped by {which.name}; rerun the same command to resume" in (tmp_path / "log").read_text()
     run = only_run(tmp_path / "stopped")
-    assert json.loads((run / "run.json").read_text())["state"] == "running"
+    assert record_of(run)["state"] == "running"
     assert checksum_holds(run / "checkpoint.pth")
     server.start(command("stopped", *flags), tmp_path / "log")
     assert server.wait() == 0
@@ -125,7 +125,7 @@ def test_stop_after_so_many_iterations_and_go_on(iterations, server, command, tm
         assert f"{run} stopped after {iterations} iterations" in log.read_text()
         assert (f"resumed after {iterations} iterations" in log.read_text()) == (log.name == "second")
         assert len((run / "loss.txt").read_text().splitlines()) == iterations
-        assert json.loads((run / "run.json").read_text())["state"] == "running"
+        assert record_of(run)["state"] == "running"
     server.start(command("stopped"), tmp_path / "log")
     assert server.wait() == 0
     assert_same(tmp_path / "stopped", tmp_path / "whole")
@@ -176,7 +176,7 @@ def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, t
     files = {path: path.read_bytes() for path in run.iterdir()}
     second = call_main(*command("again"))
     assert second.code == 0
-    best = json.loads((run / "run.json").read_text())["result"]["best_top1"]
+    best = record_of(run)["result"]["best_top1"]
     assert second.out.startswith(f"{run} is done: test accuracy ")
     assert f"(best {best:.2f} %)" in second.out
     other = call_main(*command("again", "-lr", "0.1", "--seed", "3"))
@@ -190,7 +190,7 @@ def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, t
 
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
     run = half("begun")
-    record = json.loads((run / "run.json").read_text())
+    record = record_of(run)
     memory = {"cpu_rss": 2**60, "cuda": 5}
     begun_on = {"device": "cuda:0: a GPU", "settings": record["settings"] | {"device": "cuda"}, "peak_memory": memory}
     (run / "run.json").write_text(json.dumps(record | begun_on))
@@ -224,7 +224,7 @@ def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
     (old,) = (run.parent / "replaced").iterdir()
     assert {path.name: path.read_bytes() for path in old.iterdir()} == files
     assert f"moved the old run to {old}" in result.out
-    assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
+    assert record_of(run)["settings"]["epochs"] == 2
     table = call_main("report", tmp_path / "again").out
     assert table.count("| dorefa SGD MultiFC (batch_size 4, from scratch, init_lr 0.05, lr_adjust 2) |") == 1
 
@@ -255,12 +255,12 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
 
 def test_a_session_begins_without_what_the_one_before_recorded_of_its_end(half, command, call_main):
     run = half("R")
-    record = json.loads((run / "run.json").read_text())
+    record = record_of(run)
     assert "stopped after 5 iterations" in record["error"]
     ends = {"ended": "2026", "eager_because": "capture failed"}
     (run / "run.json").write_text(json.dumps(record | ends))
     assert call_main(*command("R", "--checkpoint-every", "1it", "--stop-after", "7")).code == 0
-    record = json.loads((run / "run.json").read_text())
+    record = record_of(run)
     assert not ends.keys() & record.keys()
     assert "stopped after 7 iterations" in record["error"]
 
@@ -284,7 +284,7 @@ def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(c
     pretrain += ["-lr", "1e-6", "-ad", "adaptive"]
     assert call_main(*pretrain).code == 0
     run = only_run(tmp_path / "R")
-    record = json.loads((run / "run.json").read_text())
+    record = record_of(run)
     assert record.pop("ended_early")
     ended = record.pop("epochs_done")
     assert ended < 60
@@ -295,13 +295,13 @@ def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(c
     outcome = call_main(*pretrain)
     assert outcome.code == 0, outcome.err
     assert "holds these weights already" in outcome.out
-    assert json.loads((run / "run.json").read_text())["state"] == "done"
+    assert record_of(run)["state"] == "done"
 
 
 def test_a_run_that_has_trained_nothing_starts_over_with_another_program(command, call_main, tmp_path):
     assert call_main(*command("R", "-meta", "STE", "--stop-after", "2")).code == 0
     run = only_run(tmp_path / "R")
-    record = json.loads((run / "run.json").read_text())
+    record = record_of(run)
     (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64}))
     refused = call_main(*command("R", "-meta", "STE"))
     assert (refused.code, "was trained on other data" in refused.err) == (2, True)
@@ -309,4 +309,4 @@ def test_a_run_that_has_trained_nothing_starts_over_with_another_program(command
     (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64, "state": "failed"}))
     without_checkpoints(run)
     assert call_main(*command("R", "-meta", "STE")).code == 0
-    assert json.loads((run / "run.json").read_text())["data_digest"] == record["data_digest"]
+    assert record_of(run)["data_digest"] == record["data_digest"]

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import write_npz
-from resumed import assert_no_start, assert_same, cut_checkpoints, only_run, without_checkpoints
+from resumed import assert_no_start, assert_same, cut_checkpoints, only_run, record_of, without_checkpoints
 
 from main import main
 from utils.report.reading import find_trials
@@ -31,22 +31,12 @@ def first(tmp_path_factory, tiny_set):
     return only_run(root)
 
 
-@pytest.fixture
-def donor(first, tmp_path):
-    """A copy of that run."""
-    return shutil.copytree(first, tmp_path / "donor")
-
-
 def state_of(run):
     return load_tensors(run / "checkpoint.pth", "test")
 
 
 def phi_of(run):
     return state_of(run)["loop"]["meta_net"]
-
-
-def record_of(run):
-    return json.loads((run / "run.json").read_text())
 
 
 def change_checkpoint(folder, change):

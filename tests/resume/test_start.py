@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from resumed import assert_no_start, cut_checkpoints, only_run, without_checkpoints
+from resumed import assert_no_start, cut_checkpoints, only_run, record_of, without_checkpoints
 
 from main import main
 from utils.report.reading import find_trials
@@ -29,18 +29,8 @@ def first(tmp_path_factory, tiny_set):
     return only_run(root)
 
 
-@pytest.fixture
-def donor(first, tmp_path):
-    """A copy of the run of 2 bits."""
-    return shutil.copytree(first, tmp_path / "donor")
-
-
 def net_of(run):
     return load_tensors(run / "checkpoint.pth", "test")["loop"]["net"]
-
-
-def record_of(run):
-    return json.loads((run / "run.json").read_text())
 
 
 def test_it_begins_with_the_latent_weights(donor, call_main, tmp_path, tiny_set):

@@ -78,9 +78,9 @@ def table(costs: dict[tuple[Any, ...], Cost], machines: tuple[Machine, ...] = MA
         *(f"lower bound, {machine.name} (ms)" for machine in machines),
     ]
     rows = []
-    for cell, cost in costs.items():
+    for setup, cost in costs.items():
         bounds = [f"{1000 * cost.lower_bound(machine):.3g}" for machine in machines]
-        rows.append([*map(str, cell), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *bounds])
+        rows.append([*map(str, setup), f"{cost.flops / 1e9:.1f}", f"{cost.bytes / 1e9:.2f}", *bounds])
     return markdown_table(columns, *rows)
 
 

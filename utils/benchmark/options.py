@@ -114,7 +114,7 @@ class BenchmarkOptions(Options):
             raise BadInput(f"--out {self.out}: there is no such folder")
 
     @property
-    def cells(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
+    def setups(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
         """What is combined: models, batch sizes, quantizers and methods."""
         return self.models, self.batch_sizes, self.quantizers, self.methods
 

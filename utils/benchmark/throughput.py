@@ -42,7 +42,7 @@ class Throughput:
 class Work:
     """What each process does: so many iterations of a method on a net, batch size and quantizer, after a warm-up."""
 
-    cell: tuple[str, int, str]
+    setup: tuple[str, int, str]
     turn: Turn
     optimizer: str
     device: str
@@ -55,10 +55,10 @@ def measure_throughput(options: BenchmarkOptions, device: torch.device) -> list[
     o = options
     work = {"device": str(device), "iterations": o.repeats * o.iterations, "eager": o.eager}
     measurements = []
-    for *cell, turn in product(o.models, o.batch_sizes, o.quantizers, o.turns):
-        rates = {count: together(count, Work(tuple(cell), turn, o.optimizer, **work)) for count in o.at_once}
+    for *setup, turn in product(o.models, o.batch_sizes, o.quantizers, o.turns):
+        rates = {count: together(count, Work(tuple(setup), turn, o.optimizer, **work)) for count in o.at_once}
         measurements += [
-            Throughput(*cell, *turn, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
+            Throughput(*setup, *turn, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
         ]
     return measurements
 
@@ -87,7 +87,7 @@ def _run(work: Work, threads: int, barrier: Barrier, rates: SimpleQueue) -> None
     torch.set_num_threads(threads)
     device = choose_device(work.device)
     try:
-        run = trainer(work.turn, work.cell, work.optimizer, device, work.eager)
+        run = trainer(work.turn, work.setup, work.optimizer, device, work.eager)
         run(WARM_UP + 2)
         _wait_for(device)
     except BaseException:
@@ -112,6 +112,6 @@ def table(measurements: list[Throughput]) -> str:
     rows = []
     for t in measurements:
         ratio = "" if t.ratio_to_one is None else f"{t.ratio_to_one:.2f}"
-        cells = [t.model, t.batch_size, t.quantizer, t.method, t.precision, t.runs, f"{t.iterations_per_second:.2f}", ratio]
-        rows.append([*map(str, cells), f"{t.epoch_seconds:.3g}"])
+        fields = [t.model, t.batch_size, t.quantizer, t.method, t.precision, t.runs, f"{t.iterations_per_second:.2f}", ratio]
+        rows.append([*map(str, fields), f"{t.epoch_seconds:.3g}"])
     return markdown_table(columns, *rows)

@@ -91,9 +91,9 @@ def _quantized(
     turn: Turn, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
 ) -> Callable[[int], None]:
     method = Method(turn.method)
-    cell = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
+    setup = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
     how = {"meta_nonlinear": method.nonlinear, "precision": turn.precision}
-    loop = build_loop(TrainSettings(**cell, **how), loader, device)
+    loop = build_loop(TrainSettings(**setup, **how), loader, device)
     work = Iterations(loop, loader, graphs)
     sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
 
@@ -104,9 +104,9 @@ def _quantized(
     return run
 
 
-def trainer(turn: Turn, cell: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
+def trainer(turn: Turn, setup: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
     """What runs so many iterations of a method, in its precision, on a net, batch size and quantizer."""
-    model, batch_size, quantizer = cell
+    model, batch_size, quantizer = setup
     torch.manual_seed(0)
     loader = _loader(batch_size, device)
     if turn.method == PLAIN:
@@ -173,29 +173,29 @@ def phase_of(label: str) -> str | None:
 
 
 def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement]:
-    """Times every method, in every precision, on every net, batch size and quantizer; those of one such cell take turns.
+    """Times every method, in every precision, on every net, batch size and quantizer; those of one such setup take turns.
 
     Each of `repeats` rounds gives each of them `iterations` iterations; a warm-up comes first. On CUDA the methods replay
     captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
     o = options
-    cells = list(product(o.models, o.batch_sizes, o.quantizers))
-    timed = [_take_turns(cell, o.turns, o.optimizer, device, o.repeats, o.iterations, o.eager) for cell in cells]
+    setups = list(product(o.models, o.batch_sizes, o.quantizers))
+    timed = [_take_turns(setup, o.turns, o.optimizer, device, o.repeats, o.iterations, o.eager) for setup in setups]
     measurements = []
-    for cell, rounds in zip(cells, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
+    for setup, rounds in zip(setups, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
         for turn in o.turns:
-            phases, cuda_bytes = _look_inside(turn, cell, o.optimizer, device, min(o.iterations, PROFILED))
+            phases, cuda_bytes = _look_inside(turn, setup, o.optimizer, device, min(o.iterations, PROFILED))
             seconds = [each[turn] for each in rounds]
             median = statistics.median(seconds)
             measurements.append(
                 Measurement(
-                    *cell,
+                    *setup,
                     **turn._asdict(),
                     seconds=median,
                     fastest=min(seconds),
                     slowest=max(seconds),
                     iterations_per_second=1 / median,
-                    images_per_second=cell[1] / median,
+                    images_per_second=setup[1] / median,
                     ratio_to_ste=_ratio(rounds, turn, turn._replace(method=STE)),
                     ratio_to_plain=_ratio(rounds, turn, turn._replace(method=PLAIN)),
                     ratio_to_float32=_ratio(rounds, turn, turn._replace(precision=FLOAT32)),
@@ -207,7 +207,7 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
 
 
 def _take_turns(
-    cell: tuple[str, int, str],
+    setup: tuple[str, int, str],
     turns: Sequence[Turn],
     optimizer: str,
     device: torch.device,
@@ -216,7 +216,7 @@ def _take_turns(
     eager: bool,
 ) -> list[dict[Turn, float]]:
     """Seconds per iteration of every method and precision, round by round."""
-    trainers = {turn: trainer(turn, cell, optimizer, device, eager) for turn in turns}
+    trainers = {turn: trainer(turn, setup, optimizer, device, eager) for turn in turns}
     for run in trainers.values():
         run(WARM_UP + 2 if device.type == "cuda" else 2)
     clock = _Clock(device)
@@ -224,16 +224,16 @@ def _take_turns(
 
 
 def _look_inside(
-    turn: Turn, cell: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
+    turn: Turn, setup: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
 ) -> tuple[dict[str, float], int | None]:
     """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
     before = 0
     if device.type == "cuda":
-        trainer(turn, cell, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
+        trainer(turn, setup, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    run = trainer(turn, cell, optimizer, device, eager=True)
+    run = trainer(turn, setup, optimizer, device, eager=True)
     run(2)
     phases = {} if turn.method == PLAIN else _phase_shares(run, iterations, device)
     return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
@@ -244,10 +244,10 @@ def count_costs(
 ) -> dict[tuple[Any, ...], Cost]:
     """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
     costs = {}
-    for *cell, name in product(models, batch_sizes, quantizers, methods):
-        run = trainer(Turn(name, FLOAT32), tuple(cell), optimizer, torch.device("meta"), eager=True)
+    for *setup, name in product(models, batch_sizes, quantizers, methods):
+        run = trainer(Turn(name, FLOAT32), tuple(setup), optimizer, torch.device("meta"), eager=True)
         run(2)
-        costs[*cell, name] = count_cost(partial(run, 1))
+        costs[*setup, name] = count_cost(partial(run, 1))
     return costs
 
 
@@ -277,8 +277,8 @@ def table(measurements: list[Measurement]) -> str:
         ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in known]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
-        cell = [m.model, str(m.batch_size), m.quantizer, m.method, m.precision]
-        rows.append([*cell, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
+        setup = [m.model, str(m.batch_size), m.quantizer, m.method, m.precision]
+        rows.append([*setup, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
     return markdown_table(columns, *rows)
 
 

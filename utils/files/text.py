@@ -7,7 +7,7 @@ from typing import Any
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 80, 80
 MAX_TEXT = 20_000  # characters of a text that is used as a value
-MAX_BITS = 256  # of a whole number that is printed digit by digit; Python refuses to print very long ones
+MOST_PRINTED_BITS = 256  # of a whole number that is printed digit by digit; Python refuses to print very long ones
 
 
 def printable(text: str) -> str:
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 def shown(value: Any) -> str:
     """A value as an error message shows it: printable, long and deeply nested ones shortened."""
-    if type(value) is int and value.bit_length() > MAX_BITS:
+    if type(value) is int and value.bit_length() > MOST_PRINTED_BITS:
         return f"a number of {value.bit_length()} bits"
     return printable(_REPR.repr(value))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL, STE
+from utils.choices import META_NETWORKS, STE, is_fixed
 from utils.files.text import counted
 from utils.report.anchors import settings_anchor
 from utils.report.formatting import Field, Record, Table, cell_of, measured, net_of, number, with_settings
@@ -42,9 +42,8 @@ UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell
 
 def learned_groups(groups: Iterable[Group]) -> list[Group]:
     """The groups whose gradient is learned; a method that this program does not know is, where its record has gamma."""
-    others = {*ESTIMATORS, *PROXIMAL, FULL_PRECISION}
-    unknown = [group for group in groups if group.cell.backward not in others]
-    return [g for g in unknown if g.cell.backward in META_NETWORKS or g.trials[0].settings.get("meta_lr") is not None]
+    others = [group for group in groups if group.cell.backward != FULL_PRECISION and not is_fixed(group.cell.backward)]
+    return [g for g in others if g.cell.backward in META_NETWORKS or g.trials[0].settings.get("meta_lr") is not None]
 
 
 def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:

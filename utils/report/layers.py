@@ -20,7 +20,7 @@ from utils.layers_csv import LayerRow
 from utils.report.logs import NUMBER
 
 LIMIT = 16 * MIB  # of the file; 112 layers in 200 epochs take 2
-LONGEST_NAME = 1000  # characters of a layer's
+LONGEST_LAYER_NAME = 1000  # characters of a layer's
 COUNT = re.compile(r"[1-9]\d{0,11}", re.ASCII)
 VALUE = re.compile(f"(?:{NUMBER.decode()})?", re.ASCII)  # or nothing
 SHARES = ("flipped", "flipped_since_start", "oscillating")
@@ -117,8 +117,8 @@ def _table(rows: list[_Row], epochs: int) -> LayerTable:
     layers = [row[1:3] for row in rows if row.epoch == first]
     for number, (layer, weights) in enumerate(layers, start=2):
         _require_count(number, "weights", weights)
-        if not is_name(layer, LONGEST_NAME):
-            raise ValueError(f"row {number}: {shown(layer)} is not a name of at most {LONGEST_NAME} printable characters")
+        if not is_name(layer, LONGEST_LAYER_NAME):
+            raise ValueError(f"row {number}: {shown(layer)} is not a name of at most {LONGEST_LAYER_NAME} printable characters")
     names, weights = zip(*layers, strict=True)
     if len(set(names)) < len(names):
         raise ValueError(f"epoch {first} has a layer twice")

@@ -43,12 +43,12 @@ def read_log(path: Path, first: int, rows: int | None = None, percent: bool = Fa
     bad = int(right.argmin()) if not right.all() else formed
     if bad < len(lines):
         value = "a number from 0 to 100" if percent else "a finite number"
-        raise BadInput(f'{path}: row {bad + 1} is {_shown(lines[bad])}, not "{first + bad}, " and {value}')
+        raise BadInput(f'{path}: row {bad + 1} is {_quoted(lines[bad])}, not "{first + bad}, " and {value}')
     if cut_off:
-        raise BadInput(f"{path}: row {len(lines) + 1}, {_shown(cut_off)}, is cut off: it does not end with a newline")
+        raise BadInput(f"{path}: row {len(lines) + 1}, {_quoted(cut_off)}, is cut off: it does not end with a newline")
     return values
 
 
-def _shown(row: bytes) -> str:
+def _quoted(row: bytes) -> str:
     text = row.decode(errors="replace")
     return ascii(text if len(text) <= SHOWN else text[:SHOWN] + "...")

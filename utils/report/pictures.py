@@ -47,7 +47,7 @@ LOSS, FLIPPED = "train_loss", "flipped"
 MARKED = 12  # points of a line with a marker
 LONGEST = 150  # characters of a label
 MOST_LABELS = 60  # of a legend
-MOST_NAMES, LONGEST_NAME = 60, 40  # of layers beside a map; characters
+MOST_NAMES, LONGEST_PRINTED_NAME = 60, 40  # of layers beside a map; characters
 LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
@@ -267,7 +267,7 @@ def flip_map(title: str, table: LayerTable) -> Figure:
     norm = PowerNorm(0.5, vmin=0, vmax=max(np.nanmax(flipped, initial=0), 1e-3))
     image = axes.imshow(flipped.T, norm=norm, extent=edges, aspect="auto", interpolation="nearest")
     step = -(-layers // MOST_NAMES)
-    names = [plain(shortened(name, LONGEST_NAME)) for name in table.names[::step]]
+    names = [plain(shortened(name, LONGEST_PRINTED_NAME)) for name in table.names[::step]]
     axes.set(title=plain(title), xlabel="epoch", yticks=range(0, layers, step), yticklabels=names)
     axes.tick_params(axis="y", labelsize="x-small")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.choices import ESTIMATORS, PROXIMAL, STE
+from utils.choices import STE, is_fixed
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import Group, Trial
 from utils.run.identity import BASE_MODEL, CONTENTS, PROGRAM, in_words
@@ -124,13 +124,12 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
     fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
-    fixed = {*ESTIMATORS, *PROXIMAL}
     found = Paired([], [])
     for group in groups:
         if group.cell.backward == STE:
             continue
-        kinds = {STE} if group.cell.backward in fixed else fixed
-        same_block = [other for other in groups if other.cell.backward in kinds and other.cell.block == group.cell.block]
+        is_baseline = STE.__eq__ if is_fixed(group.cell.backward) else is_fixed
+        same_block = [other for other in groups if other.cell.block == group.cell.block and is_baseline(other.cell.backward)]
         differing = {id(other): unlike_settings(group, other, published) for other in same_block}
         comparable = [other for other in same_block if not differing[id(other)]]
         distance = {id(other): (len(differing_settings(group, other)), _ratio_of_rates(group, other)) for other in comparable}

@@ -18,7 +18,7 @@ from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.earlier_run import digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
 from utils.run.finite import fault_of_weights
-from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, digest_of
+from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, file_digest
 from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
 from utils.run.record import check_record, read_record
 from utils.run.settings import PretrainSettings, TrainSettings
@@ -84,7 +84,7 @@ def write_base_model(state: dict[str, Tensor], target: Path, record: Mapping[str
 
 
 def _may_replace(target: Path, record: Mapping[str, Any]) -> bool:
-    return not target.exists() or digest_of(target) == record.get("replaces")
+    return not target.exists() or file_digest(target) == record.get("replaces")
 
 
 def _in_the_way(target: Path) -> BadInput:
@@ -174,7 +174,7 @@ def _pretraining_of(base_model: Path) -> Mapping[str, Any]:
     for file in base_model.parent.glob("pretrain-trial-*/run.json"):
         with suppress(BadInput):
             records.append(read_record(file.parent))
-    digest = digest_of(base_model)
+    digest = file_digest(base_model)
     of_it = [record for record in records if record["state"] == "done" and record.get("wrote", digest) == digest]
     return max(of_it, key=lambda record: ("wrote" in record, record.get("ended", "")), default={})
 

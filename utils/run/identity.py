@@ -56,14 +56,14 @@ def content_digest(arrays: Iterable[tuple[str, Any]], texts: Mapping[str, str] =
     return digest.hexdigest()
 
 
-def digest_of(path: str | Path) -> str | None:
+def file_digest(path: str | Path) -> str | None:
     """A file's SHA-256; None where there is none."""
     path = Path(path)
-    return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return _digest_of_version(path, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
 
 
 @cache
-def _file_digest(path: Path, modified: int, size: int) -> str:
+def _digest_of_version(path: Path, modified: int, size: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -75,10 +75,10 @@ def program_contents(program: str | Path) -> dict[str, str]:
     packages; of the file alone where there are no others.
     """
     program = Path(program).resolve()
-    digest = None if program == MAIN else digest_of(program)
+    digest = None if program == MAIN else file_digest(program)
     if digest is None:
         return {}
-    imported = sorted(filter(None, (digest_of(path) for path in _own_modules() - {program})))
+    imported = sorted(filter(None, (file_digest(path) for path in _own_modules() - {program})))
     return {PROGRAM: hashlib.sha256(" ".join([digest, *imported]).encode()).hexdigest() if imported else digest}
 
 
@@ -114,7 +114,7 @@ class Identity:
     def of_command(cls, settings: Settings, contents: Mapping[str, str]) -> "Identity":
         """Of what a command asks for; the digest of a base model's file is added to the others."""
         pretrained = getattr(settings, "pretrained", "none")
-        base_model = None if pretrained == "none" else digest_of(pretrained)
+        base_model = None if pretrained == "none" else file_digest(pretrained)
         return cls(settings.as_dict(), dict(contents) | ({BASE_MODEL: base_model} if base_model else {}))
 
     @classmethod

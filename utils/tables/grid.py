@@ -70,6 +70,6 @@ def sweep_of(spec: str | None) -> str | None:
     return found and (found[1] or "")
 
 
-def in_words(varied: Mapping[str, str]) -> str:
+def values_in_words(varied: Mapping[str, str]) -> str:
     """A run's values of a sweep: init-lr 0.01, weight-decay 0.0."""
     return ", ".join(f"{name} {value}" for name, value in varied.items())

@@ -51,6 +51,7 @@ class Rule:
     protocol: str | None  # None: in every protocol
 
     def meets(self, cell: Cell) -> bool:
+        """Whether the cell has one of the values in every field."""
         return all(getattr(cell, field) in values for field, values in self.when.items())
 
 

@@ -18,7 +18,7 @@ from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.grid import Grid, combinations, exp_spec, in_words, read_grid
+from utils.tables.grid import Grid, combinations, exp_spec, read_grid, values_in_words
 from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
 from utils.tabular import markdown_table
@@ -137,7 +137,7 @@ def _varied_rows(rows: Iterable[Row], grid: Grid) -> list[Row]:
 
 
 def _named(row: Row) -> str:
-    return f"{row.cell} ({in_words(row.varied)})" if row.varied else str(row.cell)
+    return f"{row.cell} ({values_in_words(row.varied)})" if row.varied else str(row.cell)
 
 
 def _chosen_trials(count: int, only: Collection[int]) -> list[int]:

@@ -16,7 +16,7 @@ from utils.run.kinds import DataSet
 
 FORMAT, VERSION = "metaquant", 1
 IMAGE_SIZE = [3, SIZE, SIZE]
-DIGEST = "sha256"  # of everything else: see `digest_of`
+DIGEST = "sha256"  # of everything else: see `export_digest`
 MOST_PATTERNS = 1000  # of `keep`
 
 
@@ -122,7 +122,7 @@ FORM = {
 }
 
 
-def digest_of(texts: Mapping[str, str], arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+def export_digest(texts: Mapping[str, str], arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     """SHA-256 of the metadata, apart from the digest itself, and of arrays by name, in the order given."""
     others = {name: text for name, text in texts.items() if name != DIGEST}
     return content_digest(((name, np.asarray(array, order="C")) for name, array in arrays), others)

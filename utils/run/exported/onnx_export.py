@@ -17,7 +17,7 @@ from meta_utils.metaquantize import plain_copy
 from utils.errors import BadInput, first_line, machine_failure, shortened
 from utils.files import strict_json
 from utils.quantize import Quantizer
-from utils.run.exported.about import DIGEST, IMAGE_SIZE, About, digest_of
+from utils.run.exported.about import DIGEST, IMAGE_SIZE, About, export_digest
 from utils.run.exported.onnx_file import needed
 
 OPSET = 18
@@ -41,7 +41,7 @@ def onnx_bytes(net: nn.Module, quantizer: Quantizer, about: About) -> bytes:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     texts = about.texts()
     arrays = ((name, numpy_helper.to_array(weights[name])) for name in sorted(needed(plain)) if name in weights)
-    texts[DIGEST] = strict_json.dumps(digest_of(texts, arrays))
+    texts[DIGEST] = strict_json.dumps(export_digest(texts, arrays))
     onnx.helper.set_model_props(model, texts)
     return model.SerializeToString()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from utils.errors import BadInput, shortened
 from utils.files import strict_json
 from utils.files.look import is_file
-from utils.run.exported.about import DIGEST, About, digest_of
+from utils.run.exported.about import DIGEST, About, export_digest
 from utils.run.finite import fault_of_weights
 from utils.run.weights import COUNTER
 
@@ -119,7 +119,7 @@ class OnnxFile:
         """
         self.check(net)
         arrays = {name: self._weight(name) for name in sorted(needed(net))}
-        if digest_of(self.texts, arrays.items()) != strict_json.loads(self.texts[DIGEST]):
+        if export_digest(self.texts, arrays.items()) != strict_json.loads(self.texts[DIGEST]):
             raise ValueError("it is damaged: its content does not fit its digest")
         weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if fault := fault_of_weights(weights):

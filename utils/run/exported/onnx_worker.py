@@ -84,6 +84,7 @@ def check_model(model: onnx.ModelProto) -> None:
 
 
 def answer(content: dict, data: bytes = b"") -> None:
+    """Writes a line of JSON, which says how many bytes follow, and the bytes, to standard output."""
     sys.stdout.buffer.write(json.dumps(content | {"bytes": len(data)}).encode() + b"\n" + data)
     sys.stdout.buffer.flush()
 

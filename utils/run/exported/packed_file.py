@@ -23,12 +23,12 @@ from utils.files import strict_json
 from utils.files.checks import POSITIVE, Check, each, is_name, list_of
 from utils.files.look import is_file
 from utils.quantize import Quantizer
-from utils.run.exported.about import DIGEST, About, digest_of
+from utils.run.exported.about import DIGEST, About, export_digest
 from utils.run.exported.packed import MOST_BITS, Packed, View, code_bytes, pack, unpack
 from utils.run.finite import fault_of_weights
 
 CODES, LEVELS = ".codes", ".levels"
-LONGEST_NAME = 1000  # characters of a parameter's name
+LONGEST_PARAMETER_NAME = 1000  # characters of a parameter's name
 MOST_AXES = 16
 SIZES = Check("a list of sizes", lambda value: list_of(POSITIVE).holds(value) and 0 < len(value) <= MOST_AXES)
 LAYER = {
@@ -46,7 +46,7 @@ def _is_layer(value: Any) -> bool:
 
 MORE = {  # beside the fields of About
     "layers": each(Check("shape, view and bits", _is_layer)),
-    "tied": each(Check("a parameter's name", lambda value: is_name(value, LONGEST_NAME))),
+    "tied": each(Check("a parameter's name", lambda value: is_name(value, LONGEST_PARAMETER_NAME))),
 }
 
 
@@ -86,7 +86,7 @@ class PackedFile:
         arrays = dict(self.others)
         for name, weight in self.weights.items():
             arrays |= {name + CODES: weight.codes, name + LEVELS: np.ascontiguousarray(weight.levels)}
-        texts[DIGEST] = strict_json.dumps(digest_of(texts, sorted(arrays.items())))
+        texts[DIGEST] = strict_json.dumps(export_digest(texts, sorted(arrays.items())))
         return save(arrays, texts)
 
     @classmethod
@@ -115,7 +115,7 @@ class PackedFile:
         if other := [name for name in names if file.get_slice(name).get_dtype() not in DTYPES]:
             raise ValueError(f"{shortened(other[0])} is {file.get_slice(other[0]).get_dtype()}, which no export has")
         arrays = {name: file.get_tensor(name) for name in names}
-        if digest_of(texts, sorted(arrays.items())) != strict_json.loads(texts[DIGEST]):
+        if export_digest(texts, sorted(arrays.items())) != strict_json.loads(texts[DIGEST]):
             raise ValueError("it is damaged: its content does not fit its digest")
         weights = {}
         for name, layer in more["layers"].items():
