@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from resumed import only_run
 from torch import nn
 from torchvision import models
 
@@ -27,11 +28,6 @@ def flat(monkeypatch, tiny_set, tmp_path):
     """The arguments of a run of Flat of two iterations, from scratch."""
     monkeypatch.setitem(MODELS, "flat", Flat)
     return ["train", "-m", "flat", "-d", tiny_set, "-n", 1, "-bs", 4, "--pretrained", "none", "--results-root", tmp_path / "R"]
-
-
-def only_run(folder):
-    (record,) = folder.rglob("run.json")
-    return record.parent
 
 
 def test_a_classifier_of_torchvision_from_base_model_to_report(call_main, tmp_path, tiny_set):
@@ -63,7 +59,7 @@ def test_a_classifier_of_torchvision_from_base_model_to_report(call_main, tmp_pa
     assert f"| {NET} NPZ-tiny | full precision (batch_size 4) | 1 | 1 |" in report
     (run / "run.json").unlink()  # then the folders' names say what it is
     trials, _ = find_trials([run])
-    assert [str(trial.cell) for trial in trials] == [f"{NET} NPZ-tiny dorefa MultiFC SGD"]
+    assert [str(trial.cell) for trial in trials] == [f"{NET} NPZ-tiny dorefa SGD MultiFC"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def errata_rows(errata: Sequence[Erratum]) -> list[tuple[str, ...]]:
 
 def _cells_in_words(cells: Sequence[Cell]) -> str:
     """Cells of one net, which is named once; a part that is "all" is left out."""
-    net, *others = (" ".join(part for part in parts if part != "all") for parts in (cells[0][:2], *(cell[2:] for cell in cells)))
+    net, *others = (
+        " ".join(part for part in parts if part != "all")
+        for parts in (cells[0][:2], *((cell.quantizer, cell.optimizer, cell.backward) for cell in cells))
+    )
     listed = ", ".join(words or "all" for words in others)
     if len(cells) == sum(cell[:2] == cells[0][:2] for cell in printed()):
         listed = f"all {len(cells)} cells"

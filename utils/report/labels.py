@@ -53,9 +53,11 @@ def labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
     for key, values in settings.items():
         equal[_in_words(values, names[key])].append(key)
     for members in equal.values():
-        if len(members) > 1:
-            differing = _differing([settings[key] for key in members])
-            names |= {key: names[key] | differing for key in members}
+        differing = _differing([settings[key] for key in members])
+        told_apart = differing - {NAMES_THE_RUN}  # a name may repeat a setting, as that of a sweep's run does
+        if len({_in_words(settings[key], names[key] | told_apart) for key in members}) < len(members):
+            told_apart = differing
+        names |= {key: names[key] | told_apart for key in members}
     several = len(unrecorded) > 1
     without = {key: f"no record: {folder}" if several else "no record" for key, folder in unrecorded.items()}
     return without | {key: _in_words(values, names[key]) for key, values in settings.items()}

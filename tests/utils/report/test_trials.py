@@ -152,6 +152,12 @@ def test_what_has_no_usual_value_is_named_where_labels_would_be_the_same():
 
     assert labels({"exp_spec": "mine"}, {"lr_adjust": 60}) == ["", "lr_adjust 60"]
     assert labels({"exp_spec": "mine"}, {}, {"lr_adjust": 60}) == ["exp_spec mine", "", "lr_adjust 60"]
+    sweep = [{"momentum": m, "exp_spec": f"grid-momentum-{m}"} for m in (0.5, 0.9)]
+    assert labels(*sweep) == ["momentum 0.5", "momentum 0.9"]
+    assert labels(*sweep, sweep[0] | {"exp_spec": "mine"})[::2] == [
+        "exp_spec grid-momentum-0.5, momentum 0.5",
+        "exp_spec mine, momentum 0.5",
+    ]
     assert labels({"pretrained": "none"}, {"pretrained": "a.pth", "base_model": "a"}) == ["from scratch", ""]
     two = {"pretrained": "x/a.pth", "base_model": "1"}, {"pretrained": "x/b.pth", "base_model": "2"}
     assert labels(*two) == ["base_model 1, from a.pth", "base_model 2, from b.pth"]
