@@ -103,7 +103,7 @@ class _Lookahead(torch.autograd.Function):
 
 def _checked(quantizer: Quantizer, method: str, returned: Tensor, W: Tensor) -> Tensor:
     """What a quantizer's method returned. Raises BadPart unless it is a tensor like W, with a graph to W if there is one to W."""
-    name = f"{type(quantizer).__name__}.{method}"
+    name = f"{type(getattr(quantizer, 'quantizer', quantizer)).__name__}.{method}"  # of an EstimatedQuantizer: what it holds
     if not isinstance(returned, Tensor) or (returned.shape, returned.dtype) != (W.shape, W.dtype):
         got = f"{tuple(returned.shape)} {returned.dtype}" if isinstance(returned, Tensor) else type(returned).__name__
         raise BadPart(f"{name} must return a tensor of W's shape and dtype, {tuple(W.shape)} {W.dtype}, not {got}")

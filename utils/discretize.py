@@ -53,10 +53,14 @@ class STE(Estimator):
 def estimated(estimator: Estimator, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor | None) -> Tensor:
     """An estimator's g_x. Raises BadPart where that is no tensor of x's shape."""
     g_x = estimator(g_q, x, q, progress)
-    if not isinstance(g_x, Tensor) or g_x.shape != x.shape:
-        got = tuple(g_x.shape) if isinstance(g_x, Tensor) else type(g_x).__name__
-        raise BadPart(f"{type(estimator).__name__} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+    _require_shape(estimator, "__call__", g_x, x)
     return g_x
+
+
+def _require_shape(estimator: Estimator, method: str, returned: Tensor, x: Tensor) -> None:
+    if not isinstance(returned, Tensor) or returned.shape != x.shape:
+        got = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+        raise BadPart(f"{type(estimator).__name__}.{method} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
 
 
 class _Step(torch.autograd.Function):
@@ -89,6 +93,7 @@ class Discretize:
         at, value, deviation = x.detach(), q, None
         if self.estimator.relaxed:
             value = self.estimator.forward_value(at if unit is None else at / nonzero(unit), q, self.progress)
+            _require_shape(self.estimator, "forward_value", value, q)
         if self.estimator.standardized:
             deviation = layout.deviation(at)
         return _Step.apply(x, value, q, deviation, self.progress, self.estimator)

@@ -11,6 +11,7 @@ from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.discretize import Estimator
+from utils.errors import BadPart
 from utils.quantize import BWN
 from utils.trained_quantizers import LSQ
 
@@ -141,7 +142,7 @@ def test_an_estimator_of_another_shape_is_named_whatever_the_number_of_weights()
         def __call__(self, g_q, x, q, progress):
             return g_q[:2]
 
-    with pytest.raises(ValueError, match=r"OnlyTwo must return a tensor of x's shape \(9,\), not \(2,\)"):
+    with pytest.raises(ValueError, match=r"OnlyTwo.__call__ must return a tensor of x's shape \(9,\), not \(2,\)"):
         TrainingLoop(*net_and_optimizee(), BWN(), estimator=OnlyTwo()).step(IMAGES, TARGETS)
 
 
@@ -181,3 +182,16 @@ def test_progress_ends_at_1():
     assert found == [0.0, 0.5, 1.0, 1.0]
     loop.load_state_dict(loop.state_dict())
     assert loop.progress == 1
+
+
+def test_what_a_training_forward_computes_with_must_have_qs_shape():
+    class Short(EDE):
+        relaxed = True
+
+        def forward_value(self, x, q, progress):
+            return q[:2]
+
+    net, optimizee = net_and_optimizee()
+    loop = TrainingLoop(net, optimizee, BWN(), estimator=Short(), iterations=2)
+    with pytest.raises(BadPart, match=r"Short\.forward_value must return a tensor of x's shape \(9,\), not \(2,\)"):
+        loop.step(IMAGES, TARGETS)
