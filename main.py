@@ -95,7 +95,7 @@ def train(args: Namespace) -> None:
 
 
 def evaluate_files(args: Namespace) -> None:
-    """Print test accuracy and what each layer computes with, for a run's folder, an exported file or a base-model file."""
+    """Print the test accuracy and each layer's weight values, for a run's folder, an exported file or a base-model file."""
     from utils.environment import choose_device, keep_freed_memory
     from utils.quantize import evaluate
     from utils.run.evaluation import describe_evaluation, find_trained

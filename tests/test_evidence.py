@@ -83,7 +83,7 @@ def test_the_long_runs_are_as_the_published_ones(tmp_path):
         assert command[-4:] == ["--trials-per-device", "2", "--cpus-per-run", "1"]
         runs += runs_of(command[2:])
     assert [str(run) for run in runs[:3]] == [
-        f"ResNet20 CIFAR10 {cell} SGD trial 1" for cell in ("dorefa STE", "BWN FC-Grad", "BWN STE")
+        f"ResNet20 CIFAR10 {cell} trial 1" for cell in ("dorefa SGD STE", "BWN SGD FC-Grad", "BWN SGD STE")
     ]
     assert len(runs) == len({run.path for run in runs}) == 9 + 4 + 4
     for run in runs:

@@ -171,7 +171,7 @@ def _benchmark(parser: Parser) -> None:
 
 
 def _tables(parser: Parser) -> None:
-    parser.add_argument("action", choices=["run", "status"], help="run what is not done yet, or show how far each cell is")
+    parser.add_argument("action", choices=["run", "status"], help="run what is not done yet, or show each cell's progress")
     add_settings(parser, Selection)
     add_settings(parser, EngineOptions)
 

@@ -39,10 +39,10 @@ MOST_MAPS = 8
 MOST_LINES = 10  # of a picture
 MOST_DRAWN = 60  # cells of a net
 FLIPS_NOTE = (
-    "From the layers.csv of the runs that have one. A weight flips in an epoch where its quantized value (at 1 bit its sign) is "
-    "another one at the epoch's end than at the end of the epoch before. A line is the mean over trials of the share of all "
-    "quantized weights that flip, and of the cosine between a layer's gradient g_W and the one that STE makes of the same "
-    "g_W_hat, weighted by the layers' numbers of weights; STE itself has no cosine. Where nothing flips in an epoch, the axis "
+    "From the layers.csv of the runs that have one. A weight flips in an epoch if its quantized value (at 1 bit its sign) at the "
+    "epoch's end differs from that at the end of the epoch before. A line is the mean over trials of the share of all "
+    "quantized weights that flip, and of the cosine between a layer's gradient g_W and the one that STE computes from the same "
+    "g_W_hat, weighted by the layers' numbers of weights; STE itself has no cosine. If nothing flips in an epoch, the axis "
     "reaches down to 0 and is linear below its smallest power of ten. A map shows the first trial of a method."
 )
 

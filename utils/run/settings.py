@@ -72,14 +72,14 @@ class Settings(Options):
     lr_adjust: int | str = setting(
         30,
         "N: alpha x 0.1 after every N-th epoch; N,N,...: after each of these epochs; cosine: half a cosine from alpha to 0; "
-        "adaptive: x 0.1 after 3 epochs without a new lowest training loss until it is below 1e-6, where the run ends",
+        "adaptive: x 0.1 after 3 epochs without a new lowest training loss, and the run ends once alpha is below 1e-6",
         "-ad",
         kind=LearningRateSchedule(),
         metavar="N|N,N,...|cosine|adaptive",
     )
     warmup: int | None = setting(
         None,
-        "epochs over which alpha first grows linearly from 0, iteration by iteration; cosine takes the others; 0: none",
+        "epochs of warm-up, in which alpha grows linearly from 0, iteration by iteration; a cosine begins after them; 0: none",
         kind=Whole(0, MOST_EPOCHS),
         metavar="N",
     )
@@ -103,8 +103,8 @@ class Settings(Options):
     )
     precision: str = setting(
         FLOAT32,
-        "of products: bf16 multiplies the net's and LSTMFC's by torch.autocast, tf32 all of them in TF32 (CUDA alone); "
-        "W, phi, the optimizers and the loss are float32 in any case",
+        "of products: bf16 computes those of the net and of LSTMFC in bf16, by torch.autocast; tf32 computes all in TF32 (CUDA "
+        "only); W, phi, the optimizers and the loss are float32 in any case",
         kind=OneOf(PRECISIONS),
     )
     eager: bool = setting(
@@ -228,7 +228,7 @@ class TrainSettings(Settings):
     )
     phi: str | None = setting(
         None,
-        "finished run, of the same kind of M, whose M is the start of this one's (default: by --meta-init)",
+        "start M with phi of this finished run, whose M must be of the same kind (default: as --meta-init says)",
         kind=PATH,
         metavar="RUN_DIR",
         learned=None,
@@ -250,9 +250,11 @@ class TrainSettings(Settings):
         learned="notebook",
     )
     label_smoothing: float | None = setting(
-        None, "share of the target's probability that the loss gives to all classes alike (default: 0)", kind=Real(most=1)
+        None, "share of the target's probability that is spread evenly over all classes (default: 0)", kind=Real(most=1)
     )
-    clip: float | None = setting(None, "largest 2-norm of the net's gradients, all together (default: none)", kind=Real(above=0))
+    clip: float | None = setting(
+        None, "clip the 2-norm of all the net's gradients together to this value (default: no clipping)", kind=Real(above=0)
+    )
     exp_spec: str | None = setting(None, "added to the run's folder name", "-e", kind=FOLDER_PART)
     trial: int = setting(1, "trial number; with --seed it determines everything random", kind=TRIAL)
     pretrained: str | None = setting(

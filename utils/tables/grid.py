@@ -32,7 +32,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     grid: dict[str, list[str]] = {}
     for name, texts in given:
         if name in not_varied:
-            raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, --set or this command's flags say what it is")
+            raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, --set or this command's flags set it")
         if name not in known:
             raise BadInput(f"--grid {name}: there is no setting --{name}")
         if name in grid or name in fixed:

@@ -197,7 +197,7 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
         if name in ("overwrite", "help"):
             raise BadInput(f"--set {name}: is not a setting; --set exp-spec=NAME or another --results-root starts runs anew")
         if name in (*NOT_SETTINGS, "epochs"):
-            raise BadInput(f"--set {name}: is the cell's, the trial's, or has a flag of its own")
+            raise BadInput(f"--set {name}: is set by the cell or the trial, or has a flag of its own")
     values = row.cell._asdict() | row.settings | ({"epochs": selection.epochs} if selection.epochs else {}) | chosen
     if row.varied:
         values |= {**row.varied, "exp-spec": exp_spec(values.get("exp-spec"), row.varied)}
