@@ -4,7 +4,7 @@
     python figs/convergence.py [ROOT ...]
 
 ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Their epochs are added to figs/convergence/, where a
-run replaces the one of the same cell and trial. Prints the README's first table and the table of figs/convergence/README.md, and
+run replaces the one of the same cell and trial. Prints the README's first table and the tables of figs/convergence/README.md, and
 draws figs/convergence.png, from what is stored there.
 """
 
@@ -13,6 +13,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -30,6 +32,7 @@ from utils.tabular import markdown_table  # noqa: E402
 
 STORED = FOLDER / "convergence" / "epochs.csv.xz"
 EPOCHS = 100  # of a published run
+DEEPER = ("ResNet32", "ResNet44")  # nets with five published trials of every cell
 BLOCK = 10  # epochs per row of the table, which shows their means
 
 
@@ -115,6 +118,23 @@ def epochs_table(trials: Sequence[Trial]) -> str:
     return markdown_table(head, *rows)
 
 
+def trials_table(trials: Sequence[Trial]) -> str:
+    """Means over all epochs of each finished run beside those of the published trials of its cell, with standard deviations.
+
+    Also the standard deviations over the trials of the same cell of deeper nets, of which five are published.
+    """
+    head = ("net", "method", "mean over 100 epochs", "ours", "logs: mean", "sd", "n", *(f"sd of {net}" for net in DEEPER))
+    rows = []
+    for trial in filter(is_whole, trials):
+        for name, what, digits in CURVES:
+            sides = [logged().get(trial.cell._replace(model=net), ()) for net in (trial.cell.model, *DEEPER)]
+            means = [np.array([getattr(one, name).mean() for one in side]) for side in sides]
+            deviations = [f"{found.std(ddof=1):.{digits + 1}f}" if len(found) > 1 else "" for found in means]
+            numbers = f"{getattr(trial, name).mean():.{digits}f}", f"{means[0].mean():.{digits}f}" if len(means[0]) else ""
+            rows.append((trial.cell.net, trial.cell.method, what, *numbers, deviations[0], str(len(means[0])), *deviations[1:]))
+    return markdown_table(head, *rows)
+
+
 def spread() -> str:
     """How far published trials of one cell lie apart: ResNet44's MultiFC with SGD, of which ResNet20 has one trial only."""
     cell = Cell("ResNet44", "CIFAR10", "dorefa", "MultiFC", "SGD")
@@ -155,7 +175,8 @@ def main() -> None:
     if roots:
         collect(roots)
     trials = read_csv(STORED)
-    print(f"{accuracy_table(trials)}\n\n{coverage(trials)}\n\n{epochs_table(trials)}\n\nFor comparison: {spread()}.")
+    tables = accuracy_table(trials), coverage(trials), epochs_table(trials), trials_table(trials)
+    print("\n\n".join([*tables, f"For comparison: {spread()}."]))
     for trial in (trial for trial in trials if trial.epochs >= 30):
         found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
         print(f"Highest training loss of epochs 10 to 30, {trial.cell.method}, logs and ours: {', '.join(found)}")

@@ -118,6 +118,8 @@ def test_the_pages_show_what_was_run():
     assert f"lie at most {loss} % and {train_acc} % outside it, test accuracy at most {test_acc} % |" in readme
     assert f"ours lie within {loss} and {train_acc} % of their range" in first.replace("\n  ", " ")
     assert convergence.epochs_table(runs) in whole
+    assert convergence.accuracy_table(runs) in whole
+    assert convergence.trials_table(runs) in whole
     assert convergence.coverage(runs) in whole.replace("\n", " ")
     assert convergence.spread() in whole.replace("\n", " ")
     (ours,) = [trial for trial in runs if trial.cell.backward == "MultiFC"]
