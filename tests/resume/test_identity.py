@@ -1,9 +1,7 @@
 """What a run is made of is compared by its content: data, checkpoint, base model, program. Paths play no part."""
 
-import importlib
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run import epochs
 from utils.run.checkpoint import load_tensors, save_tensors
-from utils.run.identity import program_contents
+from utils.run.identity import _imported_files, program_contents
 
 BASE = ["-m", "ResNet8", "-bs", "4", "-n", "2", "-lr", "0.05"]
 STE = ["-meta", "STE", "--pretrained", "none"]
@@ -335,18 +333,23 @@ def test_an_edited_program_of_ones_own_is_refused(copied, stopped, tmp_path, cal
     assert json.loads((run / "run.json").read_text())["program"] == program_contents(moved)["program"]
 
 
-def test_the_files_that_a_program_imports_are_a_part_of_it(tmp_path, monkeypatch):
-    own, part = tmp_path / "own.py", tmp_path / "part_of_own.py"
-    own.write_text("import part_of_own")
-    part.write_text("width = 1")
-    alone = program_contents(own)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "part_of_own", raising=False)
-    importlib.import_module("part_of_own")
-    whole = program_contents(own)
-    assert alone != whole == program_contents(own)
-    part.write_text("width = 22")
-    assert program_contents(own) not in (alone, whole)
+def test_the_files_that_a_program_imports_are_a_part_of_it(tmp_path):
+    own, part, deep = tmp_path / "own.py", tmp_path / "part.py", tmp_path / "package" / "deep.py"
+    own.write_text("import sys, torch\nimport part\nfrom utils.choices import MODELS\n")
+    found = [program_contents(own)]
+    part.write_text("def later():\n    from package import deep\n")
+    found.append(program_contents(own))
+    deep.parent.mkdir()
+    (deep.parent / "__init__.py").touch()
+    for content in ("width = 1", "width = 22"):
+        deep.write_text(content)
+        found.append(program_contents(own))
+    assert len({contents["program"] for contents in found}) == 4
+    assert program_contents(own) == found[-1]
+    (tmp_path / "not_imported.py").touch()
+    assert program_contents(own) == found[-1]
     assert program_contents(MAIN) == {}
-    monkeypatch.delitem(sys.modules, "part_of_own")
-    assert program_contents(own) == alone
+
+
+def test_this_projects_files_are_no_part_of_a_program_beside_main():
+    assert _imported_files(MAIN) == set()

@@ -7,16 +7,15 @@ compared.
 
 import hashlib
 import json
-import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from modulefinder import ModuleFinder
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from utils import MAIN, PROJECT
+from utils import MAIN
 from utils.choices import npz_path
 from utils.errors import BadInput
 from utils.run.settings import MAY_DIFFER, Settings, with_precision
@@ -29,8 +28,7 @@ OTHER = {
     PROGRAM: "was made by another version of this program, or by another program",
 }
 NOTHING: Mapping[str, str] = MappingProxyType({})
-PROJECT_FOLDERS = [PROJECT / name for name in ("models_CIFAR", "meta_utils", "utils", "figs", "scripts", "tests")]
-INSTALLED_IN = {"site-packages", "dist-packages"}
+PACKAGES = ("models_CIFAR", "meta_utils", "utils", "figs")  # of this project
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
 
@@ -71,24 +69,25 @@ def _digest_of_version(path: Path, modified: int, size: int) -> str:
 def program_contents(program: str | Path) -> dict[str, str]:
     """The digest of a program of one's own, as in Identity; empty for main.py, whose commit is recorded.
 
-    It is of the program's file and of the Python files that it has imported, except this project's and those of installed
-    packages; of the file alone where there are no others.
+    It is of the program's file and of the files in its folder that it imports; of the file alone where there are none.
     """
     program = Path(program).resolve()
     digest = None if program == MAIN else file_digest(program)
     if digest is None:
         return {}
-    imported = sorted(filter(None, (file_digest(path) for path in _own_modules() - {program})))
+    imported = [file_digest(path) or "" for path in sorted(_imported_files(program))]
     return {PROGRAM: hashlib.sha256(" ".join([digest, *imported]).encode()).hexdigest() if imported else digest}
 
 
-def _own_modules() -> set[Path]:
-    """The files of imported modules that belong neither to this project nor to Python, nor to an installed package."""
-    elsewhere = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *map(str, PROJECT_FOLDERS)}
-    elsewhere |= {str(Path(path).resolve()) for path in elsewhere}
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    found = {Path(file).resolve() for file in files if file and file.endswith(".py")}
-    return {path for path in found - {MAIN} if not any(map(path.is_relative_to, elsewhere)) and not INSTALLED_IN & {*path.parts}}
+def _imported_files(program: Path) -> set[Path]:
+    """The files in and below a program's folder that its import statements lead to, those in functions too; not this project's."""
+    finder = ModuleFinder([str(program.parent)], excludes=["main", *PACKAGES])
+    try:
+        finder.run_script(str(program))
+    except SyntaxError:
+        return set()
+    found = {Path(module.__file__).resolve() for module in finder.modules.values() if module.__file__}
+    return found - {program, MAIN}
 
 
 def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:
