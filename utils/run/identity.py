@@ -80,7 +80,7 @@ def program_contents(program: str | Path) -> dict[str, str]:
 
 
 def _imported_files(program: Path) -> set[Path]:
-    """The files in and below a program's folder that its import statements lead to, those in functions too; not this project's."""
+    """The files in and below a program's folder that its import statements lead to, in functions too; not this project's."""
     finder = ModuleFinder([str(program.parent)], excludes=["main", *PACKAGES])
     try:
         finder.run_script(str(program))
