@@ -49,7 +49,7 @@ class Gain(NamedTuple):
         return " to ".join(values)
 
 
-GAIN_OF = (*Cell._fields, "epochs", "exp_spec", "trial", "seed")  # the columns that identify a run
+GAIN_OF = (*Cell._fields, "epochs", "exp_spec", "trial", "seed", "loader")  # the columns that identify a run
 Gains = dict[tuple[str, ...], Gain]
 
 
@@ -115,12 +115,11 @@ def read_gains(folder: Path) -> Gains:
 
 
 def _gain_key(trial: Trial) -> tuple[str, ...]:
-    seed = trial.settings.get("seed", "")
-    return (*trial.cell, str(trial.epochs), str(trial.settings.get("exp_spec") or ""), str(trial.number), str(seed))
+    return (*trial.cell, str(trial.epochs), str(trial.settings.get("exp_spec") or ""), *map(str, trial.draws))
 
 
 def _key(trial: Trial) -> tuple[Any, ...]:
-    return trial.cell, trial.grouping_key, trial.number, trial.settings.get("seed")
+    return trial.cell, trial.grouping_key, trial.draws
 
 
 def caption(trials: Sequence[Trial]) -> str:

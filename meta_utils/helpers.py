@@ -11,6 +11,7 @@ from torch.profiler import record_function
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Rates, apply_gradients
+from utils.discretize import require_tensor
 from utils.errors import BadPart
 from utils.quantize import Quantizer, ste_gradient
 
@@ -30,22 +31,20 @@ def meta_gradient_generation(
         require_method(meta_method, meta_net)
     layers = net.meta
     g_W_hat = layers.get("g_W_hat")
-    g_W_tilde, hidden = _checked(meta_net, meta_net(g_W_hat, layers.get("W_tilde"), meta_hidden_state_dict or {}), g_W_hat)
+    g_W_tilde, hidden = _as_returned(meta_net, meta_net(g_W_hat, layers.get("W_tilde"), meta_hidden_state_dict or {}), g_W_hat)
     bias_grads = [None if layer.bias is None else layer.bias.grad for layer in layers.layers]
     return MetaGradients(layers.paths, layers.layout, g_W_tilde, bias_grads), hidden
 
 
-def _checked(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[Tensor, dict]:
-    """What M returned. Raises BadPart where that is not g_W_tilde with the shape of g_W_hat and a state."""
+def _as_returned(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[Tensor, dict]:
+    """What M returned. Raises BadPart where that is not g_W_tilde, like g_W_hat, and a state."""
     name = type(meta_net).__name__
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise BadPart(f"{name} must return g_W_tilde and its state, a dict; it returned {type(returned).__name__}")
     state = returned[1]
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(h, Tensor) for n, h in state.items()):
         raise BadPart(f"{name} must return as its state a dict of tensors by name, {{}} for none, not {str(state)[:50]}")
-    if not isinstance(returned[0], Tensor) or returned[0].shape != g_W_hat.shape:
-        got = tuple(returned[0].shape) if isinstance(returned[0], Tensor) else type(returned[0]).__name__
-        raise BadPart(f"{name} must return g_W_tilde with the shape of g_W_hat, {tuple(g_W_hat.shape)}, not {got}")
+    require_tensor(name, returned[0], g_W_hat, "g_W_hat")
     return returned
 
 
@@ -87,7 +86,7 @@ def learned_gradient(
     )
     with torch.random.fork_rng([g_W_hat.device] if g_W_hat.is_cuda else []):
         returned = functional_call(meta_net, buffers, (g_W_hat, W_tilde, state))
-    g_W_tilde, _ = _checked(meta_net, returned, g_W_hat)
+    g_W_tilde, _ = _as_returned(meta_net, returned, g_W_hat)
     return g_W_tilde, quantizer.calibration(net.meta.weights(), net.meta.layout) * g_W_tilde
 
 

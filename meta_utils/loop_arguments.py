@@ -43,7 +43,7 @@ def check_gradient(
     """Raises ValueError for what does not go together: M with its optimizer and a quantizer that calibrates, or an estimator."""
     if isinstance(meta_net, Estimator):
         raise ValueError(f"{type(meta_net).__name__} is a fixed estimator: estimator={type(meta_net).__name__}()")
-    if meta_net is not None and not isinstance(meta_net, MetaNetwork):
+    if meta_net is not None and not isinstance(getattr(meta_net, "_orig_mod", meta_net), MetaNetwork):  # of torch.compile(M)
         raise ValueError(f"{type(meta_net).__name__} is not a MetaNetwork: derive it from meta_utils.meta_network.MetaNetwork")
     if (meta_net is None) != (meta_optimizer is None):
         raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from utils.discretize import require_tensor
 from utils.layout import FlatLayout
 from utils.quantize import Quantizer
 
@@ -42,9 +43,13 @@ class MetaGradients(Mapping[str, tuple]):
         return cls(paths, layout, layout.flatten(g_W_tilde), bias_grads)
 
     def calibrate(self, quantizer: Quantizer, W: Tensor) -> None:
-        """u = calibration(W) * g_W_tilde, Eq. (4), without a graph; computed once. W: all stored weights, flat (N,)."""
+        """u = calibration(W) * g_W_tilde, Eq. (4), without a graph; computed once. W: all stored weights, flat (N,).
+
+        Raises BadPart where the calibration is not like W.
+        """
         if self._u is None:
             self.calibration = quantizer.calibration(W.detach(), self._layout)
+            require_tensor(f"{type(quantizer).__name__}.calibration", self.calibration, W, "W")
             self._u = self.calibration * self.g_W_tilde.detach()
 
     def __getitem__(self, name: str) -> tuple:

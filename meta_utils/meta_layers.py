@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.optimizee import Rates, minus, rate_of
+from utils.discretize import require_tensor
 from utils.errors import BadPart
 from utils.layout import Filters, FlatLayout
-from utils.quantize import Quantizer
+from utils.quantize import EstimatedQuantizer, Quantizer
 
 SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.shown`
     "pre_quantized_weight": "W_tilde",
@@ -68,13 +69,13 @@ class MetaLayer:
         return getattr(self.module, self.bias_parameter) if self.bias_parameter else None
 
 
-def require_dtype(layer: MetaLayer, first: MetaLayer) -> None:
+def require_quantizable(layer: MetaLayer, first: MetaLayer) -> None:
     """Raises ValueError for a weight without a number, of another dtype than float32 and float64, or than the first layer's."""
     W, other = layer.weight, first.weight
     if not W.numel():
         raise ValueError(f"layer {layer.name}: its weight, {tuple(W.shape)}, has no number to quantize")
     if W.dtype not in (torch.float32, torch.float64):
-        advice = "metaquantize(net, autocast=torch.bfloat16) computes products in bf16"
+        advice = "for products in bf16 it stays float32: metaquantize(net, autocast=torch.bfloat16)"
         raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, not float32 or float64; {advice}")
     if W.dtype != other.dtype:
         raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, and that of {first.name} {other.dtype}")
@@ -101,13 +102,12 @@ class _Lookahead(torch.autograd.Function):
         return g, ctx.times_minus_alpha(g, c) if ctx.needs_input_grad[1] else None, None, None
 
 
-def _checked(quantizer: Quantizer, method: str, returned: Tensor, W: Tensor) -> Tensor:
-    """What a quantizer's method returned. Raises BadPart unless it is a tensor like W, with a graph to W if there is one to W."""
-    name = f"{type(getattr(quantizer, 'quantizer', quantizer)).__name__}.{method}"  # of an EstimatedQuantizer: what it holds
-    if not isinstance(returned, Tensor) or (returned.shape, returned.dtype) != (W.shape, W.dtype):
-        got = f"{tuple(returned.shape)} {returned.dtype}" if isinstance(returned, Tensor) else type(returned).__name__
-        raise BadPart(f"{name} must return a tensor of W's shape and dtype, {tuple(W.shape)} {W.dtype}, not {got}")
-    if W.requires_grad and not returned.requires_grad and torch.is_grad_enabled():
+def _checked(quantizer: Quantizer, method: str, returned: Tensor, W: Tensor, training: bool) -> Tensor:
+    """What a quantizer's method returned. Raises BadPart unless it is like W and, in training, has a graph if W has one."""
+    own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+    name = f"{type(own).__name__}.{method}"
+    require_tensor(name, returned, W, "W")
+    if training and W.requires_grad and not returned.requires_grad:
         raise BadPart(f"{name} returned a tensor without a gradient for W, which would never be trained")
     return returned
 
@@ -137,12 +137,12 @@ class MetaLayers:
     def layout(self) -> FlatLayout:
         """Where each layer's coordinates lie in the flat vector; made anew when the weights' device, dtype or strides change.
 
-        Raises ValueError for weights of a dtype that metaquantize does not take.
+        Raises ValueError for weights that metaquantize does not take.
         """
         kinds = [(layer.weight.device, layer.weight.dtype, layer.weight.stride()) for layer in self.layers]
         if self._layout is None or self._made_for != kinds:
             for layer in self.layers:
-                require_dtype(layer, self.layers[0])
+                require_quantizable(layer, self.layers[0])
             weights, filters = zip(*((layer.weight, layer.filters) for layer in self.layers), strict=True)
             self._layout, self._made_for = FlatLayout(weights, filters), kinds
         return self._layout
@@ -219,8 +219,8 @@ class MetaLayers:
             for layer, r in zip(self.layers, meta_grads.bias_grads, strict=True):
                 if r is not None:
                     operands |= dict.fromkeys(layer.bias_uses, minus(layer.bias, r, rate_of(lr, layer.bias)))
-        W_tilde = _checked(quantizer, "preprocess", quantizer.preprocess(W, self.layout), W)
-        W_hat = _checked(quantizer, "quantize", quantizer.quantize(W_tilde, stored, self.layout), W)
+        W_tilde = _checked(quantizer, "preprocess", quantizer.preprocess(W, self.layout), W, training)
+        W_hat = _checked(quantizer, "quantize", quantizer.quantize(W_tilde, stored, self.layout), W, training)
         if training:
             self._show(W_tilde, W_hat, meta_grads)
         for layer, weight in zip(self.layers, self.layout.split(W_hat), strict=True):

@@ -21,7 +21,7 @@ from torch.profiler import record_function
 from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import installed_quantizer, without_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
-from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers, require_dtype
+from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers, require_quantizable
 from meta_utils.optimizee import Rates
 from utils.errors import shortened
 from utils.layout import Filters
@@ -68,7 +68,7 @@ def metaquantize(
         raise ValueError(f"the net has an attribute {taken[0]} of its own")
     layers = _quantized_layers(net, keep)
     for layer in layers:
-        require_dtype(layer, layers[0])
+        require_quantizable(layer, layers[0])
     net.meta = MetaLayers(layers)
     net.layer_name_list = [(layer.name, layer.path) for layer in layers]
     for layer in layers:

@@ -129,7 +129,7 @@ def test_ms_gain_is_read_from_the_events(tmp_path):
     out = tmp_path / "out"
     for _ in range(2):
         controls.collect([tmp_path / "R"], out)
-        assert controls.read_gains(out) == {(*LEARNED, "12", "", "1", "0"): (0.25, 12345.0)}
+        assert controls.read_gains(out) == {(*LEARNED, "12", "", "1", "0", "resident"): (0.25, 12345.0)}
     table = controls.cells_table(read_csv(out / controls.STORED), controls.read_gains(out))
     assert table.splitlines()[-1].endswith(" | 0.25 to 1.23e+04 |")
     assert str(controls.Gain(1.0, 1.0)) == "1"

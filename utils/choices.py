@@ -5,6 +5,7 @@ of one's own registers its classes themselves: `QUANTIZERS["ternary"] = Ternary`
 """
 
 import re
+from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import shortened
+from utils.files.checks import MAX_NAME, is_name
 
 STARTS = ("random", "identity")  # of a meta network's parameters phi
 NONLINEARITIES = ("relu", "tanh")  # between a meta network's linear layers; None: nothing between them
@@ -22,7 +24,6 @@ PRECISIONS = FLOAT32, TF32, BF16 = ("float32", "tf32", "bf16")  # of products an
 MAX_BITS = 8  # per weight
 STE = "STE"
 RESIDENT = "resident"  # the loader that is the default
-NAME = re.compile(r"[^/. -][^/]{0,99}")  # of what a program of one's own registers
 TORCHVISION = "torchvision:"  # before the name of a classifier of torchvision.models
 
 
@@ -42,7 +43,7 @@ class TrainedPlace(Place):
     """Of a quantizer with parameters of its own."""
 
 
-class Registry(dict[str, Any]):
+class Registry(UserDict[str, Any]):
     """Name -> a class or function, or the Place of one. The name stands in the run's record and in its folder's name.
 
     Raises ValueError, when one is registered, for a name that is not text, is empty or longer than 100 characters, begins with
@@ -50,8 +51,8 @@ class Registry(dict[str, Any]):
     """
 
     def __setitem__(self, name: str, entry: Any) -> None:
-        if not isinstance(name, str) or not NAME.fullmatch(name) or not name.isprintable():
-            accepted = "1 to 100 printable characters without '/', the first of them no '.', '-' or space"
+        if not is_name(name) or "/" in name or name[0] in ".- ":
+            accepted = f"1 to {MAX_NAME} printable characters without '/', the first of them no '.', '-' or space"
             raise ValueError(f"a registered name must be {accepted}, not {shortened(repr(name))}")
         super().__setitem__(name, entry)
 
@@ -131,13 +132,15 @@ META_NETWORKS = Registry(  # (options) -> MetaNetwork, see meta_utils/meta_netwo
 
 _SGD, _ADAM = Place("meta_utils.SGD:SGD"), Place("meta_utils.adam:Adam")
 _TORCHS_EPS = {"bias_corrected_eps": True}  # torch.optim's Adam; the published runs' Adam with a learned gradient differs
-OPTIMIZEES: dict[str, OptimizeeChoice] = {
-    "SGD": OptimizeeChoice(_SGD, 0.0, 0.0),
-    "SGD-M": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9}),
-    "Nesterov": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9, "nesterov": True}),
-    "Adam": OptimizeeChoice(_ADAM, 5e-4, 0.0, {}, _TORCHS_EPS),
-    "AMSGrad": OptimizeeChoice(_ADAM, 5e-4, 0.0, {"amsgrad": True}, _TORCHS_EPS),
-}
+OPTIMIZEES = Registry(  # name -> OptimizeeChoice
+    {
+        "SGD": OptimizeeChoice(_SGD, 0.0, 0.0),
+        "SGD-M": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9}),
+        "Nesterov": OptimizeeChoice(_SGD, 5e-4, 5e-4, {"momentum": 0.9, "nesterov": True}),
+        "Adam": OptimizeeChoice(_ADAM, 5e-4, 0.0, {}, _TORCHS_EPS),
+        "AMSGrad": OptimizeeChoice(_ADAM, 5e-4, 0.0, {"amsgrad": True}, _TORCHS_EPS),
+    }
+)
 
 ESTIMATORS = EstimatorRegistry(  # see utils/discretize.py
     {

@@ -4,6 +4,7 @@ The straight-through estimator stands here, since every quantizer has it by defa
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,14 +54,15 @@ class STE(Estimator):
 def estimated(estimator: Estimator, g_q: Tensor, x: Tensor, q: Tensor, progress: Tensor | None) -> Tensor:
     """An estimator's g_x. Raises BadPart where that is no tensor of x's shape."""
     g_x = estimator(g_q, x, q, progress)
-    _require_shape(estimator, "__call__", g_x, x)
+    require_tensor(f"{type(estimator).__name__}.__call__", g_x, x, "x")
     return g_x
 
 
-def _require_shape(estimator: Estimator, method: str, returned: Tensor, x: Tensor) -> None:
-    if not isinstance(returned, Tensor) or returned.shape != x.shape:
-        got = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
-        raise BadPart(f"{type(estimator).__name__}.{method} must return a tensor of x's shape {tuple(x.shape)}, not {got}")
+def require_tensor(name: str, returned: Any, like: Tensor, whose: str) -> None:
+    """Raises BadPart, naming what returned it, for anything but a tensor of the shape and dtype of another one, `whose` name."""
+    if not isinstance(returned, Tensor) or (returned.shape, returned.dtype) != (like.shape, like.dtype):
+        got = f"{tuple(returned.shape)} {returned.dtype}" if isinstance(returned, Tensor) else type(returned).__name__
+        raise BadPart(f"{name} must return a tensor of {whose}'s shape and dtype, {tuple(like.shape)} {like.dtype}, not {got}")
 
 
 class _Step(torch.autograd.Function):
@@ -93,7 +95,7 @@ class Discretize:
         at, value, deviation = x.detach(), q, None
         if self.estimator.relaxed:
             value = self.estimator.forward_value(at if unit is None else at / nonzero(unit), q, self.progress)
-            _require_shape(self.estimator, "forward_value", value, q)
+            require_tensor(f"{type(self.estimator).__name__}.forward_value", value, q, "q")
         if self.estimator.standardized:
             deviation = layout.deviation(at)
         return _Step.apply(x, value, q, deviation, self.progress, self.estimator)

@@ -275,7 +275,7 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
 
     Raises ValueError where there are no batches, and for a quantizer with a net that is not metaquantized.
     """
-    if quantized_type is not None and not hasattr(net, "meta"):
+    if quantized_type is not None and not any(hasattr(module, "meta") for module in net.modules()):
         raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
     device = next(net.parameters()).device
     modes = [(module, module.training) for module in net.modules()]  # one may be frozen, in eval mode always

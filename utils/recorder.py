@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,9 @@ class Recorder:
             self._watch_loss(self.loss.avg)
             factor = DROP**self._drops
         else:
-            schedule = Schedule(int(adjust_type) if str(adjust_type).isdecimal() else adjust_type)
+            with suppress(ValueError):  # of a text that is no number: a schedule by name, or milestones
+                adjust_type = int(adjust_type)
+            schedule = Schedule(adjust_type)
             if adjust_type == COSINE and self.epochs is None:
                 raise ValueError(f"the schedule {COSINE} needs the number of epochs: Recorder(..., epochs=...)")
             factor = schedule.factor(epoch + 1, per_epoch=1, **({"epochs": self.epochs} if self.epochs else {}))

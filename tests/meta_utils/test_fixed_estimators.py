@@ -108,7 +108,7 @@ class OwnBackward:
     ("changes", "named"),
     [
         ({"estimator": ESTIMATORS["EDE"]}, "EDE depends on progress"),
-        ({"estimator": Sums()}, r"Sums.__call__ must return a tensor of x's shape \(2,\), not \(\)"),
+        ({"estimator": Sums()}, r"Sums.__call__ must return a tensor of x's shape and dtype, \(2,\) .*, not \(\)"),
         ({"estimator": ESTIMATORS["EWGS"], "quantizer": OwnBackward()}, "OwnBackward.quantize has no argument discretize"),
         ({"estimator": ESTIMATORS["EWGS"], "quantizer": None}, "takes a quantizer"),
         ({"clip": 0.0}, "clip must be above 0"),

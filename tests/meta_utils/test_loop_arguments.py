@@ -90,10 +90,10 @@ def test_an_optimizee_that_was_made_before_the_quantizer_is_named():
     ("returned", "words"),
     [
         (lambda g: g, "its state, a dict; it returned Tensor"),
-        (lambda g: (g[:-1], {}), r"with the shape of g_W_hat, \(9,\), not \(8,\)"),
+        (lambda g: (g[:-1], {}), r"of g_W_hat's shape and dtype, \(9,\) .*, not \(8,\)"),
         (lambda g: (g, None), "its state a dict of tensors by name, .*, not None"),
         (lambda g: (g, {"h": 3}), "its state a dict of tensors by name, .*, not {'h': 3}"),
-        (lambda g: (None, {}), r"with the shape of g_W_hat, \(9,\), not NoneType"),
+        (lambda g: (None, {}), r"of g_W_hat's shape and dtype, \(9,\) .*, not NoneType"),
     ],
 )
 def test_what_M_must_return_is_said(returned, words):
@@ -142,7 +142,10 @@ def test_an_estimator_of_another_shape_is_named_whatever_the_number_of_weights()
         def __call__(self, g_q, x, q, progress):
             return g_q[:2]
 
-    with pytest.raises(ValueError, match=r"OnlyTwo.__call__ must return a tensor of x's shape \(9,\), not \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"OnlyTwo.__call__ must return a tensor of x's shape and dtype, \(9,\).*, not \(2,\)",
+    ):
         TrainingLoop(*net_and_optimizee(), BWN(), estimator=OnlyTwo()).step(IMAGES, TARGETS)
 
 
@@ -193,5 +196,26 @@ def test_what_a_training_forward_computes_with_must_have_qs_shape():
 
     net, optimizee = net_and_optimizee()
     loop = TrainingLoop(net, optimizee, BWN(), estimator=Short(), iterations=2)
-    with pytest.raises(BadPart, match=r"Short\.forward_value must return a tensor of x's shape \(9,\), not \(2,\)"):
+    with pytest.raises(
+        BadPart,
+        match=r"Short\.forward_value must return a tensor of q's shape and dtype, \(9,\).*, not \(2,\)",
+    ):
+        loop.step(IMAGES, TARGETS)
+
+
+def test_a_compiled_m_is_one():
+    net, optimizee = net_and_optimizee()
+    M = torch.compile(MetaFC())
+    TrainingLoop(net, optimizee, BWN(), M, torch.optim.Adam(M.parameters()))
+
+
+def test_a_calibration_that_is_not_like_w_is_named():
+    class Odd(BWN):
+        def calibration(self, W, layout=None):
+            return None
+
+    net, optimizee = net_and_optimizee()
+    loop = TrainingLoop(net, optimizee, Odd(), *learned())
+    loop.step(IMAGES, TARGETS)
+    with pytest.raises(BadPart, match=r"Odd\.calibration must return a tensor of W's shape and dtype, .*, not NoneType"):
         loop.step(IMAGES, TARGETS)

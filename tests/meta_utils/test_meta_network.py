@@ -227,19 +227,21 @@ class Restless(MetaNetwork):
 
     def forward(self, g_W_hat, W_tilde, state=None):
         self.calls += 1
-        return g_W_hat.mul_(torch.rand(())), {"seen": W_tilde.zero_()}
+        seen = state["seen"].add_(1) if state else torch.zeros(3)
+        return g_W_hat.mul_(torch.rand(()) + W_tilde.zero_().sum()), {"seen": seen}
 
 
 def test_looking_at_ms_gradient_changes_nothing_whatever_m_does(tiny_net, batches):
     M = Restless()
     (batch,) = batches(1)
     loop = TrainingLoop(tiny_net, SGD(tiny_net.parameters(), lr=0.1), BWN(), M, Adam([{"params": []}]))
-    loop.step(*batch)
+    for _ in range(3):
+        loop.step(*batch)
     before = copy.deepcopy(loop.state_dict()), torch.get_rng_state()
     loop.compare_with_ste()
     torch.testing.assert_close(loop.state_dict(), before[0], rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert M.calls == 0
+    assert (M.calls, loop.meta_hidden_state_dict["seen"].tolist()) == (2, [1, 1, 1])
 
 
 def test_what_m_returns_is_checked_wherever_it_is_called(tiny_net, batches):

@@ -15,7 +15,7 @@ from training_loops import make_loop
 from meta_utils.metaquantize import metaquantize, plain_copy
 from models_CIFAR.resnet import ResNet
 from utils.errors import BadPart
-from utils.quantize import BWN, BWNF, DoReFa
+from utils.quantize import BWN, BWNF, DoReFa, evaluate
 from utils.quantize import test as accuracy_of
 
 QUANTIZERS = [DoReFa(2), BWN(), BWNF()]
@@ -334,6 +334,21 @@ def test_a_quantizer_that_returns_something_else_is_named(change, words):
     net, quantizer = metaquantize(nn.Sequential(nn.Linear(3, 3))), type("Odd", (BWN,), change)()
     with pytest.raises(BadPart, match=f"Odd.{words}"):
         net(torch.ones(1, 3), quantizer)
-    net[0].weight.requires_grad_(False)
     if "without a gradient" in words:
-        net(torch.ones(1, 3), quantizer)
+        net.eval()(torch.ones(1, 3), quantizer)
+        net.train().requires_grad_(False)(torch.ones(1, 3), quantizer)
+
+
+def test_evaluation_reaches_a_net_through_a_wrapper(batches):
+    class Wrapper(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, images, quantized_type=None):
+            return self.net(images, quantized_type=quantized_type)
+
+    net, data = metaquantize(made("twice")), batches(2)
+    assert evaluate(Wrapper(net), "BWN", data) == evaluate(net, "BWN", data)
+    with pytest.raises(ValueError, match="Sequential is not metaquantized"):
+        evaluate(nn.Sequential(nn.Flatten()), "BWN", data)

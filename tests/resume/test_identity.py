@@ -16,7 +16,7 @@ from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run import epochs
 from utils.run.checkpoint import load_tensors, save_tensors
-from utils.run.identity import _imported_files, program_contents
+from utils.run.identity import imported_files, program_contents
 
 BASE = ["-m", "ResNet8", "-bs", "4", "-n", "2", "-lr", "0.05"]
 STE = ["-meta", "STE", "--pretrained", "none"]
@@ -334,22 +334,46 @@ def test_an_edited_program_of_ones_own_is_refused(copied, stopped, tmp_path, cal
 
 
 def test_the_files_that_a_program_imports_are_a_part_of_it(tmp_path):
-    own, part, deep = tmp_path / "own.py", tmp_path / "part.py", tmp_path / "package" / "deep.py"
-    own.write_text("import sys, torch\nimport part\nfrom utils.choices import MODELS\n")
-    found = [program_contents(own)]
-    part.write_text("def later():\n    from package import deep\n")
-    found.append(program_contents(own))
-    deep.parent.mkdir()
-    (deep.parent / "__init__.py").touch()
-    for content in ("width = 1", "width = 22"):
-        deep.write_text(content)
+    own, deep = tmp_path / "own.py", tmp_path / "package" / "inner" / "deep.py"
+    (tmp_path / "logs").mkdir()  # of the name of something that is imported, and no module
+    own.write_text("import logs, torch\nimport part\nfrom utils.choices import MODELS\n")
+    alone = program_contents(own)
+    assert alone.keys() == {"program"}
+    contents = {
+        tmp_path / "part.py": "def later():\n    from package import inner\n",
+        deep.parent / "__init__.py": "from . import deep\nfrom .. import broken, own\n",
+        deep: "width = 1",
+        tmp_path / "package" / "broken.py": "width =",
+    }
+    found = [alone]
+    for path, content in (*contents.items(), (deep, "width = 22"), (tmp_path / "package" / "broken.py", "\0")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
         found.append(program_contents(own))
-    assert len({contents["program"] for contents in found}) == 4
-    assert program_contents(own) == found[-1]
+        assert found[-1]["program"] == alone["program"]
+    assert len({both.get("program_imports") for both in found}) == len(found)
     (tmp_path / "not_imported.py").touch()
     assert program_contents(own) == found[-1]
-    assert program_contents(MAIN) == {}
+    assert imported_files(own) == contents.keys()
+    assert (program_contents(MAIN), imported_files(MAIN)) == ({}, set())
 
 
-def test_this_projects_files_are_no_part_of_a_program_beside_main():
-    assert _imported_files(MAIN) == set()
+def test_imported_files_that_have_changed_are_refused_where_they_were_recorded(copied, stopped, tmp_path, call_main):
+    root, run = copied("R")
+    own, part = tmp_path / "own.py", tmp_path / "part.py"
+    own.write_text("import part")
+    part.write_text("width = 1")
+    record = json.loads((run / "run.json").read_text())
+    command = train(root, f"NPZ:{stopped / 'a.npz'}", *STE, "--stop-after", "3")
+    for path in run.glob("checkpoint*.pth"):
+        save_tensors(load_tensors(path, "test") | program_contents(own), path)
+    (run / "run.json").write_text(json.dumps(record | program_contents(own)))
+    part.write_text("width = 22")
+    outcome = call_main(*command, program=own)
+    assert (outcome.code, "with other versions of the files that this program imports" in outcome.err) == (2, True)
+    of_file = {"program": program_contents(own)["program"]}  # as earlier versions recorded it
+    for path in run.glob("checkpoint*.pth"):
+        state = load_tensors(path, "test")
+        save_tensors({name: value for name, value in state.items() if name != "program_imports"}, path)
+    (run / "run.json").write_text(json.dumps(record | of_file))
+    assert call_main(*command, program=own).code == 0

@@ -278,6 +278,18 @@ def test_a_finished_runs_earlier_checkpoint_is_not_taken_for_its_end(command, ca
         )
 
 
+def test_a_base_model_is_not_written_again_from_an_earlier_checkpoint(call_main, tiny_set, tmp_path):
+    pretrain = ["pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "2", "--results-root", str(tmp_path / "R")]
+    assert call_main(*pretrain).code == 0
+    run = only_run(tmp_path / "R")
+    (base,) = (tmp_path / "R").rglob("*-pretrain.pth")
+    base.unlink()
+    (run / "checkpoint.pth").unlink()
+    outcome = call_main(*pretrain)
+    assert (outcome.code, base.exists()) == (2, False)
+    assert "is done after 4 iterations, and its last whole checkpoint is of 2" in outcome.err
+
+
 def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(call_main, tiny_set, tmp_path):
     """As after a kill between the base model and the record that says so."""
     pretrain = ["pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "60", "--results-root", str(tmp_path / "R")]
@@ -298,15 +310,16 @@ def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(c
     assert record_of(run)["state"] == "done"
 
 
-def test_a_run_that_has_trained_nothing_starts_over_with_another_program(command, call_main, tmp_path):
+def test_only_a_run_without_a_checkpoint_may_begin_with_other_data(command, call_main, tmp_path):
+    """As after a kill before the first iteration: iterations_done is not recorded yet, or 0."""
     assert call_main(*command("R", "-meta", "STE", "--stop-after", "2")).code == 0
     run = only_run(tmp_path / "R")
     record = record_of(run)
-    (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64}))
-    refused = call_main(*command("R", "-meta", "STE"))
-    assert (refused.code, "was trained on other data" in refused.err) == (2, True)
-    record.pop("iterations_done")
-    (run / "run.json").write_text(json.dumps(record | {"data_digest": "0" * 64, "state": "failed"}))
+    done = record.pop("iterations_done")
+    for more in ({"iterations_done": done}, {"iterations_done": 0}, {}):
+        (run / "run.json").write_text(json.dumps(record | more | {"data_digest": "0" * 64}))
+        refused = call_main(*command("R", "-meta", "STE"))
+        assert (refused.code, "was trained on other data" in refused.err) == (2, True)
     without_checkpoints(run)
     assert call_main(*command("R", "-meta", "STE")).code == 0
     assert record_of(run)["data_digest"] == record["data_digest"]

@@ -73,6 +73,14 @@ def test_names_need_no_torch():
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", " x", "a\nb", "x" * 101, 5])
 def test_a_name_that_no_record_or_folder_can_have_is_refused(name):
-    with pytest.raises(ValueError, match="a registered name must be 1 to 100 printable characters"):
-        QUANTIZERS[name] = object
+    ways = (
+        lambda: QUANTIZERS.__setitem__(name, object),
+        lambda: QUANTIZERS.update({name: object}),
+        lambda: QUANTIZERS.setdefault(name, object),
+        lambda: Registry({name: object}),
+        lambda: OPTIMIZEES.update({name: object}),
+    )
+    for way in ways:
+        with pytest.raises(ValueError, match="a registered name must be 1 to 100 printable characters"):
+            way()
     assert name not in QUANTIZERS

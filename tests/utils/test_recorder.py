@@ -82,7 +82,12 @@ def test_step_schedule(tmp_path):
 def test_the_other_schedules(tmp_path):
     alpha = optimizer()
     with Recorder(tmp_path, epochs=4) as recorder:
-        for adjust, factors in (("2,3", [1, 0.1, 0.01]), ("30", [1, 1, 1]), ("cosine", [0.853553, 0.5, 0.146447])):
+        for adjust, factors in (
+            ("2,3", [1, 0.1, 0.01]),
+            ("30", [1, 1, 1]),
+            (2.0, [1, 0.1, 0.1]),
+            ("cosine", [0.853553, 0.5, 0.146447]),
+        ):
             for epoch, factor in enumerate(factors):
                 recorder.adjust_lr(alpha, adjust, epoch)
                 assert alpha.param_groups[0]["lr"] == pytest.approx(1e-3 * factor, rel=1e-5)

@@ -76,6 +76,11 @@ class Trial:
         return bool(len(self.val_acc) or self.settings.get("validation"))
 
     @property
+    def draws(self) -> tuple[int, Any, str]:
+        """What its random draws depend on: number, seed and loader. Trials of a group with the same draws are the same trial."""
+        return self.number, self.settings.get("seed"), self.settings.get("loader", RESIDENT)
+
+    @property
     def recorded(self) -> bool:
         """Whether its settings are known."""
         return "folder" not in self.settings
@@ -161,13 +166,12 @@ def group_trials(
     for trial in trials:
         for name in CONTENTS:
             digests[trial.cell, name].add(trial.settings.get(name))
-    file_names: dict[Any, str] = {}  # one name for a base model, whatever its copies are called
+    name_of = _base_model_names(trials)
     for trial in trials:
         several = [name for name in CONTENTS if len(digests[trial.cell, name] - {None}) > 1]
         compared = json.loads(trial.grouping_key) | {name: trial.settings.get(name, "not recorded") for name in several}
-        if BASE_MODEL in trial.settings and "pretrained" in compared:
-            name = compared["pretrained"]
-            compared["pretrained"] = file_names.setdefault((trial.cell, trial.settings[BASE_MODEL]), name)
+        if (key := (trial.cell, trial.settings.get(BASE_MODEL))) in name_of:
+            compared["pretrained"] = name_of[key]
         by_cell[trial.cell][json.dumps(compared, sort_keys=True)].append(trial)
     groups, left_out = [], []
     for cell, by_key in by_cell.items():
@@ -181,6 +185,18 @@ def group_trials(
     return groups, left_out
 
 
+def _base_model_names(trials: Iterable[Trial]) -> dict[tuple[Cell, str], str]:
+    """A cell and a base model's digest -> one name, whatever its copies are called: one that a trial without a digest has, or the
+    first in the alphabet.
+    """
+    names, undigested = defaultdict(set), defaultdict(set)
+    for trial in trials:
+        if name := trial.portable_settings.get("pretrained"):
+            digest = trial.settings.get(BASE_MODEL)
+            (names[trial.cell, digest] if digest else undigested[trial.cell]).add(name)
+    return {key: min(found, key=lambda name, cell=key[0]: (name not in undigested[cell], name)) for key, found in names.items()}
+
+
 def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], list[LeftOut]]:
     """Of trials with equal settings: those that are averaged, by number, and the others with the reason.
 
@@ -189,8 +205,7 @@ def _select(members: Sequence[Trial], usual: int | None) -> tuple[list[Trial], l
     epochs = usual if members[0].settings.get("epochs", usual) == usual else None
     unique, left_out = {}, []
     for trial in sorted(members, key=lambda trial: (trial.state != "done", trial.epochs != epochs, -trial.epochs)):
-        draws = trial.number, trial.settings.get("seed"), trial.settings.get("loader", RESIDENT)
-        first = unique.setdefault(draws, trial)
+        first = unique.setdefault(trial.draws, trial)
         if first is not trial:
             left_out.append(LeftOut(trial, f"the same trial as {first.source}, which is counted", repeated=True))
     lengths = Counter(trial.epochs for trial in unique.values() if trial.state == "done")

@@ -11,14 +11,14 @@ import numpy as np
 from utils.choices import STE, is_fixed
 from utils.report.statistics import NOT_FINITE, Statistics, trial_means
 from utils.report.trials import Group, Trial
-from utils.run.identity import BASE_MODEL, CONTENTS, PROGRAM, in_words
+from utils.run.identity import BASE_MODEL, CONTENTS, IMPORTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 from utils.tables.cells import FULL_PRECISION, Cell
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
 STANDARD_ERRORS = 2
 TOO_FEW = "too few trials"
-DEFINES_THE_METHOD = {"backward", PROGRAM, *META_OPTIONS, *LEARNED_DEFAULTS}
+DEFINES_THE_METHOD = {"backward", PROGRAM, IMPORTS, *META_OPTIONS, *LEARNED_DEFAULTS}
 NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 NOT_RECORDED = "all settings"  # in the place of a setting, where a trial has no record
 MAY_DIFFER_FROM_BASELINE = {  # how W steps, within the one schedule, and what has no part in the result

@@ -16,7 +16,15 @@ from utils.files.look import is_folder, look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
 from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
-from utils.run.earlier_run import digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
+from utils.run.earlier_run import (
+    digest_of_tensors,
+    has_seen,
+    iterations_of_finished,
+    read_earlier_run,
+    refuse_itself,
+    require_final,
+    require_unchanged,
+)
 from utils.run.finite import fault_of_weights
 from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, file_digest
 from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
@@ -41,7 +49,9 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
             state = load_state(Checkpoints(path))
             if state is None:
                 raise BadInput(f"{path} is done, but its checkpoint and {target} are gone; --overwrite starts over") from None
-            check_checkpoint(path, state, Identity.of_record(read_record(path)), "--overwrite starts over")
+            record = read_record(path)
+            check_checkpoint(path, state, Identity.of_record(record), "--overwrite starts over")
+            require_final(path, iterations_of_finished(record), state)
             write_base_model(state["loop"]["net"], target)
         raise
     ended = record.get("epochs_done") == settings.epochs or record.get("ended_early")  # its own may be there already

@@ -5,30 +5,32 @@ Compared on resume, by `evaluate` and by the report. Paths play no part, and wha
 compared.
 """
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from modulefinder import ModuleFinder
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from utils import MAIN
+from utils import MAIN, PROJECT
 from utils.choices import npz_path
 from utils.errors import BadInput
 from utils.run.settings import MAY_DIFFER, Settings, with_precision
 
-DATA, BASE_MODEL, PROGRAM, PHI = CONTENTS = ("data_digest", "base_model", "program", "phi_digest")  # in run.json and checkpoints
+CONTENTS = ("data_digest", "base_model", "program", "program_imports", "phi_digest")  # in run.json and checkpoints
+DATA, BASE_MODEL, PROGRAM, IMPORTS, PHI = CONTENTS
 OTHER = {
     DATA: "was trained on other data than {dataset} holds now",
     BASE_MODEL: "began from another base model than {pretrained} is now",
     PHI: "began from another phi than {phi} has now",
     PROGRAM: "was made by another version of this program, or by another program",
+    IMPORTS: "was made with other versions of the files that this program imports",
 }
 NOTHING: Mapping[str, str] = MappingProxyType({})
-PACKAGES = ("models_CIFAR", "meta_utils", "utils", "figs")  # of this project
+THIS_PROJECT = [MAIN, *(PROJECT / name for name in ("models_CIFAR", "meta_utils", "utils", "figs", "scripts", "tests"))]
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
 
@@ -67,27 +69,51 @@ def _digest_of_version(path: Path, modified: int, size: int) -> str:
 
 
 def program_contents(program: str | Path) -> dict[str, str]:
-    """The digest of a program of one's own, as in Identity; empty for main.py, whose commit is recorded.
+    """Digests of a program of one's own and, where there are any, of the files in its folder that it imports, as in Identity.
 
-    It is of the program's file and of the files in its folder that it imports; of the file alone where there are none.
+    Empty for main.py, whose commit is recorded.
     """
     program = Path(program).resolve()
     digest = None if program == MAIN else file_digest(program)
     if digest is None:
         return {}
-    imported = [file_digest(path) or "" for path in sorted(_imported_files(program))]
-    return {PROGRAM: hashlib.sha256(" ".join([digest, *imported]).encode()).hexdigest() if imported else digest}
+    digests = [f"{path.relative_to(program.parent)} {file_digest(path)}" for path in sorted(imported_files(program))]
+    imports = {IMPORTS: hashlib.sha256("\n".join(digests).encode(errors="surrogatepass")).hexdigest()} if digests else {}
+    return {PROGRAM: digest} | imports
 
 
-def _imported_files(program: Path) -> set[Path]:
+def imported_files(program: Path) -> set[Path]:
     """The files in and below a program's folder that its import statements lead to, in functions too; not this project's."""
-    finder = ModuleFinder([str(program.parent)], excludes=["main", *PACKAGES])
+    found, to_read = set(), [program]
+    while to_read:
+        file = to_read.pop()
+        if file not in found and not any(map(file.is_relative_to, THIS_PROJECT)):
+            found.add(file)
+            to_read += _named_by(file, program.parent)
+    return found - {program}
+
+
+def _named_by(file: Path, folder: Path) -> list[Path]:
+    """The files that a file's import statements name, relative to a folder or to the file's own; none where it cannot be read."""
     try:
-        finder.run_script(str(program))
-    except SyntaxError:
-        return set()
-    found = {Path(module.__file__).resolve() for module in finder.modules.values() if module.__file__}
-    return found - {program, MAIN}
+        statements = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    found = []
+    for statement in statements:
+        if isinstance(statement, ast.Import):
+            named = [(folder, alias.name.split(".")) for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            start = [folder, *file.parents][statement.level] if statement.level <= len(file.parents) else folder
+            package = statement.module.split(".") if statement.module else []
+            named = [(start, [*package, alias.name]) for alias in statement.names]
+        else:
+            continue
+        for start, parts in named:
+            for end in range(1, len(parts) + 1):
+                module = start.joinpath(*parts[:end])
+                found += [path for path in (module.with_suffix(".py"), module / "__init__.py") if path.is_file()]
+    return found
 
 
 def switched_on(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
 from utils.run.earlier_run import EarlierRun, digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
-from utils.run.identity import NOTHING, PHI, PROGRAM
+from utils.run.identity import IMPORTS, NOTHING, PHI, PROGRAM
 from utils.run.options import flag
 from utils.run.paths import has_checkpoint
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
@@ -46,7 +46,7 @@ def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str
     run = _run_with_phi(folder, settings)
     phi = run.loop["meta_net"]
     require_unchanged(contents, PHI, digest_of_tensors(phi), "--phi", folder)
-    if run.record.get(PROGRAM) != contents.get(PROGRAM):
+    if any(run.record.get(name) != contents.get(name) for name in (PROGRAM, IMPORTS)):
         print(f"note: --phi {folder} was trained by another program, whose M may be another function of phi", file=sys.stderr)
     if why := has_seen(run.settings, settings):
         print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)

@@ -16,7 +16,7 @@ from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.run.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
-from utils.run.paths import checked_name, experiment_folder
+from utils.run.paths import checked_name, experiment_folder, has_checkpoint
 from utils.run.settings import Settings, TrainSettings, with_precision
 
 REPLACED = "replaced"
@@ -118,7 +118,8 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
     if listed := there.differing_settings(here):
         another = "choose another --exp-spec, or " if "exp_spec" in here.settings else ""
         raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
-    if (listed := there.differing_contents(here)) and record.get("iterations_done"):
+    has_trained = record.get("iterations_done") or has_checkpoint(path)
+    if has_trained and (listed := there.differing_contents(here)):
         raise BadInput(f"{path} {listed}; --overwrite starts over")
     if record.get("state") == "done":
         result = record.get("result") or {}

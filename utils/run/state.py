@@ -42,6 +42,7 @@ FORM = {
     "data_digest": DIGEST,
     "base_model": DIGEST,
     "program": DIGEST,
+    "program_imports": DIGEST,
     "phi_digest": DIGEST,
     "loop": {
         "iteration": WHOLE,

@@ -1,6 +1,7 @@
 """The paper's statistics, and which trials count together."""
 
 import statistics as by_hand
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -247,6 +248,9 @@ def test_a_base_model_is_known_by_its_digest_and_not_by_its_name():
     assert numbers(trial(1, "released", "a"), trial(2, "renamed", "a")) == [[1, 2]]
     assert numbers(trial(1, "released", "a"), trial(2, "renamed", "b")) == [[1], [2]]
     assert numbers(trial(1, "released", None), trial(2, "renamed", None)) == [[1], [2]]  # earlier records have no digest
+    three = trial(1, "a-copy", "a"), trial(2, "released", "a"), trial(3, "released", None)
+    for order in permutations(three):
+        assert numbers(*order) == [[1, 2, 3]]
 
 
 def test_trials_of_two_loaders_have_other_draws_and_both_count():
