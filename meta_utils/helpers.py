@@ -77,13 +77,12 @@ def learned_gradient(
 ) -> tuple[Tensor, Tensor]:
     """g_W_tilde, and g_W = c g_W_tilde, flat (N,), that M would make of the last iteration's g_W_hat; changes nothing.
 
-    M, one of the user's own perhaps, works on copies of its arguments and buffers, and its draws are not drawn. Raises BadPart
-    where it returns something else.
+    M gets copies of its arguments and buffers, and the random state is restored, because an M of one's own may change them.
+    Raises BadPart where it returns something else.
     """
     g_W_hat, W_tilde = net.meta.get("g_W_hat").clone(), net.meta.get("W_tilde").clone()
-    state, buffers = (
-        {name: x.clone() for name, x in found} for found in (meta_hidden_state_dict.items(), meta_net.named_buffers())
-    )
+    state = {name: value.clone() for name, value in meta_hidden_state_dict.items()}
+    buffers = {name: value.clone() for name, value in meta_net.named_buffers()}
     with torch.random.fork_rng([g_W_hat.device] if g_W_hat.is_cuda else []):
         returned = functional_call(meta_net, buffers, (g_W_hat, W_tilde, state))
     g_W_tilde, _ = _as_returned(meta_net, returned, g_W_hat)
