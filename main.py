@@ -34,13 +34,13 @@ def pretrain(args: Namespace) -> None:
     from meta_utils.training import TrainingLoop
     from utils.choices import OPTIMIZEES
     from utils.environment import choose_device, keep_freed_memory, seed_everything
-    from utils.run.base_model import check_base_model, refuse_links, write_base_model
     from utils.run.build import build_net, contents_of, load_data
     from utils.run.epochs import fit
-    from utils.run.folder import Run
+    from utils.run.folder.run import Run
     from utils.run.identity import file_digest
     from utils.run.paths import base_model_path
     from utils.run.settings import PretrainSettings
+    from utils.run.start.base_model import check_base_model, refuse_links, write_base_model
 
     s = PretrainSettings.of(args)
     target = base_model_path(s.results_root, s.model, s.dataset)
@@ -65,15 +65,15 @@ def pretrain(args: Namespace) -> None:
 def train(args: Namespace) -> None:
     """Train a quantized net with STE or a learned gradient, from a base model."""
     from utils.environment import choose_device, keep_freed_memory, seed_everything
-    from utils.run.base_model import check_start, load_start, run_contents
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
-    from utils.run.folder import Run
+    from utils.run.folder.record import check_record, run_path
+    from utils.run.folder.run import Run
     from utils.run.identity import PHI
     from utils.run.nets import check_net_name
-    from utils.run.phi import load_phi, phi_contents
-    from utils.run.record import check_record, run_path
     from utils.run.settings import TrainSettings
+    from utils.run.start.base_model import check_start, load_start, run_contents
+    from utils.run.start.phi import load_phi, phi_contents
 
     s = TrainSettings.of(args)
     check_net_name(s.model)

@@ -21,9 +21,9 @@ from utils.environment import keep_freed_memory, seed_everything
 from utils.errors import BadInput
 from utils.quantize import evaluate
 from utils.run.build import build_loop, load_data
-from utils.run.checkpoint import Checkpoints
 from utils.run.epochs import set_rates
-from utils.run.record import read_record
+from utils.run.folder.checkpoint import Checkpoints
+from utils.run.folder.record import read_record
 from utils.run.settings import TrainSettings
 
 ITERATIONS = 20

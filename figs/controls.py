@@ -23,6 +23,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
+from utils.files.markdown import markdown_table  # noqa: E402
 from utils.files.text import counted  # noqa: E402
 from utils.recorder import GAIN  # noqa: E402
 from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
@@ -33,7 +34,6 @@ from utils.report.sweeps import sweeps  # noqa: E402
 from utils.report.trials import Group, Trial, group_trials  # noqa: E402
 from utils.report.validation import AT_BEST, at_best, validation_numbers  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
-from utils.tabular import markdown_table  # noqa: E402
 
 STORED, GAINS = "epochs.csv.xz", "gains.csv"
 

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, starred  # noqa: E402
+from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import read_csv, write_csv  # noqa: E402
 from utils.report.formatting import mean_variance  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
@@ -28,7 +29,6 @@ from utils.report.reading import find_trials  # noqa: E402
 from utils.report.statistics import statistics  # noqa: E402
 from utils.report.trials import Group, Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
-from utils.tabular import markdown_table  # noqa: E402
 
 STORED = FOLDER / "convergence" / "epochs.csv.xz"
 EPOCHS = 100  # of a published run

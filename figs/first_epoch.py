@@ -25,14 +25,14 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.convergence import in_order, trials_below  # noqa: E402
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
+from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
 from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
 from utils.report.published import logged  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
-from utils.run.record import read_record  # noqa: E402
+from utils.run.folder.record import read_record  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
-from utils.tabular import markdown_table  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz", DATA / "epochs_of_391.csv.xz"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from utils.choices import ESTIMATORS
-from utils.discretize import Estimator
+from utils.quantizers.discretize import Estimator
 
 
 def _require(condition: bool, name: str, value: float, allowed: str) -> None:

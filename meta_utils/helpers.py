@@ -11,9 +11,9 @@ from torch.profiler import record_function
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Rates, apply_gradients
-from utils.discretize import require_tensor
 from utils.errors import BadPart
-from utils.quantize import Quantizer, ste_gradient
+from utils.quantizers.discretize import require_tensor
+from utils.quantizers.quantizer import Quantizer, ste_gradient
 
 
 @record_function("meta")

@@ -1,4 +1,4 @@
-"""A quantizer with parameters of its own (utils/trained_quantizers.py) as a part of a net, and of what an optimizee trains."""
+"""A quantizer with parameters of its own (utils/quantizers/trained.py) as a part of a net, and of what an optimizee trains."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from utils.choices import QUANTIZERS
-from utils.quantize import Quantizer
+from utils.quantizers.quantizer import Quantizer
 
 NAME = "quantizer"  # of the submodule, and of its group of parameters
 

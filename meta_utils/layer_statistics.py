@@ -13,10 +13,10 @@ from torch import Tensor
 
 from meta_utils.helpers import learned_gradient
 from meta_utils.training import TrainingLoop
-from utils.discretize import STE
-from utils.layers_csv import LayerRow
 from utils.layout import ONE_TENSOR, FlatLayout, Layout, nonzero
-from utils.quantize import Quantizer, lets_estimators_in, ste_gradient
+from utils.logs.layers_csv import LayerRow
+from utils.quantizers.discretize import STE
+from utils.quantizers.quantizer import Quantizer, lets_estimators_in, ste_gradient
 
 START, LAST, BEFORE_LAST = LEVELS = ("start", "last", "before_last")
 SAMPLE = 1 << 16  # the largest number of a layer's W_tilde that a histogram is made of

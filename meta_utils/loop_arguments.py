@@ -6,8 +6,8 @@ from torch.optim import Optimizer
 from meta_utils.meta_network import MetaNetwork
 from meta_utils.optimizee import Optimizee
 from utils.choices import UPDATE_ORDERS
-from utils.discretize import Estimator
-from utils.quantize import Quantizer
+from utils.quantizers.discretize import Estimator
+from utils.quantizers.quantizer import Quantizer
 
 
 def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | None, quantized_forward: bool) -> None:
@@ -60,7 +60,7 @@ def check_gradient(
     if isinstance(estimator, type):
         raise ValueError(f"the estimator {estimator.__name__} is a class: {estimator.__name__}() makes one of it")
     if estimator is not None and not isinstance(estimator, Estimator):
-        raise ValueError(f"{estimator!r} is not an Estimator: derive it from utils.discretize.Estimator")
+        raise ValueError(f"{estimator!r} is not an Estimator: derive it from utils.quantizers.discretize.Estimator")
     if estimator is not None and estimator.scheduled and iterations is None:
         raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
 

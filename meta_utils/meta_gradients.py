@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from utils.discretize import require_tensor
 from utils.layout import FlatLayout
-from utils.quantize import Quantizer
+from utils.quantizers.discretize import require_tensor
+from utils.quantizers.quantizer import Quantizer
 
 NO_META_GRADIENTS: Mapping[str, tuple] = MappingProxyType({})  # at t = 0, in evaluation, and with a fixed estimator
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from meta_utils.meta_gradients import MetaGradients
 from meta_utils.optimizee import Rates, minus, rate_of
-from utils.discretize import require_tensor
 from utils.errors import BadPart
 from utils.layout import Filters, FlatLayout
-from utils.quantize import EstimatedQuantizer, Quantizer
+from utils.quantizers.discretize import require_tensor
+from utils.quantizers.quantizer import EstimatedQuantizer, Quantizer
 
 SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.shown`
     "pre_quantized_weight": "W_tilde",

@@ -25,7 +25,8 @@ from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers, require_quant
 from meta_utils.optimizee import Rates
 from utils.errors import shortened
 from utils.layout import Filters
-from utils.quantize import Quantizer, get_quantizer
+from utils.quantize import get_quantizer
+from utils.quantizers.quantizer import Quantizer
 
 OWN = ("layer_name_list", "meta")  # the attributes that a net gets
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # the first, or the other three

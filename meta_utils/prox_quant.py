@@ -6,7 +6,7 @@ import torch
 
 from meta_utils.optimizee import rate_of
 from meta_utils.training import TrainingLoop
-from utils.quantize import Quantizer
+from utils.quantizers.quantizer import Quantizer
 
 
 @dataclass(frozen=True)

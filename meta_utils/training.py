@@ -23,8 +23,8 @@ from meta_utils.helpers import (
 from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts, check_weights
 from meta_utils.meta_gradients import NO_META_GRADIENTS, MetaGradients
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
-from utils.discretize import Estimator
-from utils.quantize import Quantizer, with_estimator
+from utils.quantizers.discretize import Estimator
+from utils.quantizers.quantizer import Quantizer, with_estimator
 
 
 class NotFinite(Exception):

@@ -9,7 +9,7 @@ from io import StringIO
 
 from run_folders import DIGITS, layer_rows, settings_of
 
-from utils import layers_csv
+from utils.logs import layers_csv
 
 INF = "<1e999>"  # becomes a number that JSON can write and no float can hold
 LONG = "x" * 100_000

@@ -22,7 +22,7 @@ from small_main import SMALL_MAIN
 from main import main
 from utils import MAIN
 from utils.batches import ResidentLoader
-from utils.run.checkpoint import _HashingFile
+from utils.run.folder.checkpoint import _HashingFile
 
 SOME = 100_000  # bytes; every checkpoint here has more
 

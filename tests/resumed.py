@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from utils.run.checkpoint import load_tensors
+from utils.run.folder.checkpoint import load_tensors
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
 LAYERS = "layers.csv"  # of a run with a quantizer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.layers_csv import HEADER, LayerRow, csv_text
+from utils.logs.layers_csv import HEADER, LayerRow, csv_text
 from utils.report.published import logged
 from utils.report.trials import Trial
 from utils.tables.cells import Cell

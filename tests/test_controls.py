@@ -17,7 +17,7 @@ from figs import controls
 from models_CIFAR.resnet import ResNet
 from utils.recorder import Recorder
 from utils.report.csv_files import read_csv, write_csv
-from utils.run.checkpoint import load_tensors
+from utils.run.folder.checkpoint import load_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / "scripts" / "controls.sh"

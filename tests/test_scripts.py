@@ -15,7 +15,7 @@ import torch
 from parsed import parsed, train_settings
 
 from utils.dataset import SPLITS, load_images
-from utils.run.checkpoint import load_tensors
+from utils.run.folder.checkpoint import load_tensors
 from utils.run.settings import TrainSettings
 from utils.tables.manifest import MANIFEST, read_manifest
 

@@ -1,4 +1,4 @@
-"""Quantizers, data, logs and helpers under the notebook's names. Subpackages: files, run, tables, report, benchmark, cli."""
+"""Quantizers, data, logs and helpers under the notebook's names; rooms for files, logs, options, quantizers, runs and more."""
 
 import os
 from pathlib import Path

@@ -109,14 +109,14 @@ class OptimizeeChoice:
         return make(params, **self.options, **options)
 
 
-QUANTIZERS = Registry(  # (bits) -> Quantizer, see utils/quantize.py
+QUANTIZERS = Registry(  # (bits) -> Quantizer, see utils/quantizers/quantizer.py
     {
         "dorefa": Place("utils.quantize:DoReFa", bits=1),
         "BWN": Place("utils.quantize:BWN", bits=1),
         "BWN-F": Place("utils.quantize:BWNF", bits=1),
         "ternary": Place("utils.quantize:Ternary", bits=2),
-        "LSQ": TrainedPlace("utils.trained_quantizers:LSQ", bits=1),
-        "TTQ": TrainedPlace("utils.trained_quantizers:TTQ", bits=2),
+        "LSQ": TrainedPlace("utils.quantizers.trained:LSQ", bits=1),
+        "TTQ": TrainedPlace("utils.quantizers.trained:TTQ", bits=2),
     }
 )
 
@@ -142,9 +142,9 @@ OPTIMIZEES = Registry(  # name -> OptimizeeChoice
     }
 )
 
-ESTIMATORS = EstimatorRegistry(  # see utils/discretize.py
+ESTIMATORS = EstimatorRegistry(  # see utils/quantizers/discretize.py
     {
-        STE: Place("utils.discretize:STE"),
+        STE: Place("utils.quantizers.discretize:STE"),
         "STE-identity": Place("meta_utils.estimators:IdentitySTE"),
         "ApproxSign": Place("meta_utils.estimators:ApproxSign"),
         "EDE": Place("meta_utils.estimators:EDE"),
@@ -207,7 +207,7 @@ def usual_bits(quantizer: str) -> int:
 
 
 def is_trained(quantizer: str) -> bool:
-    """Whether a quantizer has parameters of its own, which `start` sets up (utils/trained_quantizers.py)."""
+    """Whether a quantizer has parameters of its own, which `start` sets up (utils/quantizers/trained.py)."""
     entry = QUANTIZERS[quantizer]
     return isinstance(entry, TrainedPlace) or hasattr(entry, "start")
 

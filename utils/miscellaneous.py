@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.progress import is_terminal, line_width
+from utils.logs.progress import is_terminal, line_width
 
 
 class AverageMeter:

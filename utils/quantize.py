@@ -1,73 +1,23 @@
-"""Quantizers as small frozen values, and the evaluation of a quantized net.
+"""The paper's quantizers and ternary weights as small frozen values, quantizers by name, and the evaluation of a quantized net.
 
-A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autograd passes the step in Q (round or sign) by a
-gradient estimator (discretize.py), STE where no other is given; the constants around it multiply.
-Adding a quantizer is one class with the methods of `Quantizer` here and one line in utils/choices.py. Those with parameters of
-their own are in trained_quantizers.py.
+Adding a quantizer is one class with the methods of `Quantizer` (quantizers/quantizer.py) and one line in utils/choices.py.
+Those with parameters of their own are in quantizers/trained.py.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from inspect import signature
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.choices import MAX_BITS, QUANTIZERS, usual_bits
-from utils.discretize import BY_STE, Discretize, Estimator, estimated
+from utils.choices import QUANTIZERS, usual_bits
 from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.miscellaneous import accuracy
-
-
-class Quantizer(Protocol):
-    """What a net asks of a quantizer. Every tensor has the shape of W; `layout` gives statistics per weight (utils/layout.py):
-    W is one tensor by itself, or all layers' weights as one flat vector.
-    """
-
-    bits: int
-
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """A: W -> W_tilde; keeps the graph to W."""
-
-    def quantize(
-        self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR, discretize: Discretize = BY_STE
-    ) -> Tensor:
-        """Q: W_tilde -> W_hat. W: the stored weight, for a scale taken from it. discretize: makes the step from x to q.
-
-        One with other values than a negative, a positive and 0 also has a method level(W_tilde, layout): which of them each
-        weight has, as whole numbers from 0 to 255, by which layers.csv compares weights.
-        """
-
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """c of g_W = c g_W_tilde, Eq. (4): dW_tilde/dW (dorefa: twice that, as the published runs had it); no graph."""
-
-
-@dataclass(frozen=True)
-class EstimatedQuantizer:
-    """A quantizer whose step has the gradient of `discretize`: what a training forward with a fixed estimator computes with."""
-
-    quantizer: Quantizer
-    discretize: Discretize
-
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """The quantizer's A."""
-        return self.quantizer.preprocess(W, layout)
-
-    def quantize(self, W_tilde: Tensor, W: Tensor | None = None, layout: Layout = ONE_TENSOR) -> Tensor:
-        """The quantizer's Q."""
-        return self.quantizer.quantize(W_tilde, W, layout, self.discretize)
-
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """The quantizer's c."""
-        return self.quantizer.calibration(W, layout)
-
-
-def sign(x: Tensor) -> Tensor:
-    """-1 or +1; sign(0) = +1, so that a 1-bit layer has two values. NaN stays NaN."""
-    return torch.where(x >= 0, 1.0, x.clamp(-1, -1))
+from utils.quantizers.discretize import BY_STE, Discretize
+from utils.quantizers.quantizer import Quantizer, Unprocessed, require_bits, require_two_bits, sign
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -119,18 +69,6 @@ class DoReFa:
         largest = nonzero(torch.tanh(layout.largest(W.detach())))
         factor = (4 / largest).clamp(max=torch.finfo(W.dtype).max)  # infinite at the smallest number
         return torch.ops.aten.sigmoid_backward(layout.spread(factor), s)
-
-
-class Unprocessed:
-    """What most quantizers have in common: W_tilde = W, and so the calibration is 1."""
-
-    def preprocess(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """W_tilde = W."""
-        return W
-
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """1."""
-        return torch.ones_like(W)
 
 
 @dataclass(frozen=True)
@@ -204,40 +142,6 @@ class Ternary(Unprocessed):
         return discretize(W_tilde, s * q, layout)
 
 
-def require_bits(name: str, bits: int) -> None:
-    """Raises ValueError, naming the quantizer, unless bits is a whole number from 1 to 8."""
-    if type(bits) is not int or not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"{name} takes 1 to {MAX_BITS} bits, not {bits!r}")
-
-
-def require_two_bits(name: str, bits: int) -> None:
-    """Raises ValueError, naming the quantizer, unless bits is 2."""
-    if bits != 2:
-        raise ValueError(f"{name} takes 2 bits, for its three values, not {bits!r}")
-
-
-def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:
-    """The quantizer with an estimator's gradient.
-
-    Raises ValueError where there is no quantizer, or it lets no estimator in, or the estimator has no __call__ or returns another
-    shape than x's.
-    """
-    if quantizer is None:
-        raise ValueError("an estimator takes a quantizer")
-    if type(estimator).__call__ is Estimator.__call__:
-        raise ValueError(f"{type(estimator).__name__} does not define __call__(g_q, x, q, progress)")
-    x = progress.new_tensor([-0.5, 0.5])
-    estimated(estimator, torch.ones_like(x), x, x.sign(), progress)
-    if not lets_estimators_in(quantizer):
-        raise ValueError(f"{type(quantizer).__name__}.quantize has no argument discretize: it takes no estimator but its own")
-    return EstimatedQuantizer(quantizer, Discretize(estimator, progress))
-
-
-def lets_estimators_in(quantizer: Quantizer) -> bool:
-    """Whether the step of the quantizer is a Discretize that it is given."""
-    return "discretize" in signature(quantizer.quantize).parameters
-
-
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = None) -> Quantizer | None:
     """A registered name at `bits` bits (None: the quantizer's own number) as a quantizer; a quantizer or None as it is.
 
@@ -248,17 +152,6 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = Non
     if quantized_type not in QUANTIZERS:
         raise ValueError(f"unknown quantizer {quantized_type!r}: choose from {', '.join(sorted(QUANTIZERS))}")
     return QUANTIZERS.load(quantized_type)(usual_bits(quantized_type) if bits is None else bits)
-
-
-def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-    """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph.
-
-    Of an EstimatedQuantizer: as its estimator makes it.
-    """
-    W = W.detach().requires_grad_()
-    with torch.enable_grad():
-        W_hat = quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
-    return torch.autograd.grad(W_hat, W, g_W_hat)[0]
 
 
 class Evaluation(NamedTuple):

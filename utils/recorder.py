@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
-from utils.files.log_files import LogFiles
-from utils.layers_csv import HEADER, LayerRow, csv_text, group_means
+from utils.logs.layers_csv import HEADER, LayerRow, csv_text, group_means
+from utils.logs.log_files import LogFiles
+from utils.logs.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
-from utils.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.schedules import ADAPTIVE, COSINE, DROP, Schedule, scale_rates
 
 PATIENCE = 3

@@ -12,9 +12,9 @@ from meta_utils.estimators import ESTIMATORS
 from meta_utils.prox_quant import ProxQuant
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
-from utils.discretize import Estimator
 from utils.layout import ONE_TENSOR
 from utils.quantize import BWN, DoReFa, evaluate, get_quantizer
+from utils.quantizers.discretize import Estimator
 
 LR, TOTAL = 0.05, 5
 

@@ -16,9 +16,9 @@ from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from models_CIFAR.resnet import ResNet
 from utils.choices import OPTIMIZEES, QUANTIZERS, is_trained
-from utils.discretize import BY_STE
 from utils.quantize import evaluate, get_quantizer
-from utils.trained_quantizers import LSQ, TTQ, TrainedQuantizer
+from utils.quantizers.discretize import BY_STE
+from utils.quantizers.trained import LSQ, TTQ, TrainedQuantizer
 
 NAMES = {"LSQ": ["s"], "TTQ": ["W_p", "W_n"]}
 

@@ -19,7 +19,7 @@ from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from utils.choices import ESTIMATORS, META_NETWORKS, QUANTIZERS
 from utils.environment import random_states
-from utils.layers_csv import LayerRow
+from utils.logs.layers_csv import LayerRow
 from utils.quantize import DoReFa, get_quantizer
 
 CASES = [  # method, quantizer, bits, learning rate

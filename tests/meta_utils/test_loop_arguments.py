@@ -10,10 +10,10 @@ from meta_utils.meta_network import MetaFC
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
-from utils.discretize import Estimator
 from utils.errors import BadPart
 from utils.quantize import BWN
-from utils.trained_quantizers import LSQ
+from utils.quantizers.discretize import Estimator
+from utils.quantizers.trained import LSQ
 
 IMAGES, TARGETS = torch.ones(2, 3), torch.tensor([0, 1])
 

@@ -22,7 +22,8 @@ from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
 from utils.choices import META_NETWORKS
 from utils.errors import BadPart
-from utils.quantize import BWN, DoReFa, get_quantizer, ste_gradient
+from utils.quantize import BWN, DoReFa, get_quantizer
+from utils.quantizers.quantizer import ste_gradient
 
 X = torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.0], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from utils.choices import MODELS
 from utils.dataset import get_dataloader
 from utils.miscellaneous import get_layer
 from utils.quantize import evaluate
-from utils.run.base_model import load_base_model
+from utils.run.start.base_model import load_base_model
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])

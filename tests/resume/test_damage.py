@@ -9,7 +9,7 @@ from conftest import Malicious
 from resumed import LOGS, assert_same
 
 from utils.errors import BadInput
-from utils.run.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
+from utils.run.folder.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
 
 
 def spoil(path, damage, tmp_path):

@@ -12,8 +12,8 @@ from resumed import LAYERS, LOGS, only_run
 
 from utils.errors import RunFailed
 from utils.recorder import Recorder
-from utils.run.folder import Run
-from utils.run.lock import is_locked
+from utils.run.folder.lock import is_locked
+from utils.run.folder.run import Run
 from utils.run.settings import PretrainSettings
 
 STE = ["-meta", "STE", "--checkpoint-every", "1it"]

@@ -15,7 +15,7 @@ from utils.choices import MODELS
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run import epochs
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 from utils.run.identity import imported_files, program_contents
 
 BASE = ["-m", "ResNet8", "-bs", "4", "-n", "2", "-lr", "0.05"]

@@ -13,7 +13,7 @@ import pytest
 from conftest import until, write_npz
 from resumed import assert_same, only_run, outcome, record_of, without_checkpoints
 
-from utils.run.checkpoint import Checkpoints, checksum_holds
+from utils.run.folder.checkpoint import Checkpoints, checksum_holds
 
 CASES = [
     ["-meta", "MultiFC", "-o", "SGD-M"],

@@ -6,8 +6,8 @@ import pytest
 from resumed import LAYERS, log_bytes, only_run
 
 from main import main
-from utils.layers_csv import LayerRow
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.logs.layers_csv import LayerRow
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 
 EPOCHS = 6  # of two iterations
 

@@ -11,10 +11,10 @@ from run_folders import make_run
 from utils.errors import BadInput
 from utils.recorder import Recorder
 from utils.report.report import make_report
-from utils.run.checkpoint import Checkpoints, save_tensors
-from utils.run.folder import OWN_FILES, Run
-from utils.run.lock import is_locked
-from utils.run.record import read_record
+from utils.run.folder.checkpoint import Checkpoints, save_tensors
+from utils.run.folder.lock import is_locked
+from utils.run.folder.record import read_record
+from utils.run.folder.run import OWN_FILES, Run
 from utils.run.settings import PretrainSettings
 from utils.tables.child import start_child
 

@@ -12,7 +12,7 @@ from main import main
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.report.verdicts import differing_settings
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 
 KIND = "phi of another run: changed, damaged or of another M: refused, nothing written"
 

@@ -11,7 +11,7 @@ from main import main
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.report.verdicts import differing_settings
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 
 KIND = "run that others begin with: changed, damaged or of another net: refused, nothing written"
 

@@ -12,10 +12,10 @@ import torch
 from resumed import only_run
 
 from utils.errors import RunFailed, machine_failure
-from utils.run.checkpoint import checksum_holds, load_tensors, save_tensors
-from utils.run.folder import Run
+from utils.run.folder.checkpoint import checksum_holds, load_tensors, save_tensors
+from utils.run.folder.run import Run
+from utils.run.folder.signals import Signals
 from utils.run.settings import PretrainSettings
-from utils.run.signals import Signals
 
 STE = ["-meta", "STE", "-n", "2"]
 SETTINGS = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1)

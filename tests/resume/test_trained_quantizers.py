@@ -8,7 +8,7 @@ import torch
 from resumed import assert_same, only_run
 
 from utils.choices import MODELS
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 
 CASES = [
     ["-q", "LSQ", "-bw", "2", "-meta", "MultiFC", "-o", "SGD-M", "--quantizer-lr", "0.02"],

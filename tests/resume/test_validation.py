@@ -8,7 +8,7 @@ from resumed import assert_same, only_run
 
 from utils import recorder
 from utils.quantize import Evaluation
-from utils.run.checkpoint import load_tensors
+from utils.run.folder.checkpoint import load_tensors
 
 VALIDATION = ["--validation", "2", "-bs", "3", "-meta", "STE"]  # 6 images are left to train on, 2 batches
 

@@ -10,7 +10,7 @@ import torch
 
 from utils import PROJECT
 from utils.environment import git_state, random_states, restore_random_states, seed_everything
-from utils.run.checkpoint import load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 
 
 def draws():

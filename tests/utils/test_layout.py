@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from utils.layout import FlatLayout
-from utils.quantize import BWN, BWNF, DoReFa, Ternary, ste_gradient
-from utils.trained_quantizers import LSQ, TTQ
+from utils.quantize import BWN, BWNF, DoReFa, Ternary
+from utils.quantizers.quantizer import ste_gradient
+from utils.quantizers.trained import LSQ, TTQ
 
 SHAPES = [(4, 3, 3, 3), (6, 4, 1, 1), (1, 2, 3, 3), (10, 6), (5,)]
 QUANTIZERS = [DoReFa(1), DoReFa(3), BWN(), BWNF()]

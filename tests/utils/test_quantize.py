@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from utils import quantize
 from utils.choices import QUANTIZERS
 from utils.miscellaneous import accuracy
-from utils.quantize import BWN, BWNF, DoReFa, Ternary, evaluate, get_quantizer, ste_gradient
-from utils.trained_quantizers import LSQ, TTQ
+from utils.quantize import BWN, BWNF, DoReFa, Ternary, evaluate, get_quantizer
+from utils.quantizers.quantizer import ste_gradient
+from utils.quantizers.trained import LSQ, TTQ
 
 ALL = [DoReFa(bits) for bits in range(1, 9)] + [BWN(), BWNF()]
 shapes = st.sampled_from([(1,), (7,), (3, 5), (2, 3, 3, 3), (4, 1, 1, 1)])

@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.errors import BadInput
-from utils.layers_csv import HEADER, LayerRow
+from utils.logs.layers_csv import HEADER, LayerRow
 from utils.miscellaneous import AverageMeter, progress_bar
 from utils.recorder import Recorder
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.tabular import markdown_table
+from utils.files.markdown import markdown_table
 
 
 class Machine(NamedTuple):

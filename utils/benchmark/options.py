@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from utils.choices import FLOAT32, META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
-from utils.run.kinds import PATH, Kind, Switch, Whole
-from utils.run.options import Options, like, setting
+from utils.options.kinds import PATH, Kind, Switch, Whole
+from utils.options.options import Options, like, setting
 from utils.run.settings import BATCH_SIZE, MODEL, OPTIMIZER, QUANTIZER, Settings
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD

@@ -13,7 +13,7 @@ from utils.benchmark.options import BenchmarkOptions, Turn
 from utils.benchmark.timing import WARM_UP, trainer
 from utils.environment import choose_device, cpu_cores, keep_freed_memory
 from utils.errors import RunFailed
-from utils.tabular import markdown_table
+from utils.files.markdown import markdown_table
 
 CIFAR_EPOCH = 50_000  # training images
 PATIENCE = 600.0  # seconds until every process must have begun

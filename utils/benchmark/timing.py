@@ -27,10 +27,10 @@ from utils.benchmark.options import PLAIN, BenchmarkOptions, Method, Turn
 from utils.choices import FLOAT32, STE, TF32
 from utils.environment import describe, git_state, peak_memory, product_dtype, use_tf32, versions
 from utils.files import strict_json
+from utils.files.markdown import markdown_table
 from utils.run.build import build_loop
 from utils.run.nets import plain_net
 from utils.run.settings import TrainSettings
-from utils.tabular import markdown_table
 
 WHOLE = "iterations"
 PROFILED = 5  # iterations at most

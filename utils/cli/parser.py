@@ -12,8 +12,8 @@ from utils.benchmark.options import BenchmarkOptions
 from utils.choices import PRECISIONS, TF32, is_trained
 from utils.errors import shortened
 from utils.files.text import printable
-from utils.run.kinds import PATH, DataSet, Kind, OneOf, Switch
-from utils.run.options import REQUIRED, default_of, flag, noted, settings_of
+from utils.options.kinds import PATH, DataSet, Kind, OneOf, Switch
+from utils.options.options import REQUIRED, default_of, flag, noted, settings_of
 from utils.run.paths import EXPORTED, ONNX
 from utils.run.settings import (
     CUDA_ONLY,

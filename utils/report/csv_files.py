@@ -18,7 +18,7 @@ from utils.files.checks import MAX_NAME, is_name
 from utils.files.text import printable, shown
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.report.trials import Trial
-from utils.run.fields import check_settings
+from utils.run.folder.fields import check_settings
 from utils.run.settings import with_precision
 from utils.tables.cells import Cell
 

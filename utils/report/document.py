@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from utils.files.markdown import markdown_table, markdown_text
 from utils.report.anchors import picture_anchor
 from utils.report.formatting import Table
-from utils.tabular import markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils import LAYERS_LOG, log_file
 from utils.files.untrusted import reason
-from utils.run.record import REPLACED
+from utils.run.folder.record import REPLACED
 
 RECORD, LOG = "run.json", "test-acc.txt"
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from utils.choices import META_NETWORKS, OPTIMIZEES, QUANTIZERS, usual_bits
+from utils.options.options import REQUIRED, default_of
+from utils.options.options import settings_of as fields_of
 from utils.run.identity import in_words, switched_on
-from utils.run.options import REQUIRED, default_of
-from utils.run.options import settings_of as fields_of
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.cells import Cell
 

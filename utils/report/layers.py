@@ -16,7 +16,7 @@ from utils.errors import BadInput, first_line
 from utils.files.checks import is_name
 from utils.files.text import counted, shown
 from utils.files.untrusted import MIB, read_limited, reason
-from utils.layers_csv import LayerRow
+from utils.logs.layers_csv import LayerRow
 from utils.report.logs import NUMBER
 
 LIMIT = 16 * MIB  # of the file; 112 layers in 200 epochs take 2

@@ -19,9 +19,9 @@ from utils.report.folders import find_runs
 from utils.report.layers import read_layers
 from utils.report.logs import EPOCH, ITERATION, read_log
 from utils.report.trials import Trial
+from utils.run.folder.record import LONGEST_ERROR, read_record
 from utils.run.identity import Identity
 from utils.run.paths import TORCHVISION_LABEL, dataset_label, model_of
-from utils.run.record import LONGEST_ERROR, read_record
 from utils.tables.cells import FULL_PRECISION, Cell
 
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from utils.choices import FLOAT32, TF32
 from utils.files.text import counted
+from utils.options.options import settings_of
 from utils.run.build import Loaders
-from utils.run.folder import Run
-from utils.run.options import settings_of
+from utils.run.folder.run import Run
 from utils.run.settings import CUDA_ONLY, MAY_DIFFER, Settings, TrainSettings
 
 SHOWN = (  # by the folder's name or a line

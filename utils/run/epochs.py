@@ -20,9 +20,9 @@ from utils.quantize import Evaluation, evaluate
 from utils.recorder import LOWEST_LR, Recorder
 from utils.run.build import Loaders
 from utils.run.description import description
-from utils.run.finite import first_not_finite
-from utils.run.folder import Run
-from utils.run.record import fault_of_result
+from utils.run.folder.finite import first_not_finite
+from utils.run.folder.record import fault_of_result
+from utils.run.folder.run import Run
 from utils.run.settings import Settings
 from utils.schedules import ADAPTIVE, scale_rates
 

@@ -20,18 +20,19 @@ from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput, shortened
 from utils.files.look import look_at
 from utils.files.text import counted
-from utils.quantize import Evaluation, Quantizer, get_quantizer
-from utils.run.base_model import load_base_model
+from utils.quantize import Evaluation, get_quantizer
+from utils.quantizers.quantizer import Quantizer
 from utils.run.build import TEST_BATCH_SIZE, build_net
-from utils.run.checkpoint import Checkpoints
-from utils.run.earlier_run import iterations_of_finished, require_final
 from utils.run.exported.packed import pack
 from utils.run.exported.read import ExportedFile, build_exported, read_exported
+from utils.run.folder.checkpoint import Checkpoints
+from utils.run.folder.record import fault_of_result, read_record
+from utils.run.folder.state import load_state
+from utils.run.folder.weights import load_weights
 from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
 from utils.run.paths import EXPORTED, ONNX
-from utils.run.record import fault_of_result, read_record
-from utils.run.state import load_state
-from utils.run.weights import load_weights
+from utils.run.start.base_model import load_base_model
+from utils.run.start.earlier_run import iterations_of_finished, require_final
 
 SHOWN = 8  # values of a layer
 

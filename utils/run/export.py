@@ -13,17 +13,18 @@ from utils.batches import Loader
 from utils.choices import FLOAT32
 from utils.errors import BadInput, RunFailed
 from utils.files.look import look_at
+from utils.files.markdown import markdown_table
 from utils.files.regular import open_new
 from utils.files.text import counted
 from utils.files.untrusted import reason, why_no_folder
-from utils.quantize import Evaluation, Quantizer, evaluate
+from utils.quantize import Evaluation, evaluate
+from utils.quantizers.quantizer import Quantizer
 from utils.run.evaluation import Trained
 from utils.run.exported.about import IMAGE_SIZE, About
 from utils.run.exported.packed_file import PackedFile
 from utils.run.exported.read import build_exported, read_exported
+from utils.run.folder.record import fault_of_result, read_record
 from utils.run.paths import EXPORTED, ONNX
-from utils.run.record import fault_of_result, read_record
-from utils.tabular import markdown_table
 
 ONNX_TOLERANCE = 1e-4  # of logits: onnxruntime adds in another order
 

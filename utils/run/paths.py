@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.choices import MODELS, TORCHVISION, npz_path, torchvision_name
 from utils.errors import BadInput, shortened
 from utils.files.look import is_file
-from utils.run.kinds import LONGEST_NAME
+from utils.options.kinds import LONGEST_NAME
 
 ASIDE = len("-previous.pth.tmp") - len(".pth")  # the bytes that a base model's name grows by while it is replaced
 

@@ -34,7 +34,7 @@ from utils.choices import (
 )
 from utils.errors import BadInput
 from utils.files.text import counted
-from utils.run.kinds import (
+from utils.options.kinds import (
     DEVICE,
     FOLDER_PART,
     INTERVAL,
@@ -49,7 +49,7 @@ from utils.run.kinds import (
     Switch,
     Whole,
 )
-from utils.run.options import REQUIRED, Options, flag, like, noted, setting, settings_of, spelling
+from utils.options.options import REQUIRED, Options, flag, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
 from utils.schedules import MOST_EPOCHS, Schedule
 

@@ -9,7 +9,7 @@ from itertools import product
 
 from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput
-from utils.run.options import settings_of, spelling
+from utils.options.options import settings_of, spelling
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, TrainSettings, method_defaults
 from utils.tables.cells import Cell
 from utils.tables.manifest import NOT_SETTINGS

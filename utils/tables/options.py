@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from utils.run.kinds import Kind, OneOf, Switch, Whole
-from utils.run.options import REQUIRED, Options, like, setting
+from utils.options.kinds import Kind, OneOf, Switch, Whole
+from utils.options.options import REQUIRED, Options, like, setting
 from utils.run.settings import Settings
 from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
 

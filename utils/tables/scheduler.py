@@ -13,8 +13,8 @@ from tqdm import tqdm
 from utils.errors import Interrupted, InUse
 from utils.files.text import counted, printable
 from utils.files.untrusted import read_tail, reason
-from utils.progress import is_terminal
-from utils.run.signals import STOPPING, Signals
+from utils.logs.progress import is_terminal
+from utils.run.folder.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
 from utils.tables.selection import State, TableRun, fetch_data, without_base_model

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished, shortened
+from utils.files.markdown import markdown_table
 from utils.files.text import counted, printable
 from utils.files.untrusted import why_no_folder
+from utils.run.folder.lock import is_locked
+from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.identity import program_contents
-from utils.run.lock import is_locked
 from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
-from utils.run.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 from utils.tables.grid import Grid, combinations, exp_spec, read_grid, values_in_words
 from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
 from utils.tables.options import Selection
-from utils.tabular import markdown_table
 
 MAX_RUNS = 100_000
 

@@ -21,7 +21,7 @@ from utils.report.page import page
 from utils.report.reading import find_trials
 from utils.report.report import make_report
 from utils.run.evaluation import find_trained
-from utils.run.record import check_record, read_record
+from utils.run.folder.record import check_record, read_record
 from utils.run.settings import TrainSettings
 
 GOOD = "| ResNet20 Digits | dorefa SGD STE | 7 |"  # the good run in the report: its trial

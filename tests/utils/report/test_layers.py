@@ -10,7 +10,7 @@ from parsed_page import Page
 from run_folders import CELL, DIGITS, LAYERS, layer_rows, make_run, write_layers
 
 from utils.errors import BadInput
-from utils.layers_csv import LayerRow
+from utils.logs.layers_csv import LayerRow
 from utils.report.gallery import MOST_MAPS
 from utils.report.layers import COLUMNS, read_layers
 from utils.report.pictures import curves, flip_map, layer_panels, series_of

@@ -8,6 +8,7 @@ from parsed_page import Page
 from run_folders import DIGITS, make_run, make_trial
 
 from utils.choices import methods
+from utils.files.markdown import markdown_table
 from utils.report.anchors import net_key
 from utils.report.document import Section, markdown
 from utils.report.formatting import Field, Table
@@ -17,7 +18,6 @@ from utils.report.pictures import ANOTHER, COLOURS, curve_panels, curves, series
 from utils.report.report import make_report
 from utils.report.trials import Group
 from utils.tables.cells import FULL_PRECISION
-from utils.tabular import markdown_table
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from utils.choices import methods
 from utils.errors import BadInput
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.reading import find_trials, iterations_per_epoch, read_folder
+from utils.run.folder.record import run_name
 from utils.run.paths import experiment_folder
-from utils.run.record import run_name
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 

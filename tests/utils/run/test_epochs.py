@@ -14,7 +14,7 @@ from utils.batches import ImageSet, ResidentLoader
 from utils.quantize import get_quantizer
 from utils.recorder import Recorder
 from utils.run.epochs import checked_iterations, train_epoch
-from utils.run.folder import Run
+from utils.run.folder.run import Run
 from utils.run.settings import PretrainSettings
 
 

@@ -6,9 +6,9 @@ import pytest
 from parsed import train_settings
 
 from utils.errors import BadInput
-from utils.run.fields import check_record_fields
+from utils.run.folder.fields import check_record_fields
+from utils.run.folder.record import check_record, patterns_label, run_name, run_path
 from utils.run.identity import Identity
-from utils.run.record import check_record, patterns_label, run_name, run_path
 from utils.run.settings import TrainSettings
 
 CELL = {"model": "ResNet20", "dataset": "CIFAR10", "backward": "STE"}

@@ -8,11 +8,11 @@ from parsed import parsed, train_settings
 
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput, Finished
-from utils.run.fields import check_record_fields
+from utils.options.kinds import INTERVAL, PATH, LearningRateSchedule, Real, Whole
+from utils.options.options import settings_of
+from utils.run.folder.fields import check_record_fields
+from utils.run.folder.record import check_record, run_name, run_path
 from utils.run.identity import Identity, check_checkpoint, switched_on
-from utils.run.kinds import INTERVAL, PATH, LearningRateSchedule, Real, Whole
-from utils.run.options import settings_of
-from utils.run.record import check_record, run_name, run_path
 from utils.run.settings import (
     CUDA_ONLY,
     LEARNED_DEFAULTS,

@@ -11,8 +11,8 @@ from utils.choices import MAX_BITS, is_net
 from utils.files import strict_json
 from utils.files.checks import FINITE, NAME, POSITIVE, TEXT, WHOLE, Check, each, list_of, object_of, or_none
 from utils.files.text import is_text, shown
+from utils.options.kinds import DataSet
 from utils.run.identity import NOTHING, Identity, content_digest
-from utils.run.kinds import DataSet
 
 FORMAT, VERSION = "metaquant", 1
 IMAGE_SIZE = [3, SIZE, SIZE]

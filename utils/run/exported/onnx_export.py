@@ -16,7 +16,7 @@ from torch import nn
 from meta_utils.metaquantize import plain_copy
 from utils.errors import BadInput, first_line, machine_failure, shortened
 from utils.files import strict_json
-from utils.quantize import Quantizer
+from utils.quantizers.quantizer import Quantizer
 from utils.run.exported.about import DIGEST, IMAGE_SIZE, About, export_digest
 from utils.run.exported.onnx_file import needed
 

@@ -20,8 +20,8 @@ from utils.errors import BadInput, shortened
 from utils.files import strict_json
 from utils.files.look import is_file
 from utils.run.exported.about import DIGEST, About, export_digest
-from utils.run.finite import fault_of_weights
-from utils.run.weights import COUNTER
+from utils.run.folder.finite import fault_of_weights
+from utils.run.folder.weights import COUNTER
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 WORKER = Path(__file__).with_name("onnx_worker.py")

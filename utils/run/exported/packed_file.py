@@ -22,10 +22,10 @@ from utils.errors import BadInput, first_line, shortened
 from utils.files import strict_json
 from utils.files.checks import POSITIVE, Check, each, is_name, list_of
 from utils.files.look import is_file
-from utils.quantize import Quantizer
+from utils.quantizers.quantizer import Quantizer
 from utils.run.exported.about import DIGEST, About, export_digest
 from utils.run.exported.packed import MOST_BITS, Packed, View, code_bytes, pack, unpack
-from utils.run.finite import fault_of_weights
+from utils.run.folder.finite import fault_of_weights
 
 CODES, LEVELS = ".codes", ".levels"
 LONGEST_PARAMETER_NAME = 1000  # characters of a parameter's name

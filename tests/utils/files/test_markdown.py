@@ -1,6 +1,6 @@
 """Markdown tables."""
 
-from utils.tabular import markdown_table
+from utils.files.markdown import markdown_table
 
 
 def test_a_bar_is_escaped_and_a_row_is_one_line():

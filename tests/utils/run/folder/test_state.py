@@ -11,13 +11,13 @@ from main import main
 from utils.dataset import get_dataloader
 from utils.errors import BadInput
 from utils.run.build import build_loop
-from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.evaluation import Trained
-from utils.run.folder import Run
+from utils.run.folder.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.folder.record import read_record
+from utils.run.folder.run import Run
+from utils.run.folder.state import find_problem, load_state
 from utils.run.identity import Identity
-from utils.run.record import read_record
 from utils.run.settings import TrainSettings
-from utils.run.state import find_problem, load_state
 
 WRONG = "checkpoint with wrong keys or values: refused in one line"
 PARTS = ("loop", "recorder", "random")

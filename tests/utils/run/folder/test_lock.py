@@ -6,7 +6,7 @@ import fcntl
 import pytest
 
 from utils.errors import BadInput, InUse
-from utils.run.lock import Lock, is_locked
+from utils.run.folder.lock import Lock, is_locked
 
 
 def test_a_file_system_without_locks_is_not_called_in_use(tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from utils.errors import BadInput
 from utils.files.text import counted
-from utils.run.checkpoint import Checkpoints
+from utils.run.folder.checkpoint import Checkpoints
+from utils.run.folder.record import read_record
+from utils.run.folder.state import load_state
 from utils.run.identity import Identity, check_checkpoint, content_digest
-from utils.run.record import read_record
 from utils.run.settings import TrainSettings
-from utils.run.state import load_state
 
 
 class EarlierRun(NamedTuple):

@@ -1,6 +1,6 @@
 """Quantizers with parameters of their own, which are trained together with the net's: LSQ's step, TTQ's two scales.
 
-Such a quantizer is an nn.Module with the methods of `Quantizer` (quantize.py) and `start`, which makes its parameters.
+Such a quantizer is an nn.Module with the methods of `Quantizer` (quantizer.py) and `start`, which makes its parameters.
 meta_utils/install.py puts it into a net. Adding one is one subclass of `TrainedQuantizer` and one line in utils/choices.py.
 """
 
@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from utils.discretize import BY_STE, Discretize
 from utils.layout import ONE_TENSOR, Layout, nonzero
-from utils.quantize import Unprocessed, require_bits, require_two_bits, sign
+from utils.quantizers.discretize import BY_STE, Discretize
+from utils.quantizers.quantizer import Unprocessed, require_bits, require_two_bits, sign
 
 SMALLEST = 1e-12  # scale that a forward computes with: float32 holds its square and that of its reciprocal
 

@@ -26,8 +26,8 @@ from utils.files.checks import (
     or_none,
 )
 from utils.files.text import is_scalar, shown
-from utils.run.kinds import Kind, NetName, OneOf, OneOfOrNone, Whole
-from utils.run.options import settings_of
+from utils.options.kinds import Kind, NetName, OneOf, OneOfOrNone, Whole
+from utils.options.options import settings_of
 from utils.run.settings import PretrainSettings, TrainSettings
 
 MAX_DEPTH = 20  # of lists and objects within one another; the records that are written have 5

@@ -20,15 +20,15 @@ from utils.files.regular import is_in_place, open_new, require_regular
 from utils.files.text import counted, printable
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
-from utils.run.checkpoint import Checkpoints
-from utils.run.finite import first_not_finite
+from utils.run.folder.checkpoint import Checkpoints
+from utils.run.folder.finite import first_not_finite
+from utils.run.folder.lock import LOCKED, Lock
+from utils.run.folder.record import NOTHING, REPLACED, check_record
+from utils.run.folder.signals import Signals
+from utils.run.folder.state import load_state, restore
 from utils.run.identity import Identity, check_checkpoint
-from utils.run.lock import LOCKED, Lock
 from utils.run.paths import CHECKPOINTS
-from utils.run.record import NOTHING, REPLACED, check_record
 from utils.run.settings import Settings
-from utils.run.signals import Signals
-from utils.run.state import load_state, restore
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 

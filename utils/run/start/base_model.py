@@ -15,8 +15,15 @@ from utils.errors import BadInput, Finished, RunFailed
 from utils.files.look import is_folder, look_at
 from utils.files.regular import require_regular
 from utils.files.text import printable
-from utils.run.checkpoint import Checkpoints, load_tensors, save_tensors
-from utils.run.earlier_run import (
+from utils.run.folder.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.folder.finite import fault_of_weights
+from utils.run.folder.record import check_record, read_record
+from utils.run.folder.state import load_state
+from utils.run.folder.weights import checked_weights, load_weights, state_dict_in, without_prefixes
+from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, file_digest
+from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
+from utils.run.settings import PretrainSettings, TrainSettings
+from utils.run.start.earlier_run import (
     digest_of_tensors,
     has_seen,
     iterations_of_finished,
@@ -25,13 +32,6 @@ from utils.run.earlier_run import (
     require_final,
     require_unchanged,
 )
-from utils.run.finite import fault_of_weights
-from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, file_digest
-from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
-from utils.run.record import check_record, read_record
-from utils.run.settings import PretrainSettings, TrainSettings
-from utils.run.state import load_state
-from utils.run.weights import checked_weights, load_weights, state_dict_in, without_prefixes
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:

@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from utils.layers_csv import HEADER, MOST_GROUPS, LayerRow, csv_text, group_means
+from utils.logs.layers_csv import HEADER, MOST_GROUPS, LayerRow, csv_text, group_means
 
 
 def row(layer, weights=1, **numbers):

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Self
 
 from utils.errors import BadInput, shortened
-from utils.run.kinds import Kind, Switch
+from utils.options.kinds import Kind, Switch
 
 REQUIRED = MISSING  # in the place of a default
 

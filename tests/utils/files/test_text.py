@@ -4,8 +4,8 @@ import pytest
 from hostile import ESCAPES, raw_characters
 
 from utils.errors import shortened
+from utils.files.markdown import markdown_text
 from utils.files.text import is_number, is_scalar, printable, shown
-from utils.tabular import markdown_text
 
 
 @pytest.mark.parametrize("escape", ESCAPES)

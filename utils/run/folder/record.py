@@ -14,7 +14,7 @@ from utils.errors import BadInput, Finished
 from utils.files.look import look_at
 from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited, reason
-from utils.run.fields import check_record_fields
+from utils.run.folder.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
 from utils.run.paths import checked_name, experiment_folder, has_checkpoint
 from utils.run.settings import Settings, TrainSettings, with_precision
@@ -61,7 +61,7 @@ def run_path(settings: TrainSettings) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's run.json, whose fields and settings have the types that utils/run/fields.py lists.
+    """A run's run.json, whose fields and settings have the types that utils/run/folder/fields.py lists.
 
     The settings of an earlier version have their present names. A run that an earlier version called done in spite of a test that
     is not finite has failed.

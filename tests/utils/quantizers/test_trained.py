@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from meta_utils.estimators import ESTIMATORS
-from utils import trained_quantizers
-from utils.discretize import Discretize
 from utils.layout import ONE_TENSOR, FlatLayout
 from utils.quantize import Ternary, get_quantizer
-from utils.trained_quantizers import LSQ, SMALLEST, TTQ
+from utils.quantizers import trained
+from utils.quantizers.discretize import Discretize
+from utils.quantizers.trained import LSQ, SMALLEST, TTQ
 
 ALL = [(LSQ, bits) for bits in (1, 2, 3, 8)] + [(TTQ, 2), (Ternary, 2)]
 BITS = range(1, 9)
@@ -255,7 +255,7 @@ def test_parameters_do_not_exist_before_the_start():
 
 
 def test_the_examples_of_the_docstrings():
-    outcome = doctest.testmod(trained_quantizers)
+    outcome = doctest.testmod(trained)
     assert outcome.attempted > 5
     assert outcome.failed == 0
 

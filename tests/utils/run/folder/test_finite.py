@@ -19,11 +19,11 @@ from utils.errors import BadInput, RunFailed
 from utils.files import strict_json
 from utils.quantize import get_quantizer
 from utils.recorder import Recorder
-from utils.run.base_model import load_base_model, write_base_model
-from utils.run.checkpoint import Checkpoints, load_tensors
-from utils.run.folder import Run
-from utils.run.record import fault_of_result, read_record
+from utils.run.folder.checkpoint import Checkpoints, load_tensors
+from utils.run.folder.record import fault_of_result, read_record
+from utils.run.folder.run import Run
 from utils.run.settings import TrainSettings
+from utils.run.start.base_model import load_base_model, write_base_model
 
 ODD = (math.nan, math.inf, -math.inf)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from utils.progress import duration, seconds_per_epoch, time_left
+from utils.logs.progress import duration, seconds_per_epoch, time_left
 from utils.recorder import Recorder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.run.record import fault_of_result
+from utils.run.folder.record import fault_of_result
 
 
 def first_not_finite(state: Any) -> str | None:

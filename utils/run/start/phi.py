@@ -10,12 +10,19 @@ from torch import nn
 from utils.choices import META_NETWORKS
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
-from utils.run.earlier_run import EarlierRun, digest_of_tensors, has_seen, read_earlier_run, refuse_itself, require_unchanged
+from utils.options.options import flag
+from utils.run.folder.weights import checked_weights
 from utils.run.identity import IMPORTS, NOTHING, PHI, PROGRAM
-from utils.run.options import flag
 from utils.run.paths import has_checkpoint
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
-from utils.run.weights import checked_weights
+from utils.run.start.earlier_run import (
+    EarlierRun,
+    digest_of_tensors,
+    has_seen,
+    read_earlier_run,
+    refuse_itself,
+    require_unchanged,
+)
 
 FUNCTION = ("backward", *(name for name in META_OPTIONS if name != "meta_init"))  # the settings that say which function phi is of
 

@@ -17,7 +17,7 @@ import torch
 from utils.errors import BadInput, first_line
 from utils.files.look import is_file, look_at
 from utils.files.regular import open_new
-from utils.run.finite import fault_of_checkpoint
+from utils.run.folder.finite import fault_of_checkpoint
 from utils.run.paths import CHECKPOINTS
 
 TRAILER = b"metaquant-sha256"  # then the digest; behind the end of the zip archive, where torch.load does not look

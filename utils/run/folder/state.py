@@ -14,8 +14,8 @@ from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
 from utils.files.checks import ANYTHING, NUMBER, SWITCH, WHOLE, Check, each, list_of
-from utils.run.checkpoint import Checkpoints
-from utils.run.weights import differences
+from utils.run.folder.checkpoint import Checkpoints
+from utils.run.folder.weights import differences
 
 
 def _is_pair(value: Any) -> bool:

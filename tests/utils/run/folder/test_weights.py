@@ -13,8 +13,8 @@ from torch import nn
 
 from utils.choices import MODELS
 from utils.errors import BadInput
-from utils.run.base_model import load_base_model
-from utils.run.weights import state_dict_in
+from utils.run.folder.weights import state_dict_in
+from utils.run.start.base_model import load_base_model
 
 ODD = "odd base model: understood, or refused in one line"
 COUNTER = "num_batches_tracked"
