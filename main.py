@@ -69,27 +69,24 @@ def train(args: Namespace) -> None:
     from utils.run.epochs import fit
     from utils.run.folder.record import check_record, run_path
     from utils.run.folder.run import Run
-    from utils.run.identity import PHI
     from utils.run.nets import check_net_name
     from utils.run.settings import TrainSettings
-    from utils.run.start.base_model import check_start, load_start, run_contents
-    from utils.run.start.phi import load_phi, phi_contents
+    from utils.run.start.start import Start
 
     s = TrainSettings.of(args)
     check_net_name(s.model)
     path = run_path(s)
-    begun_from = run_contents(s, path) | phi_contents(s, path, resumes=not args.overwrite)
+    start = Start(s, path, resumes=not args.overwrite)
     if not args.overwrite:
-        check_record(path, s, begun_from)
-    has_base_model = check_start(s, None if args.overwrite else path)
+        check_record(path, s, start.contents)
+    has_weights = start.has_weights()
     keep_freed_memory()
     device = choose_device(s.device, s.deterministic, s.precision)
     loaders = load_data(s, seed_everything(s.seed, s.trial), device)
-    contents = contents_of(loaders, args.program) | begun_from
-    load = partial(load_start, settings=s, contents=contents) if has_base_model else None
+    contents = contents_of(loaders, args.program) | start.contents
+    load = partial(start.load_weights, contents=contents) if has_weights else None
     loop = build_loop(s, loaders.train, device, load)
-    if PHI in contents:
-        load_phi(loop.meta_net, s, contents)
+    start.load_phi(loop.meta_net, contents)
     with Run(path, s, device, args.overwrite, contents) as run:
         fit(loop, loaders, run)
 

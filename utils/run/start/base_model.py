@@ -1,6 +1,5 @@
-"""What `train` begins with: the files of base models, which `pretrain` writes, and the weights of other runs."""
+"""Files of base models, which `pretrain` writes and `train` begins with."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,29 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meta_utils.install import NAME as INSTALLED
-from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput, Finished, RunFailed
-from utils.files.look import is_folder, look_at
+from utils.files.look import look_at
 from utils.files.regular import require_regular
-from utils.files.text import printable
 from utils.run.folder.checkpoint import Checkpoints, load_tensors, save_tensors
 from utils.run.folder.finite import fault_of_weights
 from utils.run.folder.record import check_record, read_record
 from utils.run.folder.state import load_state
-from utils.run.folder.weights import checked_weights, load_weights, state_dict_in, without_prefixes
-from utils.run.identity import BASE_MODEL, DATA, NOTHING, Identity, check_checkpoint, file_digest
-from utils.run.paths import EXPORTED, has_checkpoint, missing_base_model
-from utils.run.settings import PretrainSettings, TrainSettings
-from utils.run.start.earlier_run import (
-    digest_of_tensors,
-    has_seen,
-    iterations_of_finished,
-    read_earlier_run,
-    refuse_itself,
-    require_final,
-    require_unchanged,
-)
+from utils.run.folder.weights import checked_weights, state_dict_in, without_prefixes
+from utils.run.identity import NOTHING, Identity, check_checkpoint, file_digest
+from utils.run.paths import EXPORTED
+from utils.run.settings import PretrainSettings
+from utils.run.start.earlier_run import iterations_of_finished, require_final
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -109,73 +97,7 @@ def _holds(target: Path, weights: Mapping[str, Tensor]) -> bool:
     return isinstance(there, dict) and there.keys() == weights.keys() and all(torch.equal(there[n], weights[n]) for n in weights)
 
 
-def check_start(settings: TrainSettings, run: Path | None = None) -> bool:
-    """Whether there is a base model to load. run: the folder of a run that may be resumed, whose checkpoint has all it needs.
-
-    Raises BadInput where the base model that --pretrained names is needed and not there.
-    """
-    missing = missing_base_model(settings.pretrained, settings.model, settings.dataset)
-    if missing and run and has_checkpoint(run):
-        print(f"note: there is no base model {settings.pretrained} any more; going on from the checkpoint", file=sys.stderr)
-    elif missing:
-        begun = run and (run / "run.json").exists()  # with this base model: another, or none, would be another run
-        advice = "or say where it is now" if begun else "name another, or none for scratch"
-        raise BadInput(f"--pretrained: {missing}, {advice}")
-    return settings.pretrained != "none" and not missing
-
-
-def run_contents(settings: TrainSettings, run: Path) -> dict[str, str]:
-    """The digest of the weights that --pretrained names by a run's folder, as in Identity; {} where it names a file.
-
-    run: the folder of the run that begins with them. Raises BadInput where they cannot be read.
-    """
-    folder = Path(settings.pretrained)
-    if settings.pretrained == "none" or not is_folder(folder, "--pretrained"):
-        return {}
-    refuse_itself(folder, run, "--pretrained")
-    return {BASE_MODEL: digest_of_tensors(_weights_of_run(folder))}
-
-
-def _weights_of_run(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a run's net in its newest checkpoint: W, and what else the net has, without a quantizer's parameters."""
-    try:
-        run = read_earlier_run(folder)
-    except BadInput as error:
-        raise BadInput(f"--pretrained: the folder {folder} has no base model: {error}") from None
-    quantizer = run.settings.get("quantizer")
-    trained = quantizer is not None and (quantizer not in QUANTIZERS or is_trained(quantizer))
-    return {name: value for name, value in run.loop["net"].items() if not (trained and name.startswith(f"{INSTALLED}."))}
-
-
-def load_start(net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
-    """Loads the weights that --pretrained names: a base model's, or W of a run's newest checkpoint.
-
-    contents: of the run that begins, as in Identity: to say where the weights were trained on other data, and to be sure that
-    those of a run are still the ones that its digest is of. Raises BadInput where they cannot be loaded.
-    """
-    path, model, dataset = Path(settings.pretrained), settings.model, settings.dataset
-    origin = f"--pretrained (-m {model} -d {dataset})"
-    if is_folder(path, "--pretrained"):
-        weights = _weights_of_run(path)
-        require_unchanged(contents, BASE_MODEL, digest_of_tensors(weights), "--pretrained", path)
-        try:
-            load_weights(net, weights)
-        except ValueError as error:
-            raise BadInput(f"{origin}: {path} is the run of another net: {error}") from None
-        pretrained = read_record(path)
-    else:
-        load_base_model(path, net, origin)
-        pretrained = _pretraining_of(path)
-    made_from, digest = pretrained.get("settings", {}).get("dataset"), pretrained.get(DATA)
-    known = digest and contents.get(DATA)
-    if digest != contents.get(DATA) if known else made_from not in (None, dataset):  # two sets of one name share the folder
-        other = f"other data than {dataset} holds now" if made_from == dataset else f"{printable(made_from)}, not on {dataset}"
-        print(f"note: --pretrained {path} was trained on {other}", file=sys.stderr)
-    elif why := has_seen(pretrained.get("settings"), settings):
-        print(f"note: --pretrained {path} {why}: validation accuracy may be too high", file=sys.stderr)
-
-
-def _pretraining_of(base_model: Path) -> Mapping[str, Any]:
+def pretraining_of(base_model: Path) -> Mapping[str, Any]:
     """The record of the `pretrain` in the same folder that wrote a base model; empty where it is not known.
 
     Records of earlier commits do not say what was written: of them, the last that has ended is taken.

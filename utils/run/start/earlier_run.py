@@ -1,4 +1,4 @@
-"""Another run as what a run begins with: its record and its newest checkpoint, whose tensors are known by their digest."""
+"""Another run as what a run begins with: its record, and tensors of its newest checkpoint, known by their digest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +16,20 @@ from utils.run.settings import TrainSettings
 
 
 class EarlierRun(NamedTuple):
-    """record: its run.json. loop: the state of its training loop in its newest checkpoint."""
+    """record: its run.json. tensors: what another run takes from its newest checkpoint, by name."""
 
     record: Mapping[str, Any]
-    loop: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Its settings by name, as recorded."""
         return self.record["settings"]
+
+    @property
+    def digest(self) -> str:
+        """Of the tensors' names, types, shapes and values, whatever their order in the file and in memory."""
+        return content_digest((name, value.contiguous().numpy()) for name, value in sorted(self.tensors.items()))
 
 
 def refuse_itself(folder: Path, run: Path, flag: str) -> None:
@@ -46,26 +51,18 @@ def require_final(folder: Path, iterations: int | None, state: Mapping[str, Any]
         raise BadInput(f"{problem}: put its own checkpoint.pth back")
 
 
-def read_earlier_run(folder: Path) -> EarlierRun:
-    """Raises BadInput where there is no run, its checkpoint is damaged or not there, or is not of this run or of its end."""
+def read_earlier_run(folder: Path, part: str) -> EarlierRun:
+    """part: of its training loop's state, "net" or "meta_net", which is empty where the run has no M.
+
+    Raises BadInput where there is no run, its checkpoint is damaged or not there, or is not of this run or of its end.
+    """
     record = read_record(folder)
     state = load_state(Checkpoints(folder))
     if state is None:
         raise BadInput("it has no checkpoint yet")
     check_checkpoint(folder, state, Identity.of_record(record), "put back its own checkpoint or run.json")
     require_final(folder, iterations_of_finished(record), state)
-    return EarlierRun(record, state["loop"])
-
-
-def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Of their names, types, shapes and values, whatever their order in the file and in memory."""
-    return content_digest((name, value.contiguous().numpy()) for name, value in sorted(tensors.items()))
-
-
-def require_unchanged(contents: Mapping[str, str], name: str, digest: str, flag: str, folder: Path) -> None:
-    """Raises BadInput where tensors are no longer those whose digest stands among the contents of the run that begins."""
-    if contents.get(name, digest) != digest:
-        raise BadInput(f"{flag}: {folder} has changed while it was read; is it still being trained?")
+    return EarlierRun(record, state["loop"][part])
 
 
 def has_seen(before: Mapping[str, Any] | None, settings: TrainSettings) -> str | None:

@@ -12,63 +12,52 @@ from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
 from utils.options.options import flag
 from utils.run.folder.weights import checked_weights
-from utils.run.identity import IMPORTS, NOTHING, PHI, PROGRAM
+from utils.run.identity import IMPORTS, NOTHING, PROGRAM
 from utils.run.paths import has_checkpoint
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
-from utils.run.start.earlier_run import (
-    EarlierRun,
-    digest_of_tensors,
-    has_seen,
-    read_earlier_run,
-    refuse_itself,
-    require_unchanged,
-)
+from utils.run.start.earlier_run import EarlierRun, has_seen, read_earlier_run, refuse_itself
 
 FUNCTION = ("backward", *(name for name in META_OPTIONS if name != "meta_init"))  # the settings that say which function phi is of
 
 
-def phi_contents(settings: TrainSettings, run: Path, resumes: bool = True) -> dict[str, str]:
-    """The digest of the phi that --phi names, as in Identity; {} without the flag.
+def read_phi(settings: TrainSettings, run: Path, resumes: bool = True) -> EarlierRun | None:
+    """The run that --phi names, with phi as its tensors; None without the flag.
 
     run: the folder of the run that begins with it; resumes: its checkpoint, if it has one, holds its own phi, and the other
     folder may be gone. Raises BadInput where that has no phi for this run.
     """
     if settings.phi is None:
-        return {}
+        return None
     folder = Path(settings.phi)
     refuse_itself(folder, run, "--phi")
     if resumes and has_checkpoint(run) and look_at(folder, "--phi") is None:
         print(f"note: there is no run {folder} any more; going on from the checkpoint", file=sys.stderr)
-        return {}
-    return {PHI: digest_of_tensors(_run_with_phi(folder, settings).loop["meta_net"])}
+        return None
+    return _run_with_phi(folder, settings)
 
 
-def load_phi(meta_net: nn.Module, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
-    """Puts the phi that --phi names into M.
+def load_phi(meta_net: nn.Module, earlier: EarlierRun, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
+    """Puts phi of another run, as read_phi returns it, into M.
 
-    contents: of the run that begins, as in Identity: to be sure that phi is still what its digest is of. Raises BadInput where
-    it has changed, or does not fit M.
+    contents: of the run that begins, as in Identity. Raises BadInput where phi does not fit M.
     """
-    folder = Path(settings.phi)
-    run = _run_with_phi(folder, settings)
-    phi = run.loop["meta_net"]
-    require_unchanged(contents, PHI, digest_of_tensors(phi), "--phi", folder)
-    if any(run.record.get(name) != contents.get(name) for name in (PROGRAM, IMPORTS)):
+    folder = settings.phi
+    if any(earlier.record.get(name) != contents.get(name) for name in (PROGRAM, IMPORTS)):
         print(f"note: --phi {folder} was trained by another program, whose M may be another function of phi", file=sys.stderr)
-    if why := has_seen(run.settings, settings):
+    if why := has_seen(earlier.settings, settings):
         print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)
     try:
-        meta_net.load_state_dict(checked_weights(meta_net, phi))
+        meta_net.load_state_dict(checked_weights(meta_net, earlier.tensors))
     except ValueError as error:
         raise BadInput(f"--phi: {folder} has a phi of another form: {error}") from None
 
 
 def _run_with_phi(folder: Path, settings: TrainSettings) -> EarlierRun:
-    """A finished run whose M is the same function of phi as this run's: phi is its loop's "meta_net"."""
+    """A finished run whose M is the same function of phi as this run's."""
     if not is_folder(folder, "--phi"):
         raise BadInput(f"--phi: there is no folder {folder}")
     try:
-        run = read_earlier_run(folder)
+        run = read_earlier_run(folder, "meta_net")
         its = run.settings
         if its.get("backward") not in META_NETWORKS:
             method = f"--backward {shortened(str(its['backward']), 50)}" if its.get("backward") else "it is in full precision"
