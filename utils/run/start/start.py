@@ -100,11 +100,8 @@ def _doubt(training: Mapping[str, Any], settings: TrainSettings, contents: Mappi
     training: the record of the run that made them, empty where it is not known.
     """
     dataset, digest = training.get("settings", {}).get("dataset"), training.get(DATA)
-    if digest and contents.get(DATA):
-        differs = digest != contents[DATA]
-    else:  # two sets of one name share the folder
-        differs = dataset not in (None, settings.dataset)
-    if differs:
+    known = digest and contents.get(DATA)
+    if digest != contents.get(DATA) if known else dataset not in (None, settings.dataset):  # two sets of one name share a folder
         other = f"{printable(dataset)}, not on {settings.dataset}"
         return f"was trained on {f'other data than {dataset} holds now' if dataset == settings.dataset else other}"
     why = has_seen(training.get("settings"), settings)
