@@ -1,4 +1,4 @@
-"""What must be the same in a run that was interrupted and in one that was not."""
+"""Commands of runs that are interrupted, and what must be the same in such a run and in one that was not."""
 
 import json
 
@@ -8,6 +8,13 @@ from utils.run.folder.checkpoint import load_tensors
 
 LOGS = ("loss.txt", "train-acc.txt", "test-acc.txt", "lr.txt")
 LAYERS = "layers.csv"  # of a run with a quantizer
+LITTLE = ["-m", "ResNet8", "-bs", "4", "-n", "2", "-lr", "0.05"]  # two epochs
+STE = ["-meta", "STE", "--pretrained", "none"]
+
+
+def train_little(root, data, *flags):
+    """The command of a little training run."""
+    return ["train", *LITTLE, "-d", data, "--results-root", str(root), *flags]
 
 
 def only_run(root):
@@ -42,6 +49,11 @@ def assert_same(root, reference):
     assert weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():
         assert torch.equal(weights[name], value), name
+
+
+def files_of(root):
+    """The bytes of all files below a folder but locks."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "run.lock"}
 
 
 def without_checkpoints(folder):

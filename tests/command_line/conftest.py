@@ -1,11 +1,12 @@
-"""A base model, and training runs of two epochs."""
+"""A base model, training runs of two epochs, and quantized runs that are exported."""
 
 import json
 
 import pytest
 import torch
+from exported_runs import Odd, PerRow, Runs
 
-from utils.choices import MODELS
+from utils.choices import MODELS, QUANTIZERS
 
 
 class Result:
@@ -67,3 +68,32 @@ def train_once(train, trained):
         return trained[flags]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def all_runs(tmp_path_factory, tiny_set):
+    return Runs(tmp_path_factory.mktemp("runs"), tiny_set)
+
+
+@pytest.fixture
+def runs(all_runs, monkeypatch):
+    """Quantized runs by their flags; there is a net Odd and a quantizer per-row meanwhile."""
+    monkeypatch.setitem(MODELS, "Odd", Odd)
+    monkeypatch.setitem(QUANTIZERS, "per-row", lambda bits: PerRow())
+    return all_runs
+
+
+@pytest.fixture
+def exported(call_main, tmp_path):
+    """exported(run): the run's packed file, and the line of the printed table by its headings."""
+
+    def export(run, name="net.safetensors"):
+        outcome = call_main("export", run, tmp_path / name)
+        assert (outcome.code, outcome.err) == (0, "")
+        first, _, head, _, row = outcome.out.splitlines()
+        assert first == f"wrote {tmp_path / name}"
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        fields = [[field.strip() for field in line.strip("|").split("|")] for line in (head, row)]
+        return tmp_path / name, dict(zip(*fields, strict=True))
+
+    return export

@@ -1,4 +1,4 @@
-"""`export`, packed: the file is the net bit for bit, can be read without this project, and nothing else is lost for it."""
+"""`export`, packed: the file is the net bit for bit, says what it is, and can be read without this project."""
 
 import json
 import re
@@ -10,46 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
-from exported_runs import Odd, PerRow, Runs
-from torch import nn
 
 from meta_utils.metaquantize import plain_copy
-from utils.choices import MODELS, QUANTIZERS
 from utils.run.evaluation import find_trained
 from utils.run.exported.packed import pack
 
-CPU = torch.device("cpu")
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_set):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "Odd", Odd)
-        patch.setitem(QUANTIZERS, "per-row", lambda bits: PerRow())
-        yield Runs(tmp_path_factory.mktemp("runs"), tiny_set)
-
-
-@pytest.fixture
-def exported(call_main, tmp_path):
-    """exported(run): the run's packed file, and the line of the printed table by its headings."""
-
-    def export(run, name="net.safetensors"):
-        outcome = call_main("export", run, tmp_path / name)
-        assert (outcome.code, outcome.err) == (0, "")
-        first, _, head, _, row = outcome.out.splitlines()
-        assert first == f"wrote {tmp_path / name}"
-        assert [path.name for path in tmp_path.iterdir()] == [name]
-        fields = [[field.strip() for field in line.strip("|").split("|")] for line in (head, row)]
-        return tmp_path / name, dict(zip(*fields, strict=True))
-
-    return export
-
-
-def built(path, tiny_set):
+def built(path):
     """A run's or file's net in eval mode, its quantizer, the test loader."""
     trained = find_trained(path, None, None)
     loader = trained.load_test_data("")
-    return trained.build(loader, CPU).eval(), trained.quantizer, loader
+    return trained.build(loader, torch.device("cpu")).eval(), trained.quantizer, loader
 
 
 CASES = {  # flags, net, bits that a weight may take
@@ -68,12 +39,12 @@ CASES = {  # flags, net, bits that a weight may take
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_packed_file_is_the_net_bit_for_bit(case, runs, exported, call_main, tiny_set):
+def test_a_packed_file_is_the_net_bit_for_bit(case, runs, exported, call_main):
     flags, model, bits = CASES[case]
     run = runs.get(*flags, model=model)
     path, table = exported(run)
-    net, quantizer, loader = built(run, tiny_set)
-    other, none, _ = built(path, tiny_set)
+    net, quantizer, loader = built(run)
+    other, none, _ = built(path)
     assert none is None
     with torch.no_grad():
         for images, _ in loader:
@@ -111,9 +82,10 @@ def readme_reader():
 
 
 @pytest.mark.parametrize("case", ["dorefa, 2 bits", "BWN-F, other layers", "a quantizer of one's own", "layers kept"])
-def test_the_readmes_reader_needs_numpy_and_safetensors_alone(case, runs, exported, tmp_path, tiny_set):
+def test_the_readmes_reader_needs_numpy_and_safetensors_alone(case, runs, exported, tmp_path):
     flags, model, _ = CASES[case]
-    path, _ = exported(runs.get(*flags, model=model))
+    run = runs.get(*flags, model=model)
+    path, _ = exported(run)
     code = readme_reader()
     assert len(code.strip().splitlines()) <= 20
     assert set(re.findall(r"^(?:import|from) (\w+)", code, flags=re.MULTILINE)) == {"json", "numpy", "safetensors"}
@@ -131,7 +103,7 @@ print(about["architecture"], about["quantizer"], about["test"]["top1"])
     command = [sys.executable, "-I", "read.py", path, "found.npz"]
     process = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    net, quantizer, _ = built(runs.get(*flags, model=model), tiny_set)
+    net, quantizer, _ = built(run)
     assert process.stdout.split()[:2] == [model, flags[1]]
     expected = plain_copy(net, quantizer).state_dict()
     with np.load(elsewhere / "found.npz") as found:
@@ -183,67 +155,6 @@ def test_what_has_two_names_is_stored_once(runs, exported):
     assert not [name for name in names if name.startswith(("second", "again"))]
 
 
-def test_an_older_export_is_replaced_and_nothing_else(runs, call_main, exported, tmp_path, tally):
-    run = runs.get("-q", "BWN")
-    path, _ = exported(runs.get("-q", "dorefa"))
-    older = path.read_bytes()
-    assert exported(run)[0].read_bytes() != older
-    others = {"note.safetensors": b"my notes", "empty.safetensors": b"", "damaged.safetensors": older[:-1]}
-    for name, content in others.items():
-        (tmp_path / name).write_bytes(content)
-        outcome = call_main("export", run, tmp_path / name)
-        (line,) = outcome.err.splitlines()
-        assert f"FILE {tmp_path / name} exists and is not replaced, because it is no export" in line
-        assert (outcome.code, outcome.out) == (2, "")
-        assert (tmp_path / name).read_bytes() == content
-        tally("export: another file of that name: refused, not touched")
-    (tmp_path / "link.safetensors").symlink_to(path)
-    (tmp_path / "folder.safetensors").mkdir()
-    for name in ("link.safetensors", "folder.safetensors"):
-        outcome = call_main("export", run, tmp_path / name)
-        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
-        tally("export: another file of that name: refused, not touched")
-    assert path.read_bytes() != older
-
-
-def test_a_full_disk_leaves_the_older_export(runs, exported, server, tmp_path, tally):
-    path, _ = exported(runs.get("-q", "dorefa"))
-    older = path.read_bytes()
-    server.start(["export", str(runs.get("-q", "BWN-F")), str(path)], tmp_path / "log", file_size=len(older) // 2)
-    assert server.wait() == 1
-    assert f"main.py: error: {path} cannot be written: " in (tmp_path / "log").read_text()
-    assert path.read_bytes() == older
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", path.name]
-    tally("export: disk full: one line, the older export stays")
-
-
-def test_what_cannot_be_exported_is_one_line(runs, call_main, tmp_path, tiny_set, tally):
-    where = ["-d", tiny_set, "--results-root", tmp_path / "R", "-n", "1", "-bs", "8", "-m", "ResNet8"]
-    assert call_main("pretrain", *where).code == 0
-    base = tmp_path / "R" / "ResNet8-NPZ-tiny"
-    run = shutil.copytree(runs.get("-q", "dorefa"), tmp_path / "damaged")
-    (run / "checkpoint.pth").write_bytes((run / "checkpoint.pth").read_bytes()[:-100])
-    empty = shutil.copytree(runs.get("-q", "dorefa"), tmp_path / "empty")
-    (empty / "checkpoint.pth").unlink()
-    target = tmp_path / "net.safetensors"
-    for arguments, words in (
-        ([base / "pretrain-trial-1", target], "is the run of a base model: it has no quantized weights"),
-        ([base / "ResNet8-NPZ-tiny-pretrain.pth", target], "is not a run's folder"),
-        ([run, target], "no checkpoint is whole and finite"),
-        ([empty, target], "has no checkpoint yet"),
-        ([tmp_path / "nowhere", target], "is not a run's folder"),
-        ([run, tmp_path / "net.pth"], "must end in .safetensors or .onnx"),
-        ([run, tmp_path / "nowhere" / "net.safetensors"], "nowhere cannot be written to: No such file or directory"),
-        ([run, target, "-d", "Digits"], "-d/--dataset Digits"),
-    ):
-        outcome = call_main("export", *arguments)
-        (line,) = outcome.err.splitlines()
-        assert (outcome.code, outcome.out) == (2, "")
-        assert words in line
-        assert not target.exists()
-        tally("export of what is no quantized run: one line, nothing written")
-
-
 def test_an_unfinished_run_is_exported_with_a_note(call_main, tmp_path, tiny_set):
     where = ["-d", tiny_set, "--results-root", tmp_path / "R", "-m", "ResNet8", "--pretrained", "none"]
     assert call_main("train", *where, "-bs", "4", "-n", "3", "--stop-after", "3").code == 0
@@ -255,54 +166,3 @@ def test_an_unfinished_run_is_exported_with_a_note(call_main, tmp_path, tiny_set
     outcome = call_main("export", moved, tmp_path / "net.safetensors", "-d", tiny_set)
     assert outcome.code == 0, outcome.err
     assert call_main("evaluate", tmp_path / "net.safetensors").code == 0
-
-
-class Analog:
-    """No quantizer at all."""
-
-    bits = 1
-
-    def preprocess(self, W, layout):
-        return W
-
-    def quantize(self, W_tilde, W, layout):
-        return W_tilde
-
-    def calibration(self, W, layout):
-        return torch.ones_like(W)
-
-
-def test_weights_of_too_many_values_are_named(runs, call_main, tmp_path, monkeypatch):
-    monkeypatch.setitem(QUANTIZERS, "analog", lambda bits: Analog())
-    run = runs.get("-q", "analog")
-    outcome = call_main("export", run, tmp_path / "net.safetensors")
-    assert (
-        outcome.err
-        == "main.py: error: layer2.0.conv2 cannot be packed: it has more than 256 distinct values per output channel\n"
-    )
-    assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
-    (line,) = (line for line in call_main("evaluate", run).out.splitlines() if line.startswith("layer2.0.conv2 "))
-    assert " 9216 weights, " in line
-    assert "; more than 8 bits, max |W^| " in line
-
-
-class Moody(nn.Sequential):
-    """Computes something else from the second net on."""
-
-    made = 0
-
-    def __init__(self, num_classes):
-        super().__init__(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, num_classes))
-        Moody.made += 1
-        self.factor = Moody.made
-
-    def forward(self, images):
-        return super().forward(images) * self.factor
-
-
-def test_a_file_that_computes_something_else_is_not_written(runs, call_main, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "moody", Moody)
-    outcome = call_main("export", runs.get(model="moody"), tmp_path / "net.safetensors")
-    (line,) = outcome.err.splitlines()
-    assert "net.safetensors is not written: what was written for it computes something else: its logits differ by up to" in line
-    assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])

@@ -7,10 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported_runs import Odd, Runs
 
 from meta_utils.metaquantize import plain_copy
-from utils.choices import MODELS
 from utils.run.evaluation import find_trained
 from utils.run.exported.packed import pack
 
@@ -18,13 +16,6 @@ pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="the packages for ONNX are not installed (requirements-export.txt)",
 )
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_set):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "Odd", Odd)
-        yield Runs(tmp_path_factory.mktemp("runs"), tiny_set)
 
 
 @pytest.mark.parametrize(("model", "flags"), [("ResNet8", ["-q", "dorefa", "--keep", "conv1"]), ("Odd", ["-q", "BWN-F"])])

@@ -1,18 +1,15 @@
-"""Every flag does what it says, or says that it does nothing; what a run's folder holds."""
+"""Every flag does what it says, or says that it does nothing."""
 
 import json
-import resource
 
 import pytest
-import torch
 from parsed import parsed
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from meta_utils.meta_network import MetaNetwork
-from utils.choices import ESTIMATORS, META_NETWORKS, PROXIMAL
+from utils.choices import ESTIMATORS, PROXIMAL
 from utils.cli.parser import flags_without_effect
 
 FIXED = [name for name in (*ESTIMATORS, *PROXIMAL) if not name.startswith("STE")]
+
 FLAG_CASES = [  # flags, what both runs share, setting in run.json, its value, where the behaviour differs
     (["-q", "BWN"], [], "quantizer", "BWN", "loss"),
     (["-q", "BWN-F"], ["-q", "BWN"], "quantizer", "BWN-F", "loss"),
@@ -107,24 +104,40 @@ def test_the_same_command_gives_the_same_numbers_and_ste_shares_its_data_order(t
     assert ste.logs["loss"].splitlines()[0] == first.logs["loss"].splitlines()[0]  # t = 0: same start, same batch
 
 
+@pytest.mark.parametrize(
+    ("flags", "decay"),
+    [
+        (["-o", "Adam", "-meta", "STE"], 0.0),
+        (["-o", "Adam"], 5e-4),
+        (["-o", "SGD"], 0.0),
+        (["-o", "SGD-M", "-meta", "STE"], 5e-4),
+        (["-o", "Adam", "-meta", "STE", "--weight-decay", "0.1"], 0.1),
+    ],
+)
+def test_default_weight_decay_is_the_published_one(flags, decay, train):
+    assert train(*flags).record["settings"]["weight_decay"] == decay
+
+
+def test_only_stes_adam_is_torchs(train):
+    """A setting of its own, so that the report names the difference, and only STE's record has it."""
+    records = [train("-o", "Adam", "-meta", method).record for method in ("STE", "FC-Grad")]
+    assert [record["settings"].get("bias_corrected_eps") for record in records] == [True, None]
+    assert [record["optimizers"]["net"]["bias_corrected_eps"] for record in records] == [True, False]
+
+
+def test_short_flags_of_the_released_scripts_parse():
+    flags = "-m ResNet32 -d CIFAR10 -q BWN -bw 1 -o Adam -meta LSTMFC -hidden 50 "
+    flags += "-nlstm 2 -nfc 4 -nonlinear None -lr 1e-2 -ad adaptive -n 7 -bs 64 -e spec -decay 1e-4"
+    args = parsed(["train", *flags.split()])
+    assert (args.model, args.dataset, args.quantizer, args.bits, args.optimizer) == ("ResNet32", "CIFAR10", "BWN", 1, "Adam")
+    assert (args.backward, args.hidden_size, args.num_lstm, args.num_fc, args.meta_nonlinear) == ("LSTMFC", 50, 2, 4, None)
+    assert (args.init_lr, args.lr_adjust, args.epochs, args.batch_size) == (0.01, "adaptive", 7, 64)
+    assert (args.exp_spec, args.meta_weight_decay) == ("spec", 1e-4)
+
+
 def test_settings_that_do_not_apply_are_null_and_named(call_main, tmp_path, tiny_set):
-    outcome = call_main(
-        "train",
-        "-m",
-        "ResNet8",
-        "-d",
-        tiny_set,
-        "-meta",
-        "STE",
-        "-hidden",
-        "5",
-        "-n",
-        "1",
-        "--pretrained",
-        "none",
-        "--results-root",
-        tmp_path,
-    )
+    where = ["-d", tiny_set, "--pretrained", "none", "--results-root", tmp_path]
+    outcome = call_main("train", "-m", "ResNet8", "-meta", "STE", "-hidden", "5", "-n", "1", *where)
     assert outcome.code == 0
     assert "note: --hidden-size has no effect with --backward STE" in outcome.err
     (record,) = tmp_path.rglob("run.json")
@@ -165,150 +178,3 @@ def test_flags_that_do_nothing_are_named(command, named):
     notes = flags_without_effect(parsed(command.split()))
     assert [note.split()[0] for note in notes] == named
     assert all(" has no effect " in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("flags", "decay"),
-    [
-        (["-o", "Adam", "-meta", "STE"], 0.0),
-        (["-o", "Adam"], 5e-4),
-        (["-o", "SGD"], 0.0),
-        (["-o", "SGD-M", "-meta", "STE"], 5e-4),
-        (["-o", "Adam", "-meta", "STE", "--weight-decay", "0.1"], 0.1),
-    ],
-)
-def test_default_weight_decay_is_the_published_one(flags, decay, train):
-    assert train(*flags).record["settings"]["weight_decay"] == decay
-
-
-def test_only_stes_adam_is_torchs(train):
-    """A setting of its own, so that the report names the difference, and only STE's record has it."""
-    records = [train("-o", "Adam", "-meta", method).record for method in ("STE", "FC-Grad")]
-    assert [record["settings"].get("bias_corrected_eps") for record in records] == [True, None]
-    assert [record["optimizers"]["net"]["bias_corrected_eps"] for record in records] == [True, False]
-
-
-def test_short_flags_of_the_released_scripts_parse():
-    args = parsed(
-        [
-            "train",
-            "-m",
-            "ResNet32",
-            "-d",
-            "CIFAR10",
-            "-q",
-            "BWN",
-            "-bw",
-            "1",
-            "-o",
-            "Adam",
-            "-meta",
-            "LSTMFC",
-            "-hidden",
-            "50",
-            "-nlstm",
-            "2",
-            "-nfc",
-            "4",
-            "-nonlinear",
-            "None",
-            "-lr",
-            "1e-2",
-            "-ad",
-            "adaptive",
-            "-n",
-            "7",
-            "-bs",
-            "64",
-            "-e",
-            "spec",
-            "-decay",
-            "1e-4",
-        ]
-    )
-    assert (args.model, args.dataset, args.quantizer, args.bits, args.optimizer) == ("ResNet32", "CIFAR10", "BWN", 1, "Adam")
-    assert (args.backward, args.hidden_size, args.num_lstm, args.num_fc, args.meta_nonlinear) == ("LSTMFC", 50, 2, 4, None)
-    assert (args.init_lr, args.lr_adjust, args.epochs, args.batch_size) == (0.01, "adaptive", 7, 64)
-    assert (args.exp_spec, args.meta_weight_decay) == ("spec", 1e-4)
-
-
-def test_a_run_is_the_same_run_by_another_spelling_of_its_settings(call_main, tmp_path, tiny_set, base_model):
-    """A base model's path with a doubled slash; a record from before a switch was there. A switch that is on is another run."""
-    command = ["train", "-m", "ResNet8", "-d", tiny_set, "-n", 1, "--results-root", tmp_path / "R", "--pretrained"]
-    assert call_main(*command, base_model).code == 0
-    (record,) = (tmp_path / "R").rglob("run.json")
-    content = json.loads(record.read_text())
-    del content["settings"]["drop_last"]
-    record.write_text(json.dumps(content))
-    again = call_main(*command, f"{base_model.parent}//{base_model.name}")
-    assert again.code == 0
-    assert "is done" in again.out
-    other = call_main(*command, base_model, "--drop-last", "-bs", 4)
-    assert other.code == 2
-    assert "drop_last off there and True here" in other.err
-
-
-class Needs(MetaNetwork):
-    def __init__(self, hidden_size):
-        super().__init__()
-
-
-def test_a_meta_network_whose_option_has_no_default_is_refused(refuses, monkeypatch, tiny_set):
-    monkeypatch.setitem(META_NETWORKS, "FC-Grad", Needs)
-    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-meta", "FC-Grad", "--pretrained", "none"]
-    refuses(command, ["--backward FC-Grad", "must give hidden_size a default"])
-
-
-def test_tensorboard_shows_ms_gradient_beside_stes(train):
-    accumulators = [EventAccumulator(str(train("-meta", method).path)).Reload() for method in ("FC-Grad", "STE")]
-    learned, ste = (set(accumulator.Tags()["scalars"]) for accumulator in accumulators)
-    means = {f"layers/{column}/all" for column in ("flipped", "oscillating", "distance", "cosine")}
-    assert {tag for tag in ste if not tag.startswith("layers/")} == {"train/loss", "train/accuracy", "lr/alpha", "test/accuracy"}
-    assert means - ste == {"layers/cosine/all"}
-    assert means <= learned
-    assert {tag for tag in learned - ste if "cosine/" not in tag} == {"meta/scale", "meta/cosine with STE", "lr/gamma"}
-    (cosine,) = accumulators[0].Scalars("meta/cosine with STE")
-    assert abs(cosine.value) == pytest.approx(1, abs=1e-4)  # FC-Grad is a number times g_W_hat, and so is dorefa's STE
-
-
-class Unclipped(MetaNetwork):
-    def forward(self, g_W_hat, W_tilde, state=None):
-        return g_W_hat, {}
-
-
-def test_an_estimator_with_nothing_to_learn_trains(train, monkeypatch):
-    monkeypatch.setitem(META_NETWORKS, "FC-Grad", Unclipped)
-    fixed = train("-meta", "FC-Grad")
-    monkeypatch.undo()
-    assert fixed.record["state"] == "done"
-    assert (
-        fixed.logs["loss"].splitlines()[:2] == train("-meta", "FC-Grad", "--meta-init", "identity").logs["loss"].splitlines()[:2]
-    )
-
-
-def test_run_folders_and_files(train):
-    run = train("-meta", "LSTMFC", "-hidden", "4", "-q", "BWN", "-o", "Adam", "-ad", "1", "-e", "try", "--trial", "3")
-    assert run.path.name == "Meta-LSTMFC-Nonlinear-None-hidden-size-4-nlstm-1-BWN-Adam-1bits-lr-1-try-trial-3"
-    assert run.path.parent.name == "runs-Quant"
-    assert run.path.parent.parent.name == "ResNet8-NPZ-tiny"
-    assert train("-meta", "FC-Grad", "-nonlinear", "relu").path.name == (
-        "Meta-FC-Grad-Nonlinear-relu-hidden-size-100-dorefa-SGD-1bits-lr-30-trial-1"
-    )
-    assert train().path.name == "Meta-MultiFC-Nonlinear-None-hidden-size-100-nfc-3-dorefa-SGD-1bits-lr-30-trial-1"
-    rows = {name: [row.split(", ") for row in log.splitlines()] for name, log in run.logs.items()}
-    assert [row[0] for row in rows["loss"]] == [row[0] for row in rows["lr"]] == ["0", "1", "2", "3"]
-    assert [row[1] for row in rows["lr"]] == ["0.05", "0.05", "0.005", "0.005"]
-    assert [row[0] for row in rows["test-acc"]] == ["1", "2"]
-    assert list(run.path.glob("events.out.tfevents*"))
-    record = run.record
-    assert {"versions", "device", "git", "hostname", "command", "started", "ended", "seconds_per_epoch", "peak_memory"} <= set(
-        record
-    )
-    assert len(record["seconds_per_epoch"]) == 2
-    assert 1e8 < record["peak_memory"]["cpu_rss"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    adam = {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
-    published, torchs = adam | {"bias_corrected_eps": False}, adam | {"bias_corrected_eps": True}
-    assert record["optimizers"]["net"] == {"weight_decay": 5e-4, **published}
-    assert record["optimizers"]["meta_net"] == {"weight_decay": 0.0, **torchs}
-    assert record["versions"]["torch"] == torch.__version__
-    assert record["result"]["top1"] == pytest.approx(float(rows["test-acc"][-1][1]))

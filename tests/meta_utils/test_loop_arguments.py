@@ -3,15 +3,16 @@
 import pytest
 import torch
 from torch import nn
+from training_loops import make_loop
 
 from meta_utils.estimators import EDE
 from meta_utils.install import install_quantizer
-from meta_utils.meta_network import MetaFC
+from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.errors import BadPart
-from utils.quantize import BWN
+from utils.quantize import BWN, get_quantizer
 from utils.quantizers.discretize import Estimator
 from utils.quantizers.trained import LSQ
 
@@ -219,3 +220,20 @@ def test_a_calibration_that_is_not_like_w_is_named():
     loop.step(IMAGES, TARGETS)
     with pytest.raises(BadPart, match=r"Odd\.calibration must return a tensor of W's shape and dtype, .*, not NoneType"):
         loop.step(IMAGES, TARGETS)
+
+
+def test_wrong_loops_are_refused(tiny_net):
+    with pytest.raises(ValueError, match="backwards"):
+        make_loop(tiny_net, order="backwards")
+    with pytest.raises(ValueError, match="meta network"):
+        TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), MetaDesignedMultiFC())
+    with pytest.raises(ValueError, match="takes a quantizer"):
+        make_loop(tiny_net, "FC-Grad", quantizer=None)
+    images, gradients = torch.zeros(1, 3, 8, 8).double(), {"conv1": ((), torch.zeros(16, 3, 3, 3), None)}
+    with pytest.raises(ValueError, match="meta gradients need a quantizer"):
+        tiny_net(images, None, gradients)
+    with pytest.raises(ValueError, match=r"no meta gradient for layer1\.0\.conv1, .*, fc"):
+        tiny_net(images, "dorefa", gradients)
+    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta.layers}
+    with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
+        tiny_net(images, "dorefa", gradients)

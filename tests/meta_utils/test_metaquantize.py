@@ -1,4 +1,4 @@
-"""Any net with quantized weights: it computes what the plain net computes with W_hat in the place of W."""
+"""Any net with quantized weights: it computes what the plain net computes with W_hat for W; layers that are kept; copies."""
 
 import copy
 import pickle
@@ -6,15 +6,14 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from little_nets import NETS, Attends, Shares, Twice
+from little_nets import NETS, Attends, Shares
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import shufflenet_v2_x0_5
 from training_loops import make_loop
 
 from meta_utils.metaquantize import metaquantize, plain_copy
 from models_CIFAR.resnet import ResNet
-from utils.errors import BadPart
 from utils.quantize import BWN, BWNF, DoReFa, evaluate
 from utils.quantize import test as accuracy_of
 
@@ -112,6 +111,15 @@ def test_the_weights_of_attention_are_named_by_their_parameters():
     assert [paths.get(name) for name in projections] == [("attention",)] * 3
 
 
+def test_a_net_can_be_a_single_layer(batches):
+    torch.manual_seed(0)
+    net = nn.Linear(8, 10).double()
+    plain = copy.deepcopy(net)
+    metaquantize(net)
+    x = batches(1)[0][0][:, 0, 0]
+    torch.testing.assert_close(net(x, BWN()), F.linear(x, BWN().quantize(plain.weight.detach()), plain.bias))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
 def test_a_copy_is_a_net_of_its_own(copied, batches):
     net = metaquantize(made("twice"))
@@ -191,34 +199,8 @@ def test_kept_layers_compute_in_full_precision(keep, kept, tiny_resnet, batches)
     torch.testing.assert_close(net(images, "BWN"), by_hand(images), rtol=1e-12, atol=1e-12)
 
 
-def half_kept():
-    net = Shares()
-    return net, ["second"]
-
-
-@pytest.mark.parametrize(
-    ("net", "keep", "named"),
-    [
-        (Twice(), ["conv", "norm"], "'norm' matches no layer of Twice, which has conv, fc"),
-        (Twice(), ["*"], "keep leaves no layer of Twice"),
-        (Twice(), "conv", "list of patterns, not the text 'conv'"),
-        (*half_kept(), "first"),
-        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)), [], "Sequential has no convolution"),
-        (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), [], "layer 1 is built lazily"),
-        (nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))), [], "layer 0: its weight is no parameter"),
-        (metaquantize(Twice()), [], "the net is metaquantized already"),
-        (nn.Sequential(metaquantize(Twice())), [], "0 is metaquantized already"),
-    ],
-)
-def test_what_cannot_be_quantized_is_named(net, keep, named):
-    with pytest.raises(ValueError, match=named.replace("*", r"\*")) as error:
-        metaquantize(net, keep)
-    assert "\n" not in str(error.value)
-
-
 def test_a_kept_layer_may_be_parametrized(tiny_resnet, batches):
     ((images, _),) = batches(1)
-    weight_norm = torch.nn.utils.parametrizations.weight_norm
     net = copy.deepcopy(tiny_resnet)
     weight_norm(net.fc)
     with pytest.raises(ValueError, match="layer fc: its weight is no parameter of its own"):
@@ -226,42 +208,6 @@ def test_a_kept_layer_may_be_parametrized(tiny_resnet, batches):
     net = metaquantize(net, ["fc"])
     net(images, "BWN").sum().backward()
     assert net.fc.parametrizations.weight.original1.grad.abs().max() > 0
-
-
-def test_a_layer_that_is_replaced_afterwards_is_named(tiny_resnet, batches):
-    ((images, _),) = batches(1)
-    for change in (
-        lambda net: setattr(net, "fc", torch.nn.Linear(64, 10)),
-        lambda net: torch.nn.utils.parametrizations.weight_norm(net.fc),
-        lambda net: prune.l1_unstructured(net.fc, "weight", 0.5),
-    ):
-        net = metaquantize(copy.deepcopy(tiny_resnet))
-        change(net)
-        with pytest.raises(RuntimeError, match="fc is not the layer any more that metaquantize saw"):
-            net(images, "BWN")
-
-
-def test_a_forward_in_training_mode_with_every_weight_frozen(tiny_resnet, batches):
-    ((images, _),) = batches(1)
-    net = metaquantize(copy.deepcopy(tiny_resnet)).requires_grad_(False).train()
-    assert not net(images, "BWN").requires_grad
-    assert net.fc.quantized_weight.unique().numel() == 2
-
-
-@pytest.mark.parametrize("pack", [lambda y: y, lambda y: (y, [y]), lambda y: {"logits": y}])
-def test_what_autocast_makes_has_the_weights_dtype(pack):
-    class Words(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.fc = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3)
-
-        def forward(self, tokens):
-            return pack(self.fc(self.table(tokens)))
-
-    net = metaquantize(Words(), autocast=torch.bfloat16)
-    found = torch.utils._pytree.tree_leaves(net(torch.tensor([0, 3]), "BWN"))
-    assert {value.dtype for value in found} == {torch.float32}
-    assert all(value.abs().max() > 0 for value in found)
 
 
 def test_a_layer_with_two_names_is_kept_by_either(tiny_resnet):
@@ -273,22 +219,27 @@ def test_a_layer_with_two_names_is_kept_by_either(tiny_resnet):
         assert "again" not in dict(net.layer_name_list)
 
 
-def test_a_net_with_an_attribute_of_that_name_keeps_it():
-    net = Twice()
-    net.meta = "its own"
-    with pytest.raises(ValueError, match="attribute meta of its own"):
-        metaquantize(net)
-    assert net.meta == "its own"
-    assert type(net.conv) is nn.Conv2d
+def test_a_forward_in_training_mode_with_every_weight_frozen(tiny_resnet, batches):
+    ((images, _),) = batches(1)
+    net = metaquantize(copy.deepcopy(tiny_resnet)).requires_grad_(False).train()
+    assert not net(images, "BWN").requires_grad
+    assert net.fc.quantized_weight.unique().numel() == 2
 
 
-def test_a_net_can_be_a_single_layer(batches):
-    torch.manual_seed(0)
-    net = nn.Linear(8, 10).double()
-    plain = copy.deepcopy(net)
-    metaquantize(net)
-    x = batches(1)[0][0][:, 0, 0]
-    torch.testing.assert_close(net(x, BWN()), F.linear(x, BWN().quantize(plain.weight.detach()), plain.bias))
+@pytest.mark.parametrize("pack", [lambda y: y, lambda y: (y, [y]), lambda y: {"logits": y}])
+def test_what_autocast_makes_has_the_weights_dtype(pack):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.fc = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+        def forward(self, tokens):
+            return pack(self.fc(self.table(tokens)))
+
+    net = metaquantize(Words(), autocast=torch.bfloat16)
+    found = torch.utils._pytree.tree_leaves(net(torch.tensor([0, 3]), "BWN"))
+    assert {value.dtype for value in found} == {torch.float32}
+    assert all(value.abs().max() > 0 for value in found)
 
 
 def test_evaluation_by_the_notebooks_function_is_quantized(batches):
@@ -296,47 +247,6 @@ def test_evaluation_by_the_notebooks_function_is_quantized(batches):
     by_hand = quantized_by_hand(net, BWN())  # a copy, with the layers' full-precision forward
     hits = [(by_hand(images).argmax(1) == targets).double().mean() for images, targets in data]
     assert accuracy_of(net, "BWN", data) == pytest.approx(100 * torch.stack(hits).mean().item())
-
-
-def test_weights_that_cannot_be_one_flat_vector_are_named():
-    linear = nn.Linear(3, 3)
-    for net, words in (
-        (nn.Sequential(linear, nn.Linear(3, 3).double()), "layer 1: its weight is torch.float64, and that of 0 torch.float32"),
-        (nn.Sequential(nn.Linear(3, 3).bfloat16()), "layer 0: its weight is torch.bfloat16, not float32 or float64"),
-        (nn.Sequential(nn.Linear(3, 3, dtype=torch.complex64)), "layer 0: its weight is torch.complex64"),
-        (nn.Sequential(linear, nn.Linear(3, 0)), r"layer 1: its weight, \(0, 3\), has no number"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            metaquantize(net)
-        assert not hasattr(net, "meta")
-    net = metaquantize(nn.Sequential(nn.Linear(3, 3)))
-    net(torch.ones(1, 3), "BWN")
-    with pytest.raises(ValueError, match=r"torch\.bfloat16, not float32 or float64"):
-        net.bfloat16()(torch.ones(1, 3).bfloat16(), "BWN")
-
-
-def test_a_part_of_a_metaquantized_net_is_metaquantized_already():
-    net = metaquantize(nn.Sequential(nn.Linear(3, 3)))
-    with pytest.raises(ValueError, match="the net is metaquantized already"):
-        metaquantize(net[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"quantize": lambda self, W_tilde, *others: W_tilde.detach().sign()}, "quantize returned a tensor without a gradient"),
-        ({"quantize": lambda self, W_tilde, *others: W_tilde[:1]}, r"quantize must return .* \(9,\) torch.float32, not \(1,\)"),
-        ({"quantize": lambda self, W_tilde, *others: None}, "quantize must return .*, not NoneType"),
-        ({"preprocess": lambda self, W, layout: W.double()}, "preprocess must return .*, not .*float64"),
-    ],
-)
-def test_a_quantizer_that_returns_something_else_is_named(change, words):
-    net, quantizer = metaquantize(nn.Sequential(nn.Linear(3, 3))), type("Odd", (BWN,), change)()
-    with pytest.raises(BadPart, match=f"Odd.{words}"):
-        net(torch.ones(1, 3), quantizer)
-    if "without a gradient" in words:
-        net.eval()(torch.ones(1, 3), quantizer)
-        net.train().requires_grad_(False)(torch.ones(1, 3), quantizer)
 
 
 def test_evaluation_reaches_a_net_through_a_wrapper(batches):

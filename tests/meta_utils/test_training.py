@@ -1,4 +1,4 @@
-"""The loop: STE against torch.optim, both orders, the gradient of phi."""
+"""The loop: STE against torch.optim, the weights of both orders' forwards, and a loss that is not finite."""
 
 import copy
 from functools import partial
@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from training_loops import Spy, make_loop
+from training_loops import PUBLISHED, Spy, make_loop, one_iteration
 
 from meta_utils.adam import Adam
-from meta_utils.helpers import assign_meta_gradients, meta_gradient_generation, update_parameters
-from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC, MetaNetwork
+from meta_utils.helpers import update_parameters
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
-from meta_utils.training import NotFinite, TrainingLoop
+from meta_utils.training import NotFinite
 from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.quantize import get_quantizer
 
-QUANTIZED = ["dorefa", "BWN", "BWN-F"]
 
-
-@pytest.mark.parametrize("quantizer", [None, *QUANTIZED])
+@pytest.mark.parametrize("quantizer", [None, *PUBLISHED])
 @pytest.mark.parametrize(
     ("name", "theirs"),
     [
@@ -75,7 +72,7 @@ def test_order_paper_computes_with_the_weights_after_the_update(method, optimize
         torch.testing.assert_close(biases[-1], tiny_net.fc.bias.expand_as(biases[-1]))
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZED)
+@pytest.mark.parametrize("quantizer", PUBLISHED)
 @pytest.mark.parametrize("method", META_NETWORKS)
 def test_order_notebook_computes_with_the_previous_refined_gradient(method, quantizer, tiny_net, batches):
     loop = make_loop(tiny_net, method, quantizer)
@@ -132,12 +129,7 @@ def test_bwnf_in_the_notebooks_order(batches):
         assert torch.equal(used[1], stored[1]) == (t == 0)
 
 
-def one_iteration(net, batch, quantizer):
-    net.zero_grad()
-    F.cross_entropy(net(batch[0], quantizer), batch[1]).backward()
-
-
-@pytest.mark.parametrize("quantizer", QUANTIZED)
+@pytest.mark.parametrize("quantizer", PUBLISHED)
 def test_ste_shows_the_gradient_at_w_tilde_as_autograd_made_it(quantizer, tiny_net, batches):
     """Also where W_tilde is W and the optimizee refines W's gradient in place."""
     (batch,) = batches(1)
@@ -178,159 +170,6 @@ def test_refining_in_place_leaves_the_gradient_at_w_hat_alone(method, tiny_net, 
         assert not torch.equal(other.weight.grad, layer.weight.grad)
 
 
-def test_an_evaluation_with_meta_gradients_changes_nothing_that_the_layers_show(tiny_net, batches):
-    first, second, third = batches(3)
-    loop = make_loop(tiny_net, "FC-Grad")
-    loop.step(*first)
-    loop.step(*second)
-    kept = dict(tiny_net.meta.shown)
-    meta_grad_dict, _ = meta_gradient_generation(loop.meta_net, tiny_net, "FC-Grad", {})
-    tiny_net.eval()
-    outputs = tiny_net(third[0], "dorefa", meta_grad_dict, 10.0)
-    assert not torch.equal(outputs, tiny_net(third[0], "dorefa"))
-    assert tiny_net.meta.shown.keys() == kept.keys()
-    assert all(value is kept[symbol] for symbol, value in tiny_net.meta.shown.items())
-
-
-@pytest.mark.parametrize("order", ["notebook", "paper"])
-def test_identity_start_fc_grad_gives_unclipped_ste_at_t1(order, tiny_net, batches):
-    """dorefa's W_tilde lies in [0, 1], so that its STE never clips: the learned g_W is the one autograd gives."""
-    first, second = batches(2)
-    reference = copy.deepcopy(tiny_net)
-    one_iteration(reference, first, "dorefa")
-    loop = make_loop(tiny_net, "FC-Grad", meta_net=MetaFC(init="identity").double(), order=order)
-    loop.step(*first)
-    loop.step(*second)
-    for layer, other in zip(tiny_net.meta.layers, reference.meta.layers, strict=True):
-        torch.testing.assert_close(layer.calibration * layer.pre_quantized_grads, other.weight.grad, rtol=1e-6, atol=1e-12)
-
-
-class Indicator(MetaNetwork):
-    """M = g_W_hat * s * 1(|W_tilde| <= 1), s = phi: with s = 1 the clipped STE."""
-
-    def __init__(self):
-        super().__init__()
-        self.s = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-
-    def forward(self, g_W_hat, W_tilde, state=None):
-        return self.s * g_W_hat * (W_tilde.abs() <= 1), {}
-
-
-@pytest.mark.parametrize("quantizer", QUANTIZED)
-def test_an_indicator_as_m_equals_clipped_ste(quantizer, tiny_net, batches, monkeypatch):
-    """g_W of the indicator is autograd's; BWN's autograd also multiplies with the scale, a constant per tensor or filter."""
-    monkeypatch.setitem(META_NETWORKS, "indicator", Indicator)
-    with torch.no_grad():
-        for p in tiny_net.parameters():
-            p.mul_(4)  # some |W| > 1
-    first, second = batches(2)
-    reference = copy.deepcopy(tiny_net)
-    one_iteration(reference, first, quantizer)
-    loop = make_loop(tiny_net, "indicator", quantizer, meta_net=Indicator())
-    loop.step(*first)
-    loop.step(*second)
-    clipped_some = False
-    for layer, other in zip(tiny_net.meta.layers, reference.meta.layers, strict=True):
-        scale = 1.0 if quantizer == "dorefa" else other.quantized_weight.abs()
-        torch.testing.assert_close(scale * layer.calibration * layer.pre_quantized_grads, other.weight.grad)
-        clipped_some |= bool((other.pre_quantized_weight.abs() > 1).any())
-    assert clipped_some == (quantizer != "dorefa")
-
-
-@pytest.mark.parametrize("order", ["notebook", "paper"])
-@pytest.mark.parametrize("method", META_NETWORKS)
-def test_phi_has_a_gradient_from_t1_on(method, order, tiny_net, batches):
-    loop = make_loop(tiny_net, method, order=order)
-    phi = [p.detach().clone() for p in loop.meta_net.parameters()]
-    for t, batch in enumerate(batches(3)):
-        loop.step(*batch)
-        for (name, p), old in zip(loop.meta_net.named_parameters(), phi, strict=True):
-            assert (p.grad is None) == (t == 0)
-            no_state_yet = "weight_hh" in name and t == 1  # the LSTM's first h is zero
-            assert torch.equal(p, old) == (t == 0 or no_state_yet)
-
-
-class Surrogate:
-    """dorefa in which the step of Q is replaced by a line with the value and the slope of its STE at the weights W_0 (flat)."""
-
-    def __init__(self, quantizer, W_0):
-        self.quantizer, self.W_0 = quantizer, W_0
-
-    def preprocess(self, W, layout):
-        return torch.tanh(W) / (2 * layout.abs_max(torch.tanh(self.W_0))) + 0.5
-
-    def quantize(self, W_tilde, W, layout):
-        at = self.quantizer.preprocess(self.W_0, layout)
-        return self.quantizer.quantize(at, None, layout) + 2 * (W_tilde - at)
-
-
-@pytest.mark.parametrize("method", META_NETWORKS)
-def test_phis_gradient_agrees_with_finite_differences_of_the_loss(method, tiny_net, batches):
-    """Through the STE surrogate: Q replaced by the line that STE takes it for, everything else as the loop computes it."""
-    quantizer = get_quantizer("dorefa")
-    loop = make_loop(tiny_net, method, optimizee=SGD(tiny_net.parameters(), lr=0.3))
-    data = batches(3)
-    for batch in data[:2]:
-        loop.step(*batch)
-    images, targets = data[2]
-    meta, meta_net, hidden = tiny_net.meta, loop.meta_net, loop.meta_hidden_state_dict
-    g_W_hat, W_tilde, layout = meta.shown["g_W_hat"], meta.shown["W_tilde"], meta.layout
-    with torch.no_grad():
-        W = meta.weights()
-        r = layout.flatten(layer.weight.grad for layer in meta.layers)
-        bias = tiny_net.fc.bias - 0.3 * tiny_net.fc.bias.grad
-        c = quantizer.calibration(W, layout)
-        u_0 = c * meta_net(g_W_hat, W_tilde, hidden)[0]
-    W_0 = W - 0.3 * r
-    state = copy.deepcopy(tiny_net.state_dict())
-    frozen = copy.deepcopy(tiny_net)
-    surrogate = Surrogate(quantizer, W_0)
-
-    @torch.no_grad()
-    def loss_of_phi():
-        """W' = W - alpha (u(phi) + r - u(phi_0)), then the surrogate."""
-        u = c * meta_net(g_W_hat, W_tilde, hidden)[0]
-        frozen.load_state_dict(state)
-        for layer, W_prime in zip(frozen.meta.layers, layout.split(W_0 - 0.3 * (u - u_0)), strict=True):
-            layer.weight.copy_(W_prime)
-        frozen.fc.bias.copy_(bias)
-        return F.cross_entropy(frozen(images, surrogate), targets).item()
-
-    # the loop's own gradient, kept from being applied
-    loop.meta_optimizer.step = lambda: None
-    expected = loss_of_phi()
-    assert loop.step(images, targets)[0].item() == pytest.approx(expected, rel=1e-12)
-    generator = torch.Generator().manual_seed(3)
-    for p in meta_net.parameters():
-        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        losses = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                p.add_(direction, alpha=sign * 1e-4)
-            losses.append(loss_of_phi())
-            with torch.no_grad():
-                p.sub_(direction, alpha=sign * 1e-4)
-        slope = (losses[0] - losses[1]) / 2e-4
-        assert (p.grad * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-9)
-
-
-def test_wrong_loops_are_refused(tiny_net):
-    with pytest.raises(ValueError, match="backwards"):
-        make_loop(tiny_net, order="backwards")
-    with pytest.raises(ValueError, match="meta network"):
-        TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), MetaDesignedMultiFC())
-    with pytest.raises(ValueError, match="takes a quantizer"):
-        make_loop(tiny_net, "FC-Grad", quantizer=None)
-    images, gradients = torch.zeros(1, 3, 8, 8).double(), {"conv1": ((), torch.zeros(16, 3, 3, 3), None)}
-    with pytest.raises(ValueError, match="meta gradients need a quantizer"):
-        tiny_net(images, None, gradients)
-    with pytest.raises(ValueError, match=r"no meta gradient for layer1\.0\.conv1, .*, fc"):
-        tiny_net(images, "dorefa", gradients)
-    gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta.layers}
-    with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
-        tiny_net(images, "dorefa", gradients)
-
-
 def test_update_parameters_steps_every_parameter_with_a_gradient(tiny_net):
     before = {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
     for name, p in tiny_net.named_parameters():
@@ -356,25 +195,3 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_updates_nothing(place, me
     assert loop.iteration == 2
     for name, p in tiny_net.named_parameters():
         assert torch.equal(p.nan_to_num(7), before[name].nan_to_num(7)), name
-
-
-def test_meta_gradients_come_as_the_notebooks_dict_too(tiny_net, batches):
-    """Views by name, made when asked for; a plain dict of other gradients is used in the place of M's."""
-    images, targets = batches(1)[0]
-    F.cross_entropy(tiny_net(images, "dorefa"), targets).backward()
-    meta_net = MetaFC(hidden_size=10).double()
-    grads, _ = meta_gradient_generation(meta_net, tiny_net, "FC-Grad", {})
-    doubled = {name: (path, 2 * g, bias) for name, (path, g, bias) in grads.items()}
-    assert list(grads) == list(tiny_net_names := [name for name, _ in tiny_net.layer_name_list])
-    assert len(grads) == len(tiny_net_names)
-    path, g_W_tilde, bias_grad = grads["fc"]
-    assert (path, g_W_tilde.shape, bias_grad) == (("fc",), tiny_net.fc.weight.shape, tiny_net.fc.bias.grad)
-    assert g_W_tilde.requires_grad
-    with pytest.raises(KeyError, match="bn1"):
-        grads["bn1"]
-    with pytest.raises(RuntimeError, match="not calibrated yet"):
-        assign_meta_gradients(tiny_net, grads)
-    grads.calibrate(get_quantizer("dorefa"), tiny_net.meta.weights())
-    tiny_net(images, "dorefa", doubled, 0.1)
-    for name, (_, g, _) in doubled.items():
-        torch.testing.assert_close(tiny_net.get_submodule(name).pre_quantized_grads, g.detach())

@@ -1,11 +1,13 @@
-"""A run to interrupt, and one that was interrupted in the middle."""
+"""Runs to interrupt, and runs that were interrupted in the middle."""
 
 import itertools
 import shutil
 
 import pytest
-from resumed import only_run
+from conftest import write_npz
+from resumed import STE, files_of, only_run, train_little
 
+from main import main
 from utils.batches import ResidentLoader
 
 
@@ -55,3 +57,46 @@ def at_batch(monkeypatch):
 def donor(first, tmp_path):
     """A copy of `first`, the run that a module's other runs begin with."""
     return shutil.copytree(first, tmp_path / "donor")
+
+
+@pytest.fixture(scope="session")
+def stopped_ste(tmp_path_factory):
+    """A folder with a.npz and R, which holds an STE run on it that was stopped after 3 of 4 iterations."""
+    folder = tmp_path_factory.mktemp("stopped")
+    data = write_npz(folder / "a.npz")
+    assert main(train_little(folder / "R", data, *STE, "--checkpoint-every", "1it", "--stop-after", "3")) == 0
+    return folder
+
+
+@pytest.fixture
+def ste_data(stopped_ste):
+    """The -d value of that run."""
+    return f"NPZ:{stopped_ste / 'a.npz'}"
+
+
+@pytest.fixture
+def copied(stopped_ste, tmp_path):
+    """copied(name): a copy of R of its own, and its run's folder."""
+
+    def copy(name):
+        root = shutil.copytree(stopped_ste / "R", tmp_path / name)
+        return root, only_run(root)
+
+    return copy
+
+
+@pytest.fixture
+def refused(call_main, tally):
+    """refused(arguments, words, root, kind): one line that holds the words, exit code 2, nothing written below root."""
+
+    def check(arguments, words, root, kind):
+        before = files_of(root)
+        outcome = call_main(*arguments)
+        assert (outcome.code, outcome.out) == (2, ""), outcome.err
+        (line,) = outcome.err.splitlines()
+        for word in words:
+            assert word in line
+        assert files_of(root) == before
+        tally(kind)
+
+    return check

@@ -1,6 +1,5 @@
-"""Runs that are killed or stopped go on to the very bytes of the run that was not; what may differ when a run goes on."""
+"""Runs that are killed or stopped go on to the very bytes of the run that was not."""
 
-import json
 import os
 import random
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import until, write_npz
-from resumed import assert_same, only_run, outcome, record_of, without_checkpoints
+from resumed import assert_same, only_run, outcome, record_of
 
 from utils.run.folder.checkpoint import Checkpoints, checksum_holds
 
@@ -25,6 +24,11 @@ CASES = [
     ["-meta", "FC-Grad", "-o", "SGD", "--update-order", "paper", "--checkpoint-every", "1it", "-q", "BWN"],
 ]
 LARGER = ["-m", "ResNet20"]  # for a run that must not be over before it is stopped
+
+
+def running(pid):
+    """Whether the process has not ended yet (a zombie has)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("flags", CASES, ids=" ".join)
@@ -87,11 +91,6 @@ def test_how_often_a_checkpoint_is_written(every, iterations, command, call_main
     monkeypatch.setattr(Checkpoints, "save", lambda self, state: (written.append(state["loop"]["iteration"]), save(self, state)))
     assert call_main(*command("whole", *(["--checkpoint-every", every] if every else []))).code == 0
     assert written == iterations
-
-
-def running(pid):
-    """Whether the process has not ended yet (a zombie has)."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -169,66 +168,6 @@ def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, 
     tally("second process on a run's folder: refused", len(refused))
 
 
-def test_a_done_run_says_so_and_other_settings_are_refused(command, call_main, tmp_path):
-    first = call_main(*command("again"))
-    assert first.code == 0, first.err
-    run = only_run(tmp_path / "again")
-    files = {path: path.read_bytes() for path in run.iterdir()}
-    second = call_main(*command("again"))
-    assert second.code == 0
-    best = record_of(run)["result"]["best_top1"]
-    assert second.out.startswith(f"{run} is done: test accuracy ")
-    assert f"(best {best:.2f} %)" in second.out
-    other = call_main(*command("again", "-lr", "0.1", "--seed", "3"))
-    assert other.code == 2
-    assert "init_lr 0.05 there and 0.1 here, seed 0 there and 3 here" in other.err
-    assert {path: path.read_bytes() for path in run.iterdir()} == files
-    elsewhere = call_main(*command("again", "--workers", "1", "--data-root", str(tmp_path), "--checkpoint-every", "5it"))
-    assert elsewhere.code == 0  # where and how often, not what
-    assert elsewhere.out == second.out
-
-
-def test_a_run_goes_on_where_its_folder_was_moved_to_and_on_another_device(half, command, call_main, tmp_path):
-    run = half("begun")
-    record = record_of(run)
-    memory = {"cpu_rss": 2**60, "cuda": 5}
-    begun_on = {"device": "cuda:0: a GPU", "settings": record["settings"] | {"device": "cuda"}, "peak_memory": memory}
-    (run / "run.json").write_text(json.dumps(record | begun_on))
-    (tmp_path / "elsewhere").mkdir()
-    moved = (tmp_path / "begun").rename(tmp_path / "elsewhere" / "moved")
-    result = call_main(*command("elsewhere/moved", "--device", "cpu"))
-    assert result.code == 0, result.err
-    assert "was on cuda:0: a GPU before; now cpu: " in result.err
-    record = json.loads((only_run(moved) / "run.json").read_text())
-    assert record["state"] == "done"
-    assert len(record["sessions"]) == 2
-    assert {session["device"] for session in record["sessions"]} == {record["device"]}
-    assert record["peak_memory"] == memory  # the most of all sessions
-
-
-def test_a_folder_that_cannot_be_locked_is_one_line(half, command, call_main):
-    lock = half("locked") / "run.lock"
-    lock.unlink(missing_ok=True)
-    lock.mkdir()
-    result = call_main(*command("locked"))
-    assert result.code == 2
-    assert "cannot be worked on" in result.err.splitlines()[-1]
-
-
-def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):
-    assert call_main(*command("again", "-n", "1")).code == 0
-    run = only_run(tmp_path / "again")
-    files = {path.name: path.read_bytes() for path in run.iterdir()}
-    result = call_main(*command("again", "-n", "2", "--overwrite"))
-    assert result.code == 0, result.err
-    (old,) = (run.parent / "replaced").iterdir()
-    assert {path.name: path.read_bytes() for path in old.iterdir()} == files
-    assert f"moved the old run to {old}" in result.out
-    assert record_of(run)["settings"]["epochs"] == 2
-    table = call_main("report", tmp_path / "again").out
-    assert table.count("| dorefa SGD MultiFC (batch_size 4, from scratch, init_lr 0.05, lr_adjust 2) |") == 1
-
-
 def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, tmp_path):
     def pretrain(root, *flags):
         where = ["-d", tiny_set, "--results-root", str(tmp_path / root)]
@@ -251,75 +190,3 @@ def test_pretrain_resumes_and_says_when_it_is_done(server, call_main, tiny_set, 
     assert result.code == 2
     assert f"{base} exists already: --overwrite" in result.err
     assert call_main(*pretrain("killed", "--overwrite")).code == 0
-
-
-def test_a_session_begins_without_what_the_one_before_recorded_of_its_end(half, command, call_main):
-    run = half("R")
-    record = record_of(run)
-    assert "stopped after 5 iterations" in record["error"]
-    ends = {"ended": "2026", "eager_because": "capture failed"}
-    (run / "run.json").write_text(json.dumps(record | ends))
-    assert call_main(*command("R", "--checkpoint-every", "1it", "--stop-after", "7")).code == 0
-    record = record_of(run)
-    assert not ends.keys() & record.keys()
-    assert "stopped after 7 iterations" in record["error"]
-
-
-def test_a_finished_runs_earlier_checkpoint_is_not_taken_for_its_end(command, call_main, tmp_path):
-    assert call_main(*command("R", "-meta", "STE")).code == 0
-    run = only_run(tmp_path / "R")
-    (run / "checkpoint.pth").unlink()
-    for words in (["evaluate", run], ["export", run, tmp_path / "net.safetensors"], [*command("next"), "--pretrained", run]):
-        outcome = call_main(*words)
-        assert outcome.code == 2
-        assert f"warning: checkpoint: {run / 'checkpoint.pth'} is not there; going on from" in outcome.err
-        assert (
-            "is done after 12 iterations, and its last whole checkpoint is of 10: put its own checkpoint.pth back" in outcome.err
-        )
-
-
-def test_a_base_model_is_not_written_again_from_an_earlier_checkpoint(call_main, tiny_set, tmp_path):
-    pretrain = ["pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "2", "--results-root", str(tmp_path / "R")]
-    assert call_main(*pretrain).code == 0
-    run = only_run(tmp_path / "R")
-    (base,) = (tmp_path / "R").rglob("*-pretrain.pth")
-    base.unlink()
-    (run / "checkpoint.pth").unlink()
-    outcome = call_main(*pretrain)
-    assert (outcome.code, base.exists()) == (2, False)
-    assert "is done after 4 iterations, and its last whole checkpoint is of 2" in outcome.err
-
-
-def test_pretraining_that_ended_early_goes_on_after_its_base_model_was_written(call_main, tiny_set, tmp_path):
-    """As after a kill between the base model and the record that says so."""
-    pretrain = ["pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "60", "--results-root", str(tmp_path / "R")]
-    pretrain += ["-lr", "1e-6", "-ad", "adaptive"]
-    assert call_main(*pretrain).code == 0
-    run = only_run(tmp_path / "R")
-    record = record_of(run)
-    assert record.pop("ended_early")
-    ended = record.pop("epochs_done")
-    assert ended < 60
-    for name in ("wrote", "result"):
-        record.pop(name)
-    more = {"epochs_done": ended, "ended_early": "alpha fell", "state": "running"}
-    (run / "run.json").write_text(json.dumps(record | more))
-    outcome = call_main(*pretrain)
-    assert outcome.code == 0, outcome.err
-    assert "holds these weights already" in outcome.out
-    assert record_of(run)["state"] == "done"
-
-
-def test_only_a_run_without_a_checkpoint_may_begin_with_other_data(command, call_main, tmp_path):
-    """As after a kill before the first iteration: iterations_done is not recorded yet, or 0."""
-    assert call_main(*command("R", "-meta", "STE", "--stop-after", "2")).code == 0
-    run = only_run(tmp_path / "R")
-    record = record_of(run)
-    done = record.pop("iterations_done")
-    for more in ({"iterations_done": done}, {"iterations_done": 0}, {}):
-        (run / "run.json").write_text(json.dumps(record | more | {"data_digest": "0" * 64}))
-        refused = call_main(*command("R", "-meta", "STE"))
-        assert (refused.code, "was trained on other data" in refused.err) == (2, True)
-    without_checkpoints(run)
-    assert call_main(*command("R", "-meta", "STE")).code == 0
-    assert record_of(run)["data_digest"] == record["data_digest"]

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: the factor of every iteration, and what is refused."""
+"""Schedules of the learning rate: the factor of every iteration, what is refused, and `Recorder.adjust_lr`."""
 
 import math
 from dataclasses import FrozenInstanceError
@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from utils.recorder import Recorder
 from utils.schedules import Schedule, scale_rates
 
 PER_EPOCH = 4
@@ -95,3 +96,72 @@ def test_rates_are_scaled_from_their_initial_values():
     for factor in (0.1, math.pi / 4, 1.0):
         scale_rates((optimizer, None), factor)
         assert [group["lr"] for group in optimizer.param_groups] == [0.5 * factor, 0.25 * factor]
+
+
+def optimizer(lr=1e-3):
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+
+
+def test_step_schedule(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        alpha, gamma = optimizer(), optimizer(0.5)
+        lrs = []
+        for epoch in range(100):
+            lrs.append(alpha.param_groups[0]["lr"])
+            recorder.adjust_lr(alpha, 30, epoch)
+            assert not recorder.stop
+        assert lrs == pytest.approx([1e-3] * 30 + [1e-4] * 30 + [1e-5] * 30 + [1e-6] * 10)
+        assert gamma.param_groups[0]["lr"] == 0.5
+        recorder.adjust_lr(alpha, 30, 119, meta_optimizer=gamma)
+        assert alpha.param_groups[0]["lr"] == pytest.approx(1e-7)
+        assert not recorder.stop
+        assert gamma.param_groups[0]["lr"] == pytest.approx(0.5e-4)
+
+
+def test_the_other_schedules(tmp_path):
+    alpha = optimizer()
+    with Recorder(tmp_path, epochs=4) as recorder:
+        for adjust, factors in (
+            ("2,3", [1, 0.1, 0.01]),
+            ("30", [1, 1, 1]),
+            (2.0, [1, 0.1, 0.1]),
+            ("cosine", [0.853553, 0.5, 0.146447]),
+        ):
+            for epoch, factor in enumerate(factors):
+                recorder.adjust_lr(alpha, adjust, epoch)
+                assert alpha.param_groups[0]["lr"] == pytest.approx(1e-3 * factor, rel=1e-5)
+        for adjust in ("3,2", "linear", 0):
+            with pytest.raises(ValueError, match="no schedule of the learning rate"):
+                recorder.adjust_lr(alpha, adjust, 0)
+    with Recorder(tmp_path) as recorder, pytest.raises(ValueError, match="needs the number of epochs"):
+        recorder.adjust_lr(alpha, "cosine", 0)
+
+
+def test_adaptive_schedule(tmp_path):
+    """A drop after 3 epochs without a new lowest training loss."""
+    losses = [3, 2, 2.5, 2, 1.9, 2, 2, 2, 2, 2, 2, 1]
+    expected = [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    with Recorder(tmp_path) as recorder:
+        alpha = optimizer()
+        for epoch, (loss, drops) in enumerate(zip(losses, expected, strict=True)):
+            recorder.reset_performance()
+            recorder.update(loss=loss, acc=0.0, batch_size=1, cur_lr=1e-3)
+            recorder.adjust_lr(alpha, "adaptive", epoch)
+            assert alpha.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.1**drops)
+
+
+def test_the_adaptive_schedule_stops_below_1e_6(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        parameters = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+        groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, (0.0, 1e-4, 1e-5), strict=True)]  # one is frozen
+        alpha = torch.optim.SGD(groups)
+        found = []
+        for epoch in range(10):
+            recorder.reset_performance()
+            recorder.update(loss=1.0, acc=0.0, batch_size=1)
+            recorder.adjust_lr(alpha, "adaptive", epoch)
+            found.append(recorder.stop)
+        assert alpha.param_groups[1]["lr"] == pytest.approx(1e-7)
+        assert found == [False] * 9 + [True]  # dropped after epochs 4, 7 and 10
+        recorder.adjust_lr(alpha, 1, 20)
+        assert not recorder.stop

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from parsed import train_settings
+from parsed import REQUIRED, train_settings
 
 from utils.errors import BadInput
 from utils.run.folder.fields import check_record_fields
@@ -11,7 +11,7 @@ from utils.run.folder.record import check_record, patterns_label, run_name, run_
 from utils.run.identity import Identity
 from utils.run.settings import TrainSettings
 
-CELL = {"model": "ResNet20", "dataset": "CIFAR10", "backward": "STE"}
+CELL = {**REQUIRED, "backward": "STE"}
 OFF = "Baseline-dorefa-optimizer-SGD-1bits-lr-30-trial-1"
 
 
