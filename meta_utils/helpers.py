@@ -32,6 +32,9 @@ def meta_gradient_generation(
     layers = net.meta
     g_W_hat = layers.get("g_W_hat")
     g_W_tilde, hidden = _as_returned(meta_net, meta_net(g_W_hat, layers.get("W_tilde"), meta_hidden_state_dict or {}), g_W_hat)
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in meta_net.parameters())
+    if learns and not g_W_tilde.requires_grad:
+        raise BadPart(f"{type(meta_net).__name__} returned g_W_tilde without a gradient for phi, which would never be trained")
     bias_grads = [None if layer.bias is None else layer.bias.grad for layer in layers.layers]
     return MetaGradients(layers.paths, layers.layout, g_W_tilde, bias_grads), hidden
 
@@ -44,6 +47,8 @@ def _as_returned(meta_net: nn.Module, returned: Any, g_W_hat: Tensor) -> tuple[T
     state = returned[1]
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(h, Tensor) for n, h in state.items()):
         raise BadPart(f"{name} must return as its state a dict of tensors by name, {{}} for none, not {str(state)[:50]}")
+    if attached := [n for n, h in state.items() if h.requires_grad]:
+        raise BadPart(f"{name} must return a detached state, and its {attached[0]} has a graph")
     require_tensor(name, returned[0], g_W_hat, "g_W_hat")
     return returned
 
@@ -97,6 +102,8 @@ def compare_with_ste(
     layout, W, g_W_hat = net.meta.layout, net.meta.weights(), net.meta.get("g_W_hat")
     g_W_tilde, g_W = learned_gradient(meta_net, net, quantizer, meta_hidden_state_dict)
     s = meta_net.gain()
+    if isinstance(s, Tensor) and s.numel() != 1:
+        raise BadPart(f"{type(meta_net).__name__}.gain must return one number or None, not a tensor of shape {tuple(s.shape)}")
     gain = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
     cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)
-    return GradientComparison(gain.item(), cosine.item())
+    return GradientComparison(float(gain), float(cosine))

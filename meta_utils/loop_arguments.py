@@ -11,14 +11,17 @@ from utils.quantizers.quantizer import Quantizer
 
 
 def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | None, quantized_forward: bool) -> None:
-    """Raises ValueError for a net that is not metaquantized, for an optimizer of torch's, and for a quantizer with parameters
-    that is not installed in the net, or whose parameters the optimizee lacks or no forward would train.
+    """Raises ValueError for a net that is not metaquantized, an optimizer of torch's, the class or name of a quantizer, and for a
+    quantizer with parameters that is not installed in the net, or whose parameters the optimizee lacks or no forward would train.
     """
     if not hasattr(net, "meta"):
         raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
     if not isinstance(optimizee, Optimizee):
         name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
         raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")
+    if isinstance(quantizer, (type, str)):
+        made = f"{quantizer.__name__}()" if isinstance(quantizer, type) else f"get_quantizer({quantizer!r})"
+        raise ValueError(f"the quantizer {quantizer!r} is not one yet: {made} makes it")
     if not isinstance(quantizer, nn.Module):
         return
     if quantizer is not net.meta.quantizer:
@@ -48,13 +51,13 @@ def check_gradient(
     if (meta_net is None) != (meta_optimizer is None):
         raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
     if meta_net is not None and (quantizer is None or not quantized_forward):
-        raise ValueError("a learned gradient takes a quantizer")
+        raise ValueError("a learned gradient needs a quantizer")
     if meta_net is not None and not hasattr(quantizer, "calibration"):
-        raise ValueError(f"a learned gradient takes the calibration of the quantizer, Eq. (4), and {quantizer} has none")
+        raise ValueError(f"a learned gradient needs the calibration of the quantizer, Eq. (4), and {quantizer} has none")
     if meta_net is not None and not _owns(meta_optimizer, meta_net):
         raise ValueError("the meta optimizer trains other parameters than those of the meta network")
     if meta_net is not None and estimator is not None:
-        raise ValueError("a learned gradient takes no fixed estimator")
+        raise ValueError("a learned gradient cannot be combined with a fixed estimator")
     if meta_net is None and freeze_phi_after is not None:
         raise ValueError("without a learned gradient there is no phi to freeze")
     if isinstance(estimator, type):
@@ -73,7 +76,8 @@ def _owns(meta_optimizer: Optimizer, meta_net: nn.Module) -> bool:
 def check_weights(net: nn.Module, learned: bool) -> None:
     """Raises ValueError where a learned gradient would meet a quantized weight that is not to be trained."""
     if learned and (frozen := [layer.name for layer in net.meta.layers if not layer.weight.requires_grad]):
-        raise ValueError(f"{frozen[0]} asks for no gradient: metaquantize(net, keep=[...]) leaves it out of a learned gradient")
+        advice = "metaquantize(net, keep=[...]) leaves it out of a learned gradient"
+        raise ValueError(f"{frozen[0]} does not require a gradient: {advice}")
 
 
 def check_numbers(update_order: str, clip: float | None, iterations: int | None, freeze_phi_after: int | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from utils.layout import FlatLayout
@@ -48,7 +49,8 @@ class MetaGradients(Mapping[str, tuple]):
         Raises BadPart where the calibration is not like W.
         """
         if self._u is None:
-            self.calibration = quantizer.calibration(W.detach(), self._layout)
+            with torch.no_grad():  # of a quantizer with parameters
+                self.calibration = quantizer.calibration(W.detach(), self._layout)
             require_tensor(f"{type(quantizer).__name__}.calibration", self.calibration, W, "W")
             self._u = self.calibration * self.g_W_tilde.detach()
 

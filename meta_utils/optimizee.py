@@ -32,6 +32,8 @@ class Optimizee(Optimizer):
     device_rates: "DeviceRates | None" = None
 
     def __init__(self, params, defaults: dict):
+        if type(self).refine is Optimizee.refine:
+            raise ValueError(f"{type(self).__name__} does not define refine(), which gives pi")
         for name in ("lr", "weight_decay"):
             if not defaults[name] >= 0:
                 raise ValueError(f"{name} must be at least 0, not {defaults[name]}")

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from meta_utils.optimizee import rate_of
 from meta_utils.training import TrainingLoop
+from utils.layout import ONE_TENSOR
 from utils.quantizers.quantizer import Quantizer
 
 
@@ -16,12 +18,27 @@ class ProxQuant:
     That is the proximal step of the distance |W - W_hat|_1, with a strength that grows with the iteration t of `iterations`; from
     `hard_from` of training on, W is set to W_hat. The training forward computes with W (TrainingLoop's quantized_forward=False).
     As in the paper the strength grows linearly and a hard phase follows; the numbers are this project's choice.
+
+    Raises ValueError for a quantizer for which Q(A(W_hat)) is not W_hat: the hard phase would move W on and on.
     """
 
     quantizer: Quantizer
     iterations: int
     strength: float = 1e-4
     hard_from: float = 2 / 3
+
+    @torch.no_grad()
+    def __post_init__(self):
+        if isinstance(self.quantizer, nn.Module):
+            return  # TrainingLoop refuses it
+        W = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+        W_hat, again = self._quantized(W), self._quantized(self._quantized(W))
+        if not torch.allclose(again, W_hat, rtol=1e-5):
+            raise ValueError(f"ProxQuant needs a quantizer with Q(A(W_hat)) = W_hat, and {self.quantizer} is none")
+
+    def _quantized(self, W: Tensor) -> Tensor:
+        """Q(A(W)) of one tensor."""
+        return self.quantizer.quantize(self.quantizer.preprocess(W, ONE_TENSOR), W, ONE_TENSOR)
 
     @torch.no_grad()
     def __call__(self, loop: TrainingLoop) -> None:

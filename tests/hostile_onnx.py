@@ -120,6 +120,13 @@ def without_a_layer(model):
     _after_the_logits(model, helper.make_node("Add", ["before", "fc.bias"], [LAST]))
 
 
+def first_two_images(model):
+    """Logits of two images alone, however many there are."""
+    for name, value in (("from", 0), ("to", 2), ("axis", 0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    _after_the_logits(model, helper.make_node("Slice", ["before", "from", "to", "axis"], [LAST]))
+
+
 def huge_on_the_way(model):
     """Adds the least of 10**10 zeros."""
     model.graph.initializer.append(numpy_helper.from_array(np.array([10**5, 10**5]), "sizes"))
@@ -164,6 +171,7 @@ def forged_files(path, names):
         (smaller_kernel, {}, "conv1.weight is float32 (16, 3, 3, 1), not float32 (16, 3, 3, 3)"),
         (weights_of_nan, {}, "fc.weight has values that are not finite"),
         (without_a_layer, {}, "its graph computes something else"),
+        (first_two_images, {}, "its logits have shape [2, 2], not [8, 2]"),
         (huge_on_the_way, {}, "it takes more memory than 40 times its size"),
         (doubling, {}, "it takes more memory than 40 times its size"),
     ):

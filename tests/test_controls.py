@@ -36,7 +36,7 @@ def few(split, root):
     images = digits(split, root)
     return replace(images, images=images.images[:60], targets=images.targets[:60])
 
-DATASETS["Digits"] = few
+DATASETS.data["Digits"] = few  # the scripts name a built-in set
 if __name__ == "__main__":
     sys.exit(main(program=Path(__file__)))
 """

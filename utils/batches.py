@@ -60,6 +60,8 @@ class Loader:
         drop_last: bool = False,
         chosen: Tensor | None = None,
     ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.image_set, self.batch_size, self.seed = image_set, batch_size, seed
         self.chosen = torch.arange(len(image_set.images)) if chosen is None else chosen
         self.training = split == "train"

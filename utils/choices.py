@@ -1,12 +1,12 @@
 """Everything that is chosen by name. Adding a quantizer, meta network, optimizee, net or data set is one class and one line here.
 
 A built-in class is named by its place, so that the command line and the report know all names without importing torch. A program
-of one's own registers its classes themselves: `QUANTIZERS["ternary"] = Ternary`.
+of one's own registers its classes themselves: `QUANTIZERS["sign"] = Sign`.
 """
 
 import re
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import Parameter, signature
@@ -47,13 +47,21 @@ class Registry(UserDict[str, Any]):
     """Name -> a class or function, or the Place of one. The name stands in the run's record and in its folder's name.
 
     Raises ValueError, when one is registered, for a name that is not text, is empty or longer than 100 characters, begins with
-    '.', '-' or a space, or has a '/' or a character that cannot be printed.
+    '.', '-' or a space, or has a '/' or a character that cannot be printed, and for the name of a built-in one: a run that was
+    trained with another class of that name would pass as one of this project's.
     """
+
+    def __init__(self, built_in: Mapping[str, Any]):
+        self._built_in: Collection[str] = ()
+        super().__init__(built_in)
+        self._built_in = frozenset(built_in)
 
     def __setitem__(self, name: str, entry: Any) -> None:
         if not is_name(name) or "/" in name or name[0] in ".- ":
             accepted = f"1 to {MAX_NAME} printable characters without '/', the first of them no '.', '-' or space"
             raise ValueError(f"a registered name must be {accepted}, not {shortened(repr(name))}")
+        if name in self._built_in:
+            raise ValueError(f"{name} is the name of a built-in one: register your own under another name")
         super().__setitem__(name, entry)
 
     def load(self, name: str) -> Any:
@@ -76,7 +84,7 @@ class EstimatorRegistry(Registry):
     def load(self, name: str) -> Any:
         """The estimator of a name. Raises KeyError for an unknown name."""
         if isinstance(self[name], Place):
-            self[name] = super().load(name)()
+            self.data[name] = super().load(name)()
         return self[name]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from utils import default_data_root
 from utils.batches import SIZE, ImageSet, Loader
 from utils.choices import DATASETS, LOADERS, RESIDENT, npz_path
-from utils.errors import BadInput
+from utils.errors import BadInput, BadPart, failures_of
 from utils.files.look import look_at
 from utils.npz import SPLITS, read_npz
 
@@ -96,7 +96,8 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
     """One split ("train" or "test") of a registered data set or of NPZ:path.
 
     data_root: where CIFAR lies or is downloaded to; None: METAQUANT_DATA or ./data.
-    Raises BadInput for an unknown name, a set that is absent and cannot be downloaded, or an NPZ file of the wrong form.
+    Raises BadInput for an unknown name, a set that is absent and cannot be downloaded, or an NPZ file of the wrong form; BadPart
+    where a function of one's own returns something else than an ImageSet as that is described.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be train or test, not {split!r}")
@@ -104,7 +105,32 @@ def load_images(dataset_name: str, split: str, data_root: str | os.PathLike | No
         return read_npz(path, split)
     if dataset_name not in DATASETS:
         raise BadInput(f"--dataset {dataset_name}: choose from {', '.join(sorted(DATASETS))} or NPZ:path")
-    return DATASETS.load(dataset_name)(split, Path(data_root or default_data_root()))
+    with failures_of(f"--dataset {dataset_name}: it cannot be read"):
+        image_set = DATASETS.load(dataset_name)(split, Path(data_root or default_data_root()))
+    if fault := _fault_of(image_set):
+        raise BadPart(f"--dataset {dataset_name}: the {split} set must be an ImageSet (utils/batches.py) with {fault}")
+    return image_set
+
+
+def _fault_of(image_set: Any) -> str | None:
+    """What an ImageSet must have and this one has not; None: nothing."""
+    if not isinstance(image_set, ImageSet):
+        return f"images, targets, num_classes, mean and std, not {type(image_set).__name__}"
+    images, targets, classes = image_set.images, image_set.targets, image_set.num_classes
+    if not (isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[1:] == (SIZE, SIZE, 3) and len(images)):
+        return f"images as a uint8 tensor (N, {SIZE}, {SIZE}, 3), not {_form(images)}"
+    if not (isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.shape == images.shape[:1]):
+        return f"targets as an int64 tensor ({len(images)},), not {_form(targets)}"
+    if type(classes) is not int or not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        return f"targets from 0 to num_classes - 1, not {int(targets.min())} to {int(targets.max())} of {classes}"
+    numbers = np.array([image_set.mean, image_set.std], dtype=float)
+    if numbers.shape != (2, 3) or not np.isfinite(numbers).all() or numbers[1].min() <= 0:
+        return f"three finite means and three positive deviations, not {image_set.mean} and {image_set.std}"
+    return None
+
+
+def _form(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else type(value).__name__
 
 
 def hold_out(image_set: ImageSet, number: int, seed: int) -> tuple[Tensor, Tensor]:

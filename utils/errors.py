@@ -2,6 +2,8 @@
 
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class BadInput(Exception):
@@ -11,7 +13,7 @@ class BadInput(Exception):
 
 
 class BadPart(ValueError):
-    """Raised where a quantizer, estimator or meta network returns what it must not; printed as one line, exit code 1."""
+    """Raised where a quantizer, estimator, meta network or data set returns what it must not; one line, exit code 1."""
 
     exit_code = 1
 
@@ -62,3 +64,16 @@ def machine_failure(error: BaseException | None) -> str | None:
     if isinstance(error, RuntimeError) and WORKER in str(error):
         return f"a worker of the loader was lost: {first_line(error)}"
     return None
+
+
+@contextmanager
+def failures_of(what: str) -> Iterator[None]:
+    """For a call of what may be the user's own: its exceptions, apart from a machine's failure, become BadInput, in one line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        if machine_failure(error):
+            raise
+        raise BadInput(f"{what} ({type(error).__name__}: {first_line(error)})") from error

@@ -5,6 +5,7 @@ Those with parameters of their own are in quantizers/trained.py.
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -14,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.choices import QUANTIZERS, usual_bits
+from utils.files.text import counted
 from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.miscellaneous import accuracy
 from utils.quantizers.discretize import BY_STE, Discretize
-from utils.quantizers.quantizer import Quantizer, Unprocessed, require_bits, require_two_bits, sign
+from utils.quantizers.quantizer import METHODS, Quantizer, Unprocessed, require_bits, require_two_bits, sign
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -145,13 +147,37 @@ class Ternary(Unprocessed):
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = None) -> Quantizer | None:
     """A registered name at `bits` bits (None: the quantizer's own number) as a quantizer; a quantizer or None as it is.
 
-    Raises ValueError for an unknown name, naming the known ones, or for bits that the quantizer does not take.
+    Raises ValueError for an unknown name, naming the known ones, for bits that the quantizer does not take, and for a class that
+    lacks a method of `Quantizer` or has the same values at other bits than its own number.
     """
     if not isinstance(quantized_type, str):
         return quantized_type
     if quantized_type not in QUANTIZERS:
         raise ValueError(f"unknown quantizer {quantized_type!r}: choose from {', '.join(sorted(QUANTIZERS))}")
-    return QUANTIZERS.load(quantized_type)(usual_bits(quantized_type) if bits is None else bits)
+    usual = usual_bits(quantized_type)
+    quantizer = _made(quantized_type, usual if bits is None else bits)
+    if missing := [name for name in METHODS if not callable(getattr(quantizer, name, None))]:
+        raise ValueError(f"the quantizer {quantized_type} has no method {missing[0]}")
+    if bits not in (None, usual) and torch.equal(_values(quantizer), _values(_made(quantized_type, usual))):
+        raise ValueError(f"{quantized_type} quantizes as at {usual}: it takes no other number of bits")
+    return quantizer
+
+
+def _made(name: str, bits: int) -> Quantizer:
+    try:
+        return QUANTIZERS.load(name)(bits)
+    except TypeError as error:  # a class of the user's own whose constructor takes something else
+        raise ValueError(f"{name} cannot be made with {counted(bits, 'bit')}: {error}") from None
+
+
+@torch.no_grad()
+def _values(quantizer: Quantizer) -> Tensor:
+    """W_hat of some normal W."""
+    W = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    if isinstance(quantizer, nn.Module):
+        quantizer = deepcopy(quantizer)
+        quantizer.start(W)
+    return quantizer.quantize(quantizer.preprocess(W, ONE_TENSOR), W, ONE_TENSOR)
 
 
 class Evaluation(NamedTuple):

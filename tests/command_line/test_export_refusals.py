@@ -118,3 +118,20 @@ def test_a_file_that_computes_something_else_is_not_written(runs, call_main, tmp
     (line,) = outcome.err.splitlines()
     assert "net.safetensors is not written: what was written for it computes something else: its logits differ by up to" in line
     assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])
+
+
+class HalfBuffer(nn.Sequential):
+    """With a buffer in bfloat16, which NumPy does not have."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, num_classes))
+        self.register_buffer("ones", torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_a_buffer_in_bfloat16_is_named_and_may_be_started_from(runs, call_main, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "half", HalfBuffer)
+    run = runs.get(model="half")
+    outcome = call_main("export", run, tmp_path / "net.safetensors")
+    assert (outcome.code, outcome.err) == (2, "main.py: error: ones cannot be written: NumPy has no bfloat16\n")
+    data = ["-d", runs.data, "-bs", "8", "-n", "1", "--results-root", tmp_path]
+    assert call_main("train", "-m", "half", "-meta", "STE", "--pretrained", run, *data).code == 0

@@ -8,7 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meta_utils.meta_network import MetaNetwork
-from utils.choices import META_NETWORKS
+from meta_utils.SGD import SGD
+from utils.choices import META_NETWORKS, OPTIMIZEES, OptimizeeChoice
 
 
 def test_run_folders_and_files(train):
@@ -70,9 +71,9 @@ class Needs(MetaNetwork):
 
 
 def test_a_meta_network_whose_option_has_no_default_is_refused(refuses, monkeypatch, tiny_set):
-    monkeypatch.setitem(META_NETWORKS, "FC-Grad", Needs)
-    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-meta", "FC-Grad", "--pretrained", "none"]
-    refuses(command, ["--backward FC-Grad", "must give hidden_size a default"])
+    monkeypatch.setitem(META_NETWORKS, "Needs", Needs)
+    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-meta", "Needs", "--pretrained", "none"]
+    refuses(command, ["--backward Needs", "must give hidden_size a default"])
 
 
 class Unclipped(MetaNetwork):
@@ -81,9 +82,18 @@ class Unclipped(MetaNetwork):
 
 
 def test_an_estimator_with_nothing_to_learn_trains(train, monkeypatch):
-    monkeypatch.setitem(META_NETWORKS, "FC-Grad", Unclipped)
-    fixed = train("-meta", "FC-Grad")
-    monkeypatch.undo()
+    monkeypatch.setitem(META_NETWORKS, "Unclipped", Unclipped)
+    fixed = train("-meta", "Unclipped")
     assert fixed.record["state"] == "done"
     identity = train("-meta", "FC-Grad", "--meta-init", "identity")
     assert fixed.logs["loss"].splitlines()[:2] == identity.logs["loss"].splitlines()[:2]
+
+
+def test_an_optimizee_that_cannot_be_made_is_one_line(refuses, monkeypatch, tiny_set, tmp_path):
+    class Plain(SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr=lr)
+
+    monkeypatch.setitem(OPTIMIZEES, "Plain", OptimizeeChoice(Plain, 0.0, 0.0))
+    command = ["train", "-m", "ResNet8", "-d", tiny_set, "-o", "Plain", "-meta", "STE", "--pretrained", "none"]
+    refuses([*command, "--results-root", tmp_path], ["--optimizer Plain: ", "weight_decay"])

@@ -110,7 +110,7 @@ class OwnBackward:
         ({"estimator": ESTIMATORS["EDE"]}, "EDE depends on progress"),
         ({"estimator": Sums()}, r"Sums.__call__ must return a tensor of x's shape and dtype, \(2,\) .*, not \(\)"),
         ({"estimator": ESTIMATORS["EWGS"], "quantizer": OwnBackward()}, "OwnBackward.quantize has no argument discretize"),
-        ({"estimator": ESTIMATORS["EWGS"], "quantizer": None}, "takes a quantizer"),
+        ({"estimator": ESTIMATORS["EWGS"], "quantizer": None}, "needs a quantizer"),
         ({"clip": 0.0}, "clip must be above 0"),
         ({"clip": float("nan")}, "clip must be above 0"),
     ],
@@ -122,7 +122,7 @@ def test_impossible_loops_are_refused(changes, named, tiny_net):
 
 def test_a_learned_gradient_takes_no_estimator(tiny_net):
     loop = make_loop(tiny_net, "FC-Grad")
-    with pytest.raises(ValueError, match="no fixed estimator"):
+    with pytest.raises(ValueError, match="cannot be combined with a fixed estimator"):
         TrainingLoop(
             tiny_net, loop.optimizee, BWN(), loop.meta_net, loop.meta_optimizer, estimator=ESTIMATORS["EWGS"], iterations=1
         )
@@ -217,3 +217,14 @@ def test_proxquant_moves_weights_to_their_quantized_values_and_leaves_them_there
     data = batches(2)
     full, quantized = evaluate(tiny_net, None, data), evaluate(tiny_net, quantizer, data)
     assert full.loss == pytest.approx(quantized.loss)
+
+
+@pytest.mark.parametrize("quantizer", [get_quantizer("ternary"), DoReFa(4), DoReFa(8)], ids=str)
+def test_proxquant_refuses_a_quantizer_that_moves_its_own_values(quantizer):
+    with pytest.raises(ValueError, match="ProxQuant needs a quantizer with"):
+        ProxQuant(quantizer, iterations=9)
+
+
+@pytest.mark.parametrize("quantizer", [BWN(), get_quantizer("BWN-F"), *map(DoReFa, (1, 2, 3))], ids=str)
+def test_proxquant_takes_quantizers_that_keep_their_own_values(quantizer):
+    assert ProxQuant(quantizer, iterations=9).quantizer == quantizer

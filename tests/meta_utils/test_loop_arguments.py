@@ -9,6 +9,7 @@ from meta_utils.estimators import EDE
 from meta_utils.install import install_quantizer
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC
 from meta_utils.metaquantize import metaquantize
+from meta_utils.optimizee import Optimizee
 from meta_utils.SGD import SGD
 from meta_utils.training import NotFinite, TrainingLoop
 from utils.errors import BadPart
@@ -47,7 +48,9 @@ class NoCalibration:
     [
         ((BWN(), EDE()), {"iterations": 2}, "EDE is a fixed estimator: estimator=EDE()"),
         ((BWN(), MetaFC()), {}, "a meta network and its optimizer"),
-        ((None, *learned()), {}, "takes a quantizer"),
+        ((None, *learned()), {}, "needs a quantizer"),
+        ((BWN, *learned()), {}, "is not one yet: BWN() makes it"),
+        (("BWN",), {}, "'BWN' is not one yet: get_quantizer('BWN') makes it"),
         ((NoCalibration(), *learned()), {}, "the calibration of the quantizer"),
         ((BWN(),), {"estimator": EDE}, "EDE is a class"),
         ((BWN(),), {"estimator": "EDE"}, "'EDE' is not an Estimator"),
@@ -115,7 +118,7 @@ def test_a_frozen_weight_is_none_for_a_learned_gradient():
     before = net[0].weight.clone()
     TrainingLoop(net, optimizee, BWN()).step(IMAGES, TARGETS)
     assert torch.equal(net[0].weight, before)
-    with pytest.raises(ValueError, match="0 asks for no gradient: metaquantize"):
+    with pytest.raises(ValueError, match="0 does not require a gradient: metaquantize"):
         TrainingLoop(net, optimizee, BWN(), *learned())
 
 
@@ -227,7 +230,7 @@ def test_wrong_loops_are_refused(tiny_net):
         make_loop(tiny_net, order="backwards")
     with pytest.raises(ValueError, match="meta network"):
         TrainingLoop(tiny_net, SGD(tiny_net.parameters()), get_quantizer("dorefa"), MetaDesignedMultiFC())
-    with pytest.raises(ValueError, match="takes a quantizer"):
+    with pytest.raises(ValueError, match="needs a quantizer"):
         make_loop(tiny_net, "FC-Grad", quantizer=None)
     images, gradients = torch.zeros(1, 3, 8, 8).double(), {"conv1": ((), torch.zeros(16, 3, 3, 3), None)}
     with pytest.raises(ValueError, match="meta gradients need a quantizer"):
@@ -237,3 +240,54 @@ def test_wrong_loops_are_refused(tiny_net):
     gradients = {layer.name: ((), torch.zeros_like(layer.weight), None) for layer in tiny_net.meta.layers}
     with pytest.raises(RuntimeError, match=r"conv1: a meta gradient needs the refined gradient in weight\.grad"):
         tiny_net(images, "dorefa", gradients)
+
+
+class Detached(MetaFC):
+    """An M that loses the graph to phi, or keeps one in its state, or whose gain is no number."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, g_W_hat, W_tilde, state=None):
+        g_W_tilde, _ = super().forward(g_W_hat, W_tilde)
+        return (g_W_tilde.detach() if self.fault == "graph" else g_W_tilde), ({"h": g_W_tilde} if self.fault == "state" else {})
+
+    def gain(self):
+        return torch.ones(2) if self.fault == "gain" else super().gain()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("graph", "Detached returned g_W_tilde without a gradient for phi"),
+        ("state", "Detached must return a detached state, and its h has a graph"),
+        ("gain", r"Detached.gain must return one number or None, not a tensor of shape \(2,\)"),
+    ],
+)
+def test_an_m_that_would_not_be_trained_is_named(fault, words):
+    net, optimizee = net_and_optimizee()
+    loop = TrainingLoop(net, optimizee, BWN(), *learned(Detached(fault)))
+    loop.step(IMAGES, TARGETS)
+    with pytest.raises(BadPart, match=words):
+        loop.compare_with_ste() if fault == "gain" else loop.step(IMAGES, TARGETS)
+
+
+def test_a_gain_may_be_a_python_number():
+    class Twice(MetaFC):
+        def gain(self):
+            return 2.0
+
+    net, optimizee = net_and_optimizee()
+    loop = TrainingLoop(net, optimizee, BWN(), *learned(Twice()))
+    for _ in range(2):
+        loop.step(IMAGES, TARGETS)
+    assert loop.compare_with_ste().gain == 2.0
+
+
+def test_an_optimizee_without_refine_is_refused():
+    class Bare(Optimizee):
+        pass
+
+    with pytest.raises(ValueError, match=r"Bare does not define refine\(\)"):
+        Bare(MetaFC().parameters(), {"lr": 1.0, "weight_decay": 0.0})

@@ -75,7 +75,7 @@ def test_moved_data_and_results_are_the_same_run(stopped_ste, ste_data, copied, 
     (run / "run.json").write_text(json.dumps(record))
     lost = call_main("evaluate", run)
     assert lost.code == 2
-    assert lost.err.endswith("gone/a.npz, which is not there; -d NPZ:PATH says where it is now\n")
+    assert lost.err.endswith("gone/a.npz, which is not there; give its new place with -d NPZ:PATH\n")
     renamed = shutil.copy(stopped_ste / "a.npz", tmp_path / "other name.npz")
     for place in (here, f"NPZ:{renamed}"):
         found = call_main("evaluate", run, "-d", place)

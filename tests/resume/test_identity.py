@@ -96,7 +96,11 @@ def test_the_files_that_a_program_imports_are_a_part_of_it(tmp_path):
     alone = program_contents(own)
     assert alone.keys() == {"program"}
     contents = {
-        tmp_path / "part.py": "def later():\n    from package import inner\n",
+        tmp_path
+        / "part.py": "def later():\n    from package import inner\n    importlib.import_module('late')\n    __import__('q')\n",
+        tmp_path / "late.py": "from stars import *\n",
+        tmp_path / "q.py": "import importlib\nimportlib.import_module(name)\n",
+        tmp_path / "stars" / "one.py": "",
         deep.parent / "__init__.py": "from . import deep\nfrom .. import broken, own\n",
         deep: "width = 1",
         tmp_path / "package" / "broken.py": "width =",

@@ -10,6 +10,7 @@ from torch.nn import Module
 from utils import PROJECT
 from utils.choices import (
     DATASETS,
+    ESTIMATORS,
     LOADERS,
     META_NETWORKS,
     MODELS,
@@ -84,3 +85,11 @@ def test_a_name_that_no_record_or_folder_can_have_is_refused(name):
         with pytest.raises(ValueError, match="a registered name must be 1 to 100 printable characters"):
             way()
     assert name not in QUANTIZERS
+
+
+@pytest.mark.parametrize(("registry", "name"), [(QUANTIZERS, "dorefa"), (ESTIMATORS, "EDE"), (DATASETS, "Digits")])
+def test_a_built_in_name_stays_what_it_is(registry, name):
+    before = registry.load(name)
+    with pytest.raises(ValueError, match=f"{name} is the name of a built-in one"):
+        registry[name] = object
+    assert registry.load(name) is before

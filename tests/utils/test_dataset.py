@@ -1,5 +1,8 @@
 """Data sets: what comes out, its augmentation's distribution, and what is refused."""
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from utils.batches import ImageSet
+from utils.choices import DATASETS
 from utils.dataset import _cifar, get_dataloader, load_images
-from utils.errors import BadInput
+from utils.errors import BadInput, BadPart
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -166,3 +171,41 @@ def test_two_downloads_at_once_both_succeed(tmp_path, monkeypatch):
     monkeypatch.setattr(Downloaded, "in_the_meantime", staticmethod(other))
     assert len(_cifar(Downloaded, "train", tmp_path, 2, MEAN, STD).images) == 2
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["batch", "set"]
+
+
+GOOD = ImageSet(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), 2, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": torch.zeros(4, 32, 32, 3)}, r"images as a uint8 tensor (N, 32, 32, 3), not torch.float32 (4, 32, 32, 3)"),
+        ({"images": GOOD.images[:, :28, :28]}, "not torch.uint8 (4, 28, 28, 3)"),
+        ({"images": GOOD.images[:0], "targets": GOOD.targets[:0]}, "not torch.uint8 (0, 32, 32, 3)"),
+        ({"images": GOOD.images.numpy()}, "not uint8 (4, 32, 32, 3)"),
+        ({"targets": [0, 1, 0, 1]}, "targets as an int64 tensor (4,), not list"),
+        ({"targets": GOOD.targets.int()}, "not torch.int32 (4,)"),
+        ({"targets": GOOD.targets[:3]}, "not torch.int64 (3,)"),
+        ({"num_classes": 1}, "targets from 0 to num_classes - 1, not 0 to 1 of 1"),
+        ({"std": (0.5, 0.5, 0.0)}, "three positive deviations"),
+        ({"mean": (0.5, math.nan, 0.5)}, "three finite means"),
+    ],
+)
+def test_what_a_function_of_ones_own_returns_is_checked(changes, words, monkeypatch):
+    monkeypatch.setitem(DATASETS, "mine", lambda split, root: replace(GOOD, **changes))
+    with pytest.raises(BadPart, match=f"--dataset mine: the test set must be an ImageSet .*{re.escape(words)}"):
+        load_images("mine", "test")
+
+
+def test_a_function_that_fails_or_returns_nothing_is_named(monkeypatch):
+    monkeypatch.setitem(DATASETS, "nothing", lambda split, root: None)
+    with pytest.raises(BadPart, match=r"--dataset nothing: the train set must be an ImageSet .*, not NoneType"):
+        load_images("nothing", "train")
+    monkeypatch.setitem(DATASETS, "gone", lambda split, root: open(root / "gone" / split))
+    with pytest.raises(BadInput, match=r"--dataset gone: it cannot be read \(FileNotFoundError: "):
+        load_images("gone", "train", "/nowhere")
+
+
+def test_a_batch_has_an_image():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        get_dataloader("Digits", "train", 0)

@@ -185,3 +185,28 @@ def test_evaluation_leaves_no_trace(tiny_net, batches):
 def test_topk_accuracy_counts_all_classes_where_there_are_fewer():
     output = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
     assert [value.item() for value in accuracy(output, torch.tensor([1, 1]), (1, 5))] == [50.0, 100.0]
+
+
+def test_bits_that_change_nothing_are_refused(monkeypatch):
+    class Sign(BWN):
+        def __init__(self, bits=1):
+            object.__setattr__(self, "bits", bits)
+
+    monkeypatch.setitem(QUANTIZERS, "sign", Sign)
+    assert isinstance(get_quantizer("sign"), Sign)
+    with pytest.raises(ValueError, match="sign quantizes as at 1: it takes no other number of bits"):
+        get_quantizer("sign", 4)
+
+
+@pytest.mark.parametrize("name", ["dorefa", "LSQ"])
+def test_bits_that_change_the_values_are_taken(name):
+    assert [get_quantizer(name, bits).bits for bits in range(1, 9)] == list(range(1, 9))
+
+
+def test_a_class_that_lacks_a_method_or_does_not_take_bits_is_named(monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "lacks", lambda bits: object())
+    monkeypatch.setitem(QUANTIZERS, "deaf", lambda: BWN())
+    with pytest.raises(ValueError, match="the quantizer lacks has no method preprocess"):
+        get_quantizer("lacks")
+    with pytest.raises(ValueError, match="deaf cannot be made with 1 bit: "):
+        get_quantizer("deaf")

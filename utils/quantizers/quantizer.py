@@ -15,6 +15,8 @@ from utils.choices import MAX_BITS
 from utils.layout import ONE_TENSOR, Layout
 from utils.quantizers.discretize import BY_STE, Discretize, Estimator, estimated
 
+METHODS = ("preprocess", "quantize", "calibration")  # of a quantizer
+
 
 class Quantizer(Protocol):
     """What a net asks of a quantizer. Every tensor has the shape of W; `layout` gives statistics per weight (utils/layout.py):
@@ -95,7 +97,7 @@ def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: 
     shape than x's.
     """
     if quantizer is None:
-        raise ValueError("an estimator takes a quantizer")
+        raise ValueError("an estimator needs a quantizer")
     if type(estimator).__call__ is Estimator.__call__:
         raise ValueError(f"{type(estimator).__name__} does not define __call__(g_q, x, q, progress)")
     x = progress.new_tensor([-0.5, 0.5])

@@ -5,10 +5,12 @@ meta_utils/install.py puts it into a net. Adding one is one subclass of `Trained
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from utils.errors import shortened
 from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.quantizers.discretize import BY_STE, Discretize
 from utils.quantizers.quantizer import Unprocessed, require_bits, require_two_bits, sign
@@ -42,11 +44,15 @@ class TrainedQuantizer(Unprocessed, nn.Module):
         Raises ValueError where `first_values` does not return a number for each name.
         """
         found = [self.first_values(part) for part in layout.parts(W)]
-        if wrong := [values for values in found if not isinstance(values, tuple) or len(values) != len(self.names)]:
+        if wrong := [values for values in found if not self._are_numbers(values)]:
             expected = f"a tuple with a number for {', '.join(self.names)}"
-            raise ValueError(f"{type(self).__name__}.first_values must return {expected}, not {wrong[0]}")
+            raise ValueError(f"{type(self).__name__}.first_values must return {expected}, not {shortened(str(wrong[0]), 80)}")
         for name, values in zip(self.names, zip(*found, strict=True), strict=True):
             setattr(self, name, nn.Parameter(torch.stack([torch.as_tensor(value).to(W).reshape(()) for value in values])))
+
+    def _are_numbers(self, values: Any) -> bool:
+        is_complete = isinstance(values, tuple) and len(values) == len(self.names)
+        return is_complete and all(torch.as_tensor(value).numel() == 1 for value in values)
 
     def scale(self, name: str, layout: Layout, factor: Tensor | None = None) -> Tensor:
         """A parameter's |value|, at least SMALLEST, at each coordinate. factor (number of weights,): multiplies its gradient.

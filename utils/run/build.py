@@ -92,7 +92,10 @@ def build_loop(
     except ValueError as error:
         raise BadInput(f"--quantizer {s.quantizer}: {error}") from None
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
-    optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
+    try:
+        optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
+    except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
+        raise BadInput(f"--optimizer {s.optimizer}: {error}") from None
     how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
     try:
         if s.backward in META_NETWORKS:

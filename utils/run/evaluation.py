@@ -18,7 +18,7 @@ from utils.batches import Loader
 from utils.choices import FLOAT32, PRECISIONS, is_net, npz_path
 from utils.dataset import get_dataloader, load_images
 from utils.errors import BadInput, shortened
-from utils.files.look import look_at
+from utils.files.look import is_file, look_at
 from utils.files.text import counted
 from utils.quantize import Evaluation, get_quantizer
 from utils.quantizers.quantizer import Quantizer
@@ -59,8 +59,8 @@ class Trained:
     def load_test_data(self, data_root: str) -> Loader:
         """The loader of the test images. Raises BadInput where the data are not there, or not those of the run."""
         path = npz_path(self.dataset)
-        if self.made_of and path and not path.is_file():
-            raise BadInput(f"{self.path} was trained on {path}, which is not there; -d NPZ:PATH says where it is now")
+        if self.made_of and path and not is_file(path, f"-d {self.dataset}"):
+            raise BadInput(f"{self.path} was trained on {path}, which is not there; give its new place with -d NPZ:PATH")
         loader = get_dataloader(self.dataset, "test", TEST_BATCH_SIZE, data_root=data_root)
         if self.made_of and DATA in self.made_of.contents:
             digest = data_digest(load_images(self.dataset, "train", data_root), loader.image_set)

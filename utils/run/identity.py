@@ -31,6 +31,7 @@ OTHER = {
 }
 NOTHING: Mapping[str, str] = MappingProxyType({})
 THIS_PROJECT = [MAIN, *(PROJECT / name for name in ("models_CIFAR", "meta_utils", "utils", "figs", "scripts", "tests"))]
+IMPORT_CALLS = ("import_module", "__import__")
 IMAGES = 4096  # hashed at a time: CIFAR's arrays are not contiguous
 
 
@@ -94,7 +95,7 @@ def imported_files(program: Path) -> set[Path]:
 
 
 def _named_by(file: Path, folder: Path) -> list[Path]:
-    """The files that a file's import statements name, relative to a folder or to the file's own; none where it cannot be read."""
+    """The files that a file's imports name, relative to a folder or to the file's own; none where it cannot be read."""
     try:
         statements = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -107,6 +108,11 @@ def _named_by(file: Path, folder: Path) -> list[Path]:
             start = [folder, *file.parents][statement.level] if statement.level <= len(file.parents) else folder
             package = statement.module.split(".") if statement.module else []
             named = [(start, [*package, alias.name]) for alias in statement.names]
+            if statement.names[0].name == "*":
+                found += sorted(start.joinpath(*package).glob("*.py"))
+        elif isinstance(statement, ast.Call) and ast.unparse(statement.func).rpartition(".")[2] in IMPORT_CALLS:
+            texts = [given.value for given in statement.args[:1] if isinstance(given, ast.Constant)]
+            named = [(folder, text.split(".")) for text in texts if isinstance(text, str) and not text.startswith(".")]
         else:
             continue
         for start, parts in named:

@@ -1,8 +1,5 @@
 """A net by its name: made for the data's classes, and tried on images before a run begins."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -10,7 +7,7 @@ from torch.func import functional_call
 from utils.batches import SIZE
 from utils.choices import MODELS
 from utils.environment import random_states, restore_random_states
-from utils.errors import BadInput, first_line, machine_failure
+from utils.errors import BadInput, failures_of
 
 
 def check_net_name(model: str) -> None:
@@ -28,29 +25,20 @@ def plain_net(model: str, num_classes: int, one_image: bool = False) -> nn.Modul
     nor the state of the random generators. Raises BadInput, naming the net, for a net that cannot be made or take them.
     """
     check_net_name(model)
-    with _failures(f"-m {model}: this net cannot be made for {SIZE}x{SIZE} images and {num_classes} classes"):
+    with failures_of(f"-m {model}: this net cannot be made for {SIZE}x{SIZE} images and {num_classes} classes"):
         net = MODELS.load(model)(num_classes=num_classes)
-    with _failures(f"-m {model}: this net cannot take {SIZE}x{SIZE} images"):
-        logits = _outputs(net, 2, training=False)
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, num_classes):
-        raise BadInput(f"-m {model}: for 2 images this net must return logits of shape {(2, num_classes)}, not {shape}")
+    for training in (False, True):
+        with failures_of(f"-m {model}: this net cannot take {SIZE}x{SIZE} images"):
+            logits = _outputs(net, 2, training)
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != (2, num_classes):
+            mode = " in training" if training else ""
+            raise BadInput(f"-m {model}: for 2 images this net must return logits of shape {(2, num_classes)}{mode}, not {shape}")
     if one_image:
         advice = "choose another -bs/--batch-size, or leave out the last one with --drop-last"
-        with _failures(f"-m {model}: this net cannot train on a batch of one image, which an epoch has here: {advice}"):
+        with failures_of(f"-m {model}: this net cannot train on a batch of one image, which an epoch has here: {advice}"):
             _outputs(net, 1, training=True)
     return net
-
-
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
-    """Raises BadInput with the first line of whatever the net raises, apart from a machine's failure."""
-    try:
-        yield
-    except Exception as error:  # of a class that may be the user's own
-        if machine_failure(error):
-            raise
-        raise BadInput(f"{what} ({type(error).__name__}: {first_line(error)})") from error
 
 
 @torch.no_grad()

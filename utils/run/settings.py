@@ -310,10 +310,13 @@ class TrainSettings(Settings):
             self._set("bits", usual)
         if self.bits == usual and isinstance(QUANTIZERS[self.quantizer], Place):
             return  # a built-in quantizer takes its own number; its class would import torch
+        from utils.quantize import get_quantizer
+
         try:
-            QUANTIZERS.load(self.quantizer)(self.bits)
-        except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
-            raise BadInput(f"{spelling(settings_of(TrainSettings)['bits'])} {self.bits}: {error}") from None
+            get_quantizer(self.quantizer, self.bits)
+        except ValueError as error:
+            flags = (f"{spelling(settings_of(TrainSettings)[name])} {getattr(self, name)}" for name in ("quantizer", "bits"))
+            raise BadInput(f"{', '.join(flags)}: {error}") from None
 
     @classmethod
     def from_record(cls, settings: Mapping[str, Any]) -> Self:
@@ -358,13 +361,19 @@ def with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
 def method_defaults(backward: str) -> dict[str, Any]:
     """The settings that only some methods have, of a method, with their defaults: {} for all but the meta networks.
 
-    Raises BadInput for a meta network whose constructor gives one of them no default.
+    Raises BadInput for a meta network whose constructor gives one of them no default, or one that the setting does not take.
     """
     if backward not in META_NETWORKS:
         return {}
     taken = META_NETWORKS.options(backward)
     defaults = {name: taken[option] for name, option in META_OPTIONS.items() if option in taken}
+    kinds = {name: field.metadata["kind"] for name, field in settings_of(TrainSettings).items()}
     for name, default in defaults.items():
         if default is Parameter.empty:
             raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[name]} a default")
+        try:
+            if default is not None:
+                kinds[name].check(default)
+        except ValueError as error:
+            raise BadInput(f"--backward {backward}: its class's default of {META_OPTIONS[name]} {error}") from None
     return defaults | LEARNED_DEFAULTS

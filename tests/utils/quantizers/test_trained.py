@@ -269,6 +269,6 @@ def test_first_values_may_be_numbers_and_are_one_for_each_name():
     quantizer.found = (0.5,)
     quantizer.start(torch.ones(3))
     assert quantizer.s.tolist() == [0.5]
-    for quantizer.found in (0.5, (0.5, 1.0)):
+    for quantizer.found in (0.5, (0.5, 1.0), (torch.ones(2),)):
         with pytest.raises(ValueError, match=r"Own\.first_values must return a tuple with a number for s, not"):
             quantizer.start(torch.ones(3))

@@ -25,6 +25,14 @@ class PerImage(Small):
         super().__init__(num_classes, nn.BatchNorm1d(4))
 
 
+class Auxiliary(Small):
+    """With a second result in training."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return (logits, images) if self.training else logits
+
+
 class Pair(Small):
     def forward(self, images):
         return super().forward(images), images
@@ -32,7 +40,7 @@ class Pair(Small):
 
 @pytest.fixture(autouse=True)
 def nets(monkeypatch):
-    for net in (Small, PerImage, Pair):
+    for net in (Small, PerImage, Pair, Auxiliary):
         monkeypatch.setitem(MODELS, net.__name__, net)
     monkeypatch.setitem(MODELS, "deaf", lambda num_classes: Small(10))
     monkeypatch.setitem(MODELS, "large", lambda num_classes: nn.Sequential(nn.Conv2d(3, 4, 64), nn.Flatten()))
@@ -66,6 +74,7 @@ def test_trying_a_net_leaves_no_trace(one_image):
     [
         ("large", ["-m large: this net cannot take 32x32 images (RuntimeError: ", "Kernel size"]),
         ("Pair", ["-m Pair: for 2 images this net must return logits of shape (2, 7), not tuple"]),
+        ("Auxiliary", ["-m Auxiliary: for 2 images this net must return logits of shape (2, 7) in training, not tuple"]),
         ("deaf", ["-m deaf: for 2 images this net must return logits of shape (2, 7), not (2, 10)"]),
         ("without", ["-m without: this net cannot be made for 32x32 images and 7 classes (TypeError: ", "num_classes"]),
         (

@@ -7,7 +7,9 @@ from parsed import REQUIRED, parsed, train_settings
 
 from utils.choices import META_NETWORKS, QUANTIZERS
 from utils.errors import BadInput
+from utils.layout import ONE_TENSOR
 from utils.options.options import settings_of
+from utils.quantizers.quantizer import Unprocessed
 from utils.run.folder.record import run_name
 from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
@@ -89,25 +91,28 @@ def test_pretraining_has_defaults_of_its_own():
 
 
 def test_ones_own_quantizer_and_meta_network_are_names_like_others(monkeypatch):
-    class Ternary:
+    class Three(Unprocessed):
         def __init__(self, bits=2):
             if bits != 2:
-                raise ValueError(f"Ternary takes 2 bits, not {bits}")
+                raise ValueError(f"Three takes 2 bits, not {bits}")
+
+        def quantize(self, W_tilde, W=None, layout=ONE_TENSOR):
+            return W_tilde.sign()
 
     class Gain:
         def __init__(self, hidden_size=7):
             pass
 
-    monkeypatch.setitem(QUANTIZERS, "ternary", Ternary)
+    monkeypatch.setitem(QUANTIZERS, "three", Three)
     monkeypatch.setitem(META_NETWORKS, "Gain", Gain)
-    made = train_settings(["-m", "ResNet20", "-d", "CIFAR10", "-q", "ternary", "-bw", "2", "-meta", "Gain"])
-    assert made == TrainSettings(**REQUIRED, quantizer="ternary", bits=2, backward="Gain")
+    made = train_settings(["-m", "ResNet20", "-d", "CIFAR10", "-q", "three", "-bw", "2", "-meta", "Gain"])
+    assert made == TrainSettings(**REQUIRED, quantizer="three", bits=2, backward="Gain")
     assert made.meta_network_options() == {"hidden_size": 7}
     assert train_settings(made.arguments()) == made
-    assert run_name(made) == "Meta-Gain-Nonlinear-None-hidden-size-7-ternary-SGD-2bits-lr-30-trial-1"
-    assert TrainSettings(**REQUIRED, quantizer="ternary").bits == 2  # the default of its class
-    with pytest.raises(BadInput, match="-bw/--bits 1: Ternary takes 2 bits, not 1"):
-        TrainSettings(**REQUIRED, quantizer="ternary", bits=1)
+    assert run_name(made) == "Meta-Gain-Nonlinear-None-hidden-size-7-three-SGD-2bits-lr-30-trial-1"
+    assert TrainSettings(**REQUIRED, quantizer="three").bits == 2  # the default of its class
+    with pytest.raises(BadInput, match="-bw/--bits 1: Three takes 2 bits, not 1"):
+        TrainSettings(**REQUIRED, quantizer="three", bits=1)
 
 
 @pytest.mark.parametrize(("quantizer", "bits"), [("dorefa", 1), ("BWN-F", 1), ("LSQ", 1), ("ternary", 2), ("TTQ", 2)])
@@ -125,3 +130,15 @@ def test_a_quantizers_learning_rate():
     assert train_settings(made.arguments()) == TrainSettings.from_record(made.as_dict()) == made
     assert TrainSettings(**REQUIRED, quantizer="LSQ", quantizer_lr=1e-3) == TrainSettings(**REQUIRED, quantizer="LSQ")
     assert TrainSettings(**REQUIRED, quantizer_lr=0.1) == TrainSettings(**REQUIRED)
+
+
+def test_the_defaults_of_ones_own_meta_network_are_values_that_the_flags_take(monkeypatch):
+    class Deep:
+        def __init__(self, num_layers=0):
+            pass
+
+    monkeypatch.setitem(META_NETWORKS, "Deep", Deep)
+    with pytest.raises(
+        BadInput, match="--backward Deep: its class's default of num_layers must be a whole number from 1 to 100, not 0"
+    ):
+        TrainSettings(**REQUIRED, backward="Deep")

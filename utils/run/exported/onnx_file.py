@@ -147,7 +147,7 @@ class OnnxFile:
         data = images.cpu().float().contiguous().numpy().tobytes()
         answer, content = self.worker.ask({"images": list(images.shape)}, data)
         if answer["logits"] != (shape := [len(images), self.about.num_classes]):
-            raise ValueError(f"its logits have shape {shortened(str(answer['logits']))}, not {shape}")
+            raise BadInput(f"{self.worker.path}: its logits have shape {shortened(str(answer['logits']))}, not {shape}")
         return torch.frombuffer(bytearray(content), dtype=torch.float32).view(shape)
 
 

@@ -71,6 +71,8 @@ class PackedFile:
             except ValueError as error:
                 raise BadInput(f"{layer.name} cannot be packed: {error}") from None
         rest = state.keys() - weights.keys() - tied.keys()
+        if unknown := [name for name in sorted(rest) if state[name].dtype == torch.bfloat16]:
+            raise BadInput(f"{unknown[0]} cannot be written: NumPy has no bfloat16")
         others = {name: value.cpu().contiguous().numpy() for name, value in state.items() if name in rest}
         return cls(about, weights, tied, others)
 

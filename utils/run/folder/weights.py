@@ -22,7 +22,7 @@ def state_dict_in(content: Any) -> dict[str, Tensor]:
     if isinstance(content, dict) and {"loop", "recorder"} <= set(content):
         raise ValueError("is the checkpoint of a run: give the run's folder in its place")
     if isinstance(content, dict):
-        found = [name for name in WRAPPERS if content.get(name) and _is_state_dict(content[name])]
+        found = [name for name in WRAPPERS if _is_state_dict(content.get(name)) and content[name]]
         if len(found) == 1:
             return content[found[0]]
         if found:

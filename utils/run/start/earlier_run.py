@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from utils.errors import BadInput
@@ -29,7 +31,12 @@ class EarlierRun(NamedTuple):
     @property
     def digest(self) -> str:
         """Of the tensors' names, types, shapes and values, whatever their order in the file and in memory."""
-        return content_digest((name, value.contiguous().numpy()) for name, value in sorted(self.tensors.items()))
+        return content_digest((name, _array(value)) for name, value in sorted(self.tensors.items()))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """NumPy has no bfloat16: of such a tensor, its bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
 
 
 def refuse_itself(folder: Path, run: Path, flag: str) -> None:

@@ -114,6 +114,10 @@ def run_checkpoint(w):
 
 FC, CONV, TRACKED = "fc.weight", "conv1.weight", f"bn1.{COUNTER}"
 REFUSED = {  # content, words
+    "a tensor as model": (
+        lambda w: {"model": torch.tensor(3), "epoch": 3},
+        "is not a plain state dict ... it has 'model', 'epoch'",
+    ),
     "int8": (one(FC, lambda v: v.to(torch.int8)), "fc.weight is int8, not float32"),
     "uint8": (one(FC, lambda v: v.to(torch.uint8)), "fc.weight is uint8, not float32"),
     "int64": (one(FC, lambda v: v.long()), "fc.weight is int64, not float32"),
