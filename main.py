@@ -63,7 +63,7 @@ def pretrain(args: Namespace) -> None:
 
 
 def train(args: Namespace) -> None:
-    """Train a quantized net with STE or a learned gradient, from a base model."""
+    """Train a quantized net with a fixed estimator, a learned gradient or ProxQuant."""
     from utils.environment import choose_device, keep_freed_memory, seed_everything
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit

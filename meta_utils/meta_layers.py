@@ -69,16 +69,18 @@ class MetaLayer:
         return getattr(self.module, self.bias_parameter) if self.bias_parameter else None
 
 
-def require_quantizable(layer: MetaLayer, first: MetaLayer) -> None:
+def _require_quantizable(layers: Sequence[MetaLayer]) -> None:
     """Raises ValueError for a weight without a number, of another dtype than float32 and float64, or than the first layer's."""
-    W, other = layer.weight, first.weight
-    if not W.numel():
-        raise ValueError(f"layer {layer.name}: its weight, {tuple(W.shape)}, has no number to quantize")
-    if W.dtype not in (torch.float32, torch.float64):
-        advice = "for products in bf16 it stays float32: metaquantize(net, autocast=torch.bfloat16)"
-        raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, not float32 or float64; {advice}")
-    if W.dtype != other.dtype:
-        raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, and that of {first.name} {other.dtype}")
+    first = layers[0]
+    for layer in layers:
+        W, dtype = layer.weight, first.weight.dtype
+        if not W.numel():
+            raise ValueError(f"layer {layer.name}: its weight, {tuple(W.shape)}, has no number to quantize")
+        if W.dtype not in (torch.float32, torch.float64):
+            advice = "for products in bf16 it stays float32: metaquantize(net, autocast=torch.bfloat16)"
+            raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, not float32 or float64; {advice}")
+        if W.dtype != dtype:
+            raise ValueError(f"layer {layer.name}: its weight is {W.dtype}, and that of {first.name} {dtype}")
 
 
 class _Lookahead(torch.autograd.Function):
@@ -121,17 +123,19 @@ class MetaLayers:
     - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
     An evaluation (eval mode or no_grad) changes none of them.
     quantizer: the one with parameters that is installed in the net (install.py); None: none.
+    Raises ValueError for weights that are not all float32 or all float64, or without a number.
     """
 
     def __init__(self, layers: Sequence[MetaLayer]):
         self.layers = list(layers)
+        _require_quantizable(self.layers)
         self.quantizer: nn.Module | None = None
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
         for index, layer in enumerate(self.layers):
             layer.shown_in = (self, index)
         self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
-        self._made_for: list[tuple] = []
+        self._checked = self._kinds()
 
     @property
     def layout(self) -> FlatLayout:
@@ -139,13 +143,17 @@ class MetaLayers:
 
         Raises ValueError for weights that metaquantize does not take.
         """
-        kinds = [(layer.weight.device, layer.weight.dtype, layer.weight.stride()) for layer in self.layers]
-        if self._layout is None or self._made_for != kinds:
-            for layer in self.layers:
-                require_quantizable(layer, self.layers[0])
+        kinds = self._kinds()
+        if kinds != self._checked:  # the net was converted or moved
+            _require_quantizable(self.layers)
+            self._layout, self._checked = None, kinds
+        if self._layout is None:
             weights, filters = zip(*((layer.weight, layer.filters) for layer in self.layers), strict=True)
-            self._layout, self._made_for = FlatLayout(weights, filters), kinds
+            self._layout = FlatLayout(weights, filters)
         return self._layout
+
+    def _kinds(self) -> list[tuple]:
+        return [(layer.weight.device, layer.weight.dtype, layer.weight.stride()) for layer in self.layers]
 
     def require_in_place(self, net: nn.Module) -> None:
         """Raises RuntimeError where a layer of the net was replaced, or its weight was parametrized, after metaquantize."""

@@ -21,7 +21,7 @@ from torch.profiler import record_function
 from meta_utils.install import NAME as INSTALLED
 from meta_utils.install import installed_quantizer, without_quantizer
 from meta_utils.meta_gradients import NO_META_GRADIENTS
-from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers, require_quantizable
+from meta_utils.meta_layers import SYMBOLS, MetaLayer, MetaLayers
 from meta_utils.optimizee import Rates
 from utils.errors import shortened
 from utils.layout import Filters
@@ -68,8 +68,6 @@ def metaquantize(
     if taken := [name for name in OWN if hasattr(net, name)]:
         raise ValueError(f"the net has an attribute {taken[0]} of its own")
     layers = _quantized_layers(net, keep)
-    for layer in layers:
-        require_quantizable(layer, layers[0])
     net.meta = MetaLayers(layers)
     net.layer_name_list = [(layer.name, layer.path) for layer in layers]
     for layer in layers:
@@ -229,23 +227,23 @@ def _quantized_layers(net: nn.Module, keep: tuple[str, ...]) -> list[MetaLayer]:
                 uses.setdefault(id(p), []).append(_joined(name, own))
     layers: dict[int, MetaLayer] = {}
     in_full_precision: dict[int, str] = {}
-    for one in found:
-        W = one.module._parameters.get(one.parameter)
-        is_kept = any(map(one.matches, keep))
+    for candidate in found:
+        W = candidate.module._parameters.get(candidate.parameter)
+        is_kept = any(map(candidate.matches, keep))
         if W is None:  # of a kept layer, parametrized
             continue
-        other = layers[id(W)].name if is_kept and id(W) in layers else None if is_kept else in_full_precision.get(id(W))
+        other = ({key: layer.name for key, layer in layers.items()} if is_kept else in_full_precision).get(id(W))
         if other is not None:
-            raise ValueError(f"keep: {one.shown_name} and {other} share their weight, and only one of them is to be kept")
+            raise ValueError(f"keep: {candidate.shown_name} and {other} share their weight, and only one of them is to be kept")
         if is_kept:
-            in_full_precision[id(W)] = one.shown_name
+            in_full_precision[id(W)] = candidate.shown_name
         elif id(W) not in layers:
-            bias = getattr(one.module, one.bias) if one.bias else None
+            bias = getattr(candidate.module, candidate.bias) if candidate.bias else None
             bias_uses = tuple(uses.get(id(bias), ())) if bias is not None else ()
-            bias_name = one.bias if bias_uses else None
-            layers[id(W)] = MetaLayer(
-                one.shown_name, one.module, one.parameter, bias_name, tuple(uses[id(W)]), bias_uses, one.filters
-            )
+            bias_name = candidate.bias if bias_uses else None
+            its_uses = tuple(uses[id(W)])
+            layer = candidate.shown_name, candidate.module, candidate.parameter, bias_name, its_uses, bias_uses, candidate.filters
+            layers[id(W)] = MetaLayer(*layer)
     if not layers:
         raise ValueError(f"keep leaves no layer of {type(net).__name__} to quantize")
     return list(layers.values())
@@ -262,21 +260,21 @@ def _candidates(net: nn.Module, keep: tuple[str, ...]) -> list[_Candidate]:
         all_names.setdefault(module, []).append(name)
     for module, names in all_names.items():
         if isinstance(module, nn.MultiheadAttention):
-            own = [parameter for parameter in ATTENTION if module._parameters.get(parameter) is not None]
-            biases = ["in_proj_bias", *[None] * 2]  # one for all three
-            found += [_Candidate(tuple(names), module, parameter, bias) for parameter, bias in zip(own, biases, strict=False)]
+            parameters = [parameter for parameter in ATTENTION if module._parameters.get(parameter) is not None]
+            biases = ["in_proj_bias", None, None]  # one for all three
+            found += [_Candidate(tuple(names), module, *both) for both in zip(parameters, biases, strict=False)]
         elif isinstance(module, (_ConvNd, nn.Linear)):
-            own = ["weight"]
+            parameters = ["weight"]
             found.append(_Candidate(tuple(names), module, "weight", "bias"))
         else:
             continue
         if any(fnmatchcase(name, pattern) for name in names for pattern in keep):
             continue
-        parameters = [module._parameters.get(parameter) for parameter in own]
+        values = [module._parameters.get(parameter) for parameter in parameters]
         label = f"layer {names[0] or type(module).__name__}"
-        if any(p is not None and is_lazy(p) for p in parameters):
+        if any(p is not None and is_lazy(p) for p in values):
             raise ValueError(f"{label} is built lazily: run one forward of the net before metaquantize")
-        if not parameters or any(p is None for p in parameters):
+        if not values or any(p is None for p in values):
             raise ValueError(f"{label}: its weight is no parameter of its own; remove its weight_norm or other parametrization")
     return found
 

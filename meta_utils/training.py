@@ -22,20 +22,18 @@ from meta_utils.helpers import (
 )
 from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts, check_weights
 from meta_utils.meta_gradients import NO_META_GRADIENTS, MetaGradients
+from meta_utils.not_finite import NotFinite, first_not_finite, require_scalar
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
 from utils.quantizers.discretize import Estimator
 from utils.quantizers.quantizer import Quantizer, with_estimator
-
-
-class NotFinite(Exception):
-    """Raised where an iteration's loss is not finite: args are its value and where in the net that begins. No parameter moved."""
 
 
 class TrainingLoop:
     """The state between iterations and the iteration itself.
 
     net: a metaquantized net in train mode; quantizer: None for full precision.
-    optimizee: over net.parameters(), in one group or several with learning rates of their own; a parameter in none stays.
+    optimizee: over net.parameters(), in one group or several with learning rates of their own; a parameter in no group is not
+    updated.
     meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
     estimator: the fixed one; the default is STE. iterations: how many there will be in all, for an estimator, or a call of
     after_step, that depends on `progress`.
@@ -293,32 +291,9 @@ class TrainingLoop:
 
         Raises ValueError for a loss that is no scalar.
         """
-        if not isinstance(loss, Tensor) or loss.dim():
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"criterion must return a scalar, not {got}")
+        require_scalar(loss)
         if self.checks_loss and not math.isfinite(loss.detach()):
-            raise NotFinite(f"{loss.item()}", self._first_not_finite(inputs, meta_grad_dict))
-
-    @torch.no_grad()
-    def _first_not_finite(self, inputs: Tensor, meta_grad_dict: Mapping[str, tuple]) -> str:
-        """Names the first layer, in the order of the forward, whose weight or output is not finite."""
-        found: list[str] = []
-
-        def look(name: str, layer: nn.Module, output: Any) -> None:
-            outputs = output if isinstance(output, (tuple, list)) else [output]  # a recurrent layer has several
-            values = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-            values += [value for value in outputs if isinstance(value, Tensor)]
-            if not found and not all(torch.isfinite(value).all() for value in values):
-                found.append(name)
-
-        leaves = [(name, layer) for name, layer in self.net.named_modules() if not list(layer.children())]
-        handles = [layer.register_forward_hook(lambda layer, _, out, name=name: look(name, layer, out)) for name, layer in leaves]
-        try:
-            self.forward(inputs, meta_grad_dict)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return f"first in layer {found[0]}" if found else "with every layer finite"
+            raise NotFinite(f"{loss.item()}", first_not_finite(self.net, lambda: self.forward(inputs, meta_grad_dict)))
 
     def compare_with_ste(self) -> GradientComparison | None:
         """M's gradient beside STE's after the last iteration; None for a fixed estimator and before the first iteration."""

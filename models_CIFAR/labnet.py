@@ -6,7 +6,8 @@ Deep Networks", ICLR 2017. Every layer but the classifier is followed by batch n
 
 from torch import nn
 
-from models_CIFAR.vgg import FEATURES, add_convolutions, initialise, require_classes
+from models_CIFAR.initialise import require_classes
+from models_CIFAR.vgg import FEATURES, add_convolutions, initialise_hidden
 
 HIDDEN = 1024
 
@@ -23,4 +24,4 @@ class LABNet(nn.Sequential):
             self.add_module(f"fc_bn{number}", nn.BatchNorm1d(HIDDEN))
             self.add_module(f"fc_relu{number}", nn.ReLU(inplace=True))
         self.add_module("fc3", nn.Linear(HIDDEN, num_classes))
-        initialise(self)
+        initialise_hidden(self)

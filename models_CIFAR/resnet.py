@@ -10,6 +10,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models_CIFAR.initialise import initialise, require_classes
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: (B, in_channels, H, W) -> (B, channels, H / stride, W / stride)."""
@@ -41,8 +43,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has depth 6n + 2, not {depth}")
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, not {num_classes}")
+        require_classes(num_classes)
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -50,9 +51,7 @@ class ResNet(nn.Module):
         self.layer2 = self._stage(blocks, 16, 32, 2)
         self.layer3 = self._stage(blocks, 32, 64, 2)
         self.fc = nn.Linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(module for module in self.modules() if isinstance(module, nn.Conv2d))
 
     @staticmethod
     def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:

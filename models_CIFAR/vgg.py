@@ -6,6 +6,8 @@ ECCV 2018, after Cai et al., "HWGQ-Net", CVPR 2017. Activations stay in full pre
 
 from torch import nn
 
+from models_CIFAR.initialise import initialise, require_classes
+
 CHANNELS = (128, 128, 256, 256, 512, 512)
 FEATURES = CHANNELS[-1] * 4 * 4  # of a 32x32 image, after three poolings
 
@@ -18,13 +20,7 @@ class VGGSmall(nn.Sequential):
         require_classes(num_classes)
         add_convolutions(self)
         self.add_module("fc", nn.Linear(FEATURES, num_classes))
-        initialise(self)
-
-
-def require_classes(num_classes: int) -> None:
-    """Raises ValueError for fewer than two classes."""
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, not {num_classes}")
+        initialise_hidden(self)
 
 
 def add_convolutions(net: nn.Sequential) -> None:
@@ -41,8 +37,7 @@ def add_convolutions(net: nn.Sequential) -> None:
     net.add_module("flatten", nn.Flatten())
 
 
-def initialise(net: nn.Sequential) -> None:
-    """He et al.'s initialisation (fan out, as in resnet.py) of every layer that a ReLU follows; the classifier has torch's."""
+def initialise_hidden(net: nn.Sequential) -> None:
+    """As `initialise`, of every layer but the classifier, which has torch's initialisation."""
     *hidden, _ = [layer for layer in net if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    for layer in hidden:
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    initialise(hidden)

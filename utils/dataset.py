@@ -191,7 +191,7 @@ def make_loader(
     """
     count = len(image_set.images) if options.get("chosen") is None else len(options["chosen"])
     if drop_last and batch_size > count:
-        raise BadInput(f"--drop-last: the {count} training images make no batch of {batch_size}")
+        raise BadInput(f"--drop-last: {count} training images are fewer than one batch of {batch_size}")
     if name == "torchvision":
         options["workers"] = workers
     return LOADERS.load(name)(image_set, split, batch_size, drop_last=drop_last, **options)

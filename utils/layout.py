@@ -37,8 +37,6 @@ def usual_filters(weight: Tensor) -> Filters | None:
 class OneTensor:
     """A weight by itself: conv (C_out, C_in, ...), linear (C_out, C_in), or any shape."""
 
-    count = 1  # weights
-
     def largest(self, x: Tensor) -> Tensor:
         """The largest |x|, a scalar."""
         return _abs_max(x)
@@ -104,11 +102,6 @@ class FlatLayout:
         self._sizes = sizes
         is_convolution = torch.tensor([where is not None for where in self.filters], device=device)
         self._in_convolution = is_convolution.index_select(0, self._weight_of)
-
-    @property
-    def count(self) -> int:
-        """The number of weights."""
-        return len(self.sizes)
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """Tensors of the weights' shapes as one vector (N,); keeps the graph."""

@@ -66,7 +66,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "--validation", "1"], ["--validation 1", "from 2 to 6", "2 classes"]),
     ([*TRAIN, "--validation", "-1"], ["--validation", "from 0 to 1000000000"]),
     (["pretrain", "-m", "ResNet20", "-d", "{set}", "--validation", "7"], ["--validation 7", "from 2 to 6"]),
-    ([*TRAIN, "--validation", "2", "-bs", "7", "--drop-last"], ["--drop-last: the 6 training images make no batch of 7"]),
+    ([*TRAIN, "--validation", "2", "-bs", "7", "--drop-last"], ["--drop-last: 6 training images are fewer than one batch of 7"]),
     ([*TRAIN, "--warmup", "1.5"], ["--warmup", "from 0 to 1000000", "'1.5'"]),
     ([*TRAIN, "-hidden", "0"], ["-hidden/--hidden-size", "from 1 to 10000"]),
     ([*TRAIN, "-nfc", "-3"], ["-nfc/--num-fc", "from 1 to 100"]),

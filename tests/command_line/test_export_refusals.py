@@ -116,7 +116,7 @@ def test_a_file_that_computes_something_else_is_not_written(runs, call_main, tmp
     monkeypatch.setitem(MODELS, "moody", Moody)
     outcome = call_main("export", runs.get(model="moody"), tmp_path / "net.safetensors")
     (line,) = outcome.err.splitlines()
-    assert "net.safetensors is not written: what was written for it computes something else: its logits differ by up to" in line
+    assert "net.safetensors is not written: read back, it gives other results: its logits differ by up to" in line
     assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])
 
 

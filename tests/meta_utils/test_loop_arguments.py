@@ -9,9 +9,10 @@ from meta_utils.estimators import EDE
 from meta_utils.install import install_quantizer
 from meta_utils.meta_network import MetaDesignedMultiFC, MetaFC
 from meta_utils.metaquantize import metaquantize
+from meta_utils.not_finite import NotFinite
 from meta_utils.optimizee import Optimizee
 from meta_utils.SGD import SGD
-from meta_utils.training import NotFinite, TrainingLoop
+from meta_utils.training import TrainingLoop
 from utils.errors import BadPart
 from utils.quantize import BWN, get_quantizer
 from utils.quantizers.discretize import Estimator

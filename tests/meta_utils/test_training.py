@@ -12,8 +12,8 @@ from training_loops import PUBLISHED, Spy, make_loop, one_iteration
 from meta_utils.adam import Adam
 from meta_utils.helpers import update_parameters
 from meta_utils.metaquantize import metaquantize
+from meta_utils.not_finite import NotFinite
 from meta_utils.SGD import SGD
-from meta_utils.training import NotFinite
 from utils.choices import META_NETWORKS, OPTIMIZEES
 from utils.quantize import get_quantizer
 

@@ -139,7 +139,7 @@ def test_an_unknown_loader_is_refused():
 
 
 def test_an_epoch_without_a_batch_is_refused():
-    with pytest.raises(BadInput, match=r"--drop-last: the 1437 training images make no batch of 1438"):
+    with pytest.raises(BadInput, match=r"--drop-last: 1437 training images are fewer than one batch of 1438"):
         get_dataloader("Digits", "train", 1438, drop_last=True)
 
 

@@ -92,7 +92,7 @@ def test_a_loader_gives_the_chosen_images_and_validation_leaves_them_as_they_are
     plain = make_loader(kind, images, "train", 60, seed=1)
     for one, other in zip(next(iter(everything)), next(iter(plain)), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(BadInput, match="--drop-last: the 20 training images make no batch of 21"):
+    with pytest.raises(BadInput, match="--drop-last: 20 training images are fewer than one batch of 21"):
         make_loader(kind, images, "train", 21, chosen=chosen, drop_last=True)
 
 

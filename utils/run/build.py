@@ -1,4 +1,4 @@
-"""What a run's settings stand for: its loaders, its net and its training loop."""
+"""Builds a run's loaders, net and training loop from its settings."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,8 +40,8 @@ def load_data(settings: Settings, data_seed: int, device: torch.device) -> Loade
     options = {"device": device, "workers": s.workers}
     images = load_images(s.dataset, "train", s.data_root)
     chosen, held_out = hold_out(images, s.validation, s.seed) if s.validation else (None, None)
-    how = {"seed": data_seed, "drop_last": s.drop_last, "chosen": chosen}
-    train = make_loader(s.loader, images, "train", s.batch_size, **how, **options)
+    train_options = {"seed": data_seed, "drop_last": s.drop_last, "chosen": chosen}
+    train = make_loader(s.loader, images, "train", s.batch_size, **train_options, **options)
     validation = (
         make_loader(s.loader, images, "validation", TEST_BATCH_SIZE, chosen=held_out, **options) if s.validation else None
     )
@@ -58,7 +58,6 @@ def build_net(
     model: str,
     loader: Loader,
     device: torch.device,
-    bits: int = 1,
     keep: Sequence[str] = (),
     precision: str = FLOAT32,
 ) -> nn.Module:
@@ -69,7 +68,7 @@ def build_net(
     """
     net = plain_net(model, loader.image_set.num_classes, one_image=loader.training and loader.smallest_batch == 1)
     try:
-        net = metaquantize(net, keep, bits, product_dtype(precision))
+        net = metaquantize(net, keep, autocast=product_dtype(precision))
     except ValueError as error:
         patterns = f" --keep {shortened(' '.join(keep), 100)}" if keep else ""
         raise BadInput(f"-m {model}{patterns}: {error}") from None
@@ -84,7 +83,7 @@ def build_loop(
     load: puts the base model's weights into the net, before a quantizer with parameters begins with them; None: they are random.
     """
     s = settings
-    net = build_net(s.model, loader, device, s.bits, s.keep, s.precision)
+    net = build_net(s.model, loader, device, s.keep, s.precision)
     if load is not None:
         load(net)
     try:
@@ -96,19 +95,19 @@ def build_loop(
         optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
     except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
         raise BadInput(f"--optimizer {s.optimizer}: {error}") from None
-    how = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
+    loop_options = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
     try:
         if s.backward in META_NETWORKS:
             meta_net, meta_optimizer = _build_meta_network(s, device)
             if s.freeze_phi_after is not None:
-                how["freeze_phi_after"] = s.freeze_phi_after * len(loader)
-            return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **how)
+                loop_options["freeze_phi_after"] = s.freeze_phi_after * len(loader)
+            return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **loop_options)
         if s.backward in PROXIMAL:
-            prox = PROXIMAL.load(s.backward)(quantizer, how["iterations"])
-            how |= {"after_step": [prox], "quantized_forward": False}
+            prox = PROXIMAL.load(s.backward)(quantizer, loop_options["iterations"])
+            loop_options |= {"after_step": [prox], "quantized_forward": False}
         elif s.backward != STE:  # the quantizers' own
-            how["estimator"] = ESTIMATORS.load(s.backward)
-        return TrainingLoop(net, optimizee, quantizer, **how)
+            loop_options["estimator"] = ESTIMATORS.load(s.backward)
+        return TrainingLoop(net, optimizee, quantizer, **loop_options)
     except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
         raise BadInput(f"--backward {s.backward}: {error}") from None
 

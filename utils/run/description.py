@@ -9,6 +9,7 @@ from utils.files.text import counted
 from utils.options.options import settings_of
 from utils.run.build import Loaders
 from utils.run.folder.run import Run
+from utils.run.paths import NO_BASE_MODEL
 from utils.run.settings import CUDA_ONLY, MAY_DIFFER, Settings, TrainSettings
 
 SHOWN = (  # by the folder's name or a line
@@ -40,7 +41,7 @@ def _start(settings: Settings) -> str:
     given = getattr(settings, "pretrained", None)
     if given is None:
         return ""
-    if given == "none":
+    if given == NO_BASE_MODEL:
         return "from scratch"
     return f"W of the run {given}" if Path(given).is_dir() else f"base model {given}"
 

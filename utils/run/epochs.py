@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from meta_utils.capture import CudaGraphs, Graphs
 from meta_utils.iterations import Iterations, Measured
 from meta_utils.layer_statistics import first_levels, layer_statistics
-from meta_utils.training import NotFinite, TrainingLoop
+from meta_utils.not_finite import NotFinite
+from meta_utils.training import TrainingLoop
 from utils.batches import Loader
 from utils.errors import RunFailed
 from utils.files.text import counted

@@ -25,14 +25,12 @@ from utils.quantizers.quantizer import Quantizer
 from utils.run.build import TEST_BATCH_SIZE, build_net
 from utils.run.exported.packed import pack
 from utils.run.exported.read import ExportedFile, build_exported, read_exported
-from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.record import fault_of_result, read_record
-from utils.run.folder.state import load_state
+from utils.run.folder.state import final_state, iterations_of_finished
 from utils.run.folder.weights import load_weights
-from utils.run.identity import DATA, Identity, check_checkpoint, data_digest, program_contents
+from utils.run.identity import DATA, Identity, data_digest, program_contents
 from utils.run.paths import EXPORTED, ONNX
 from utils.run.start.base_model import load_base_model
-from utils.run.start.earlier_run import iterations_of_finished, require_final
 
 SHOWN = 8  # values of a layer
 
@@ -99,11 +97,9 @@ class Trained:
         if not self.path.is_dir():
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
             return
-        state = load_state(Checkpoints(self.path))
+        state = final_state(self.path, self.made_of, self.iterations)
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
-        check_checkpoint(self.path, state, self.made_of, "put back its own checkpoint or run.json")
-        require_final(self.path, self.iterations, state)
         try:
             install_quantizer(net, self.quantizer)
             load_weights(net, state["loop"]["net"])

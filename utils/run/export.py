@@ -135,7 +135,7 @@ def _compare(logits: Tensor, others: Tensor, before: Evaluation, after: Evaluati
     same = torch.allclose(logits, others, rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE) if target.suffix == ONNX else False
     if not (same or torch.equal(logits, others)) or before.top1 != after.top1:
         differences = f"its logits differ by up to {largest:.3g}, its accuracy is {after.top1:.2f} %, not {before.top1:.2f} %"
-        raise RunFailed(f"{target} is not written: what was written for it computes something else: {differences}")
+        raise RunFailed(f"{target} is not written: read back, it gives other results: {differences}")
 
 
 @contextmanager

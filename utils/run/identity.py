@@ -18,6 +18,7 @@ from typing import Any
 from utils import MAIN, PROJECT
 from utils.choices import npz_path
 from utils.errors import BadInput
+from utils.run.paths import NO_BASE_MODEL
 from utils.run.settings import MAY_DIFFER, Settings, with_precision
 
 CONTENTS = ("data_digest", "base_model", "program", "program_imports", "phi_digest")  # in run.json and checkpoints
@@ -144,8 +145,8 @@ class Identity:
     @classmethod
     def of_command(cls, settings: Settings, contents: Mapping[str, str]) -> "Identity":
         """Of what a command asks for; the digest of a base model's file is added to the others."""
-        pretrained = getattr(settings, "pretrained", "none")
-        base_model = None if pretrained == "none" else file_digest(pretrained)
+        pretrained = getattr(settings, "pretrained", NO_BASE_MODEL)
+        base_model = None if pretrained == NO_BASE_MODEL else file_digest(pretrained)
         return cls(settings.as_dict(), dict(contents) | ({BASE_MODEL: base_model} if base_model else {}))
 
     @classmethod

@@ -8,22 +8,19 @@ from utils.errors import BadInput, shortened
 from utils.files.look import is_file
 from utils.options.kinds import LONGEST_NAME
 
+NO_BASE_MODEL = "none"  # in the place of --pretrained's path
+CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
+EXPORTED = PACKED, ONNX = (".safetensors", ".onnx")  # the endings of exported files
+TORCHVISION_LABEL = "torchvision-"
 ASIDE = len("-previous.pth.tmp") - len(".pth")  # the bytes that a base model's name grows by while it is replaced
 
 
 def checked_name(name: str, advice: str, room: int = 0) -> str:
     """A name for a file or folder; room: bytes by which it will grow. Raises BadInput where it is too long, with the advice."""
     if (size := len(os.fsencode(name)) + room) > LONGEST_NAME:
-        size = f"{shortened(name, 100)} would have {size} bytes, and a file system takes {LONGEST_NAME}"
-        raise BadInput(f"the name {size}: {advice}")
+        problem = f"the name {shortened(name, 100)} would have {size} bytes, and a file system takes {LONGEST_NAME}"
+        raise BadInput(f"{problem}: {advice}")
     return name
-
-
-CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
-
-
-EXPORTED = PACKED, ONNX = (".safetensors", ".onnx")  # the endings of exported files
-TORCHVISION_LABEL = "torchvision-"
 
 
 def model_label(model: str) -> str:
@@ -61,9 +58,9 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def missing_base_model(path: str | Path, model: str, dataset: str) -> str | None:
-    """That there is no base model of this path, and how to make it; None where a file or folder is, or none is asked for."""
+    """A message that the base model is missing, and how to make it; None where a file or folder is, or none is asked for."""
     try:
-        if path == "none" or is_file(path) or os.path.isdir(path):
+        if path == NO_BASE_MODEL or is_file(path) or os.path.isdir(path):
             return None
     except BadInput as error:
         return f"the base model {error}"

@@ -173,7 +173,7 @@ class PretrainSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """Settings of `train`, which trains a quantized net with STE or a learned gradient, from a base model.
+    """Settings of `train`, which trains a quantized net with a fixed estimator, a learned gradient or ProxQuant.
 
     option: the argument of M's constructor that the setting is; learned: what only a learned gradient has, with its default.
     Raises BadInput for bits that the quantizer does not take, and for a meta network whose option has no default.
@@ -187,7 +187,7 @@ class TrainSettings(Settings):
         kind=Whole(1, MAX_BITS),
     )
     quantizer_lr: float | None = setting(
-        None, "learning rate of the quantizer's own parameters, of LSQ and TTQ (default: alpha)", kind=Real()
+        None, "learning rate of the quantizer's own parameters, such as those of LSQ and TTQ (default: alpha)", kind=Real()
     )
     optimizer: str = setting("SGD", "optimizer of the net", "-o", kind=OPTIMIZER)
     weight_decay: float | None = setting(
@@ -352,7 +352,7 @@ LEARNED_DEFAULTS = noted(TrainSettings, "learned")  # setting -> its default wit
 
 
 def with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's settings with `precision`: in its place earlier versions recorded `tf32`, on or off, or nothing."""
+    """A record's settings with `precision`; earlier versions recorded `tf32` (true or false) or nothing instead."""
     present = {"precision": TF32 if settings.get("tf32") is True else FLOAT32, **settings}
     present.pop("tf32", None)
     return present

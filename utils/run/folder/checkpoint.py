@@ -146,13 +146,13 @@ class Checkpoints:
         self.newest, self.previous = (folder / name for name in CHECKPOINTS)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the newest; what was it becomes the previous. Raises OSError and leaves both, whatever goes wrong."""
+        """Writes the newest; the former newest becomes the previous. Raises OSError and leaves both, whatever goes wrong."""
         save_tensors(state, self.newest, self.previous)
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole checkpoint whose numbers are finite; None where none was ever written.
 
-        One that cannot be used is named on standard error. Raises BadInput where that is so of all; deletes nothing.
+        One that cannot be used is named on standard error. Raises BadInput if none can be used; deletes nothing.
         """
         problems = []
         if look_at(self.newest) is None and look_at(self.previous) is not None:

@@ -28,7 +28,7 @@ def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def fault_of_checkpoint(state: Any) -> str | None:
-    """Why a checkpoint is not good: a tensor of the training loop, or a number of the last test, is not finite; None: it is."""
+    """Which tensor of the training loop, or number of the last test, is not finite in a checkpoint; None: all are."""
     if not isinstance(state, Mapping):
         return None
     if name := first_not_finite(state.get("loop")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
 from utils.environment import restore_random_states
 from utils.errors import BadInput, first_line, shortened
 from utils.files.checks import ANYTHING, NUMBER, SWITCH, WHOLE, Check, each, list_of
+from utils.files.text import counted
 from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.weights import differences
+from utils.run.identity import Identity, check_checkpoint
 
 
 def _is_pair(value: Any) -> bool:
@@ -203,3 +206,31 @@ def _alike(value: Any, own: Any) -> bool:
     if isinstance(own, (list, tuple)):
         return isinstance(value, (list, tuple)) and len(value) == len(own) and all(map(_alike, value, own))
     return type(value) is type(own)
+
+
+def iterations_of_finished(record: Mapping[str, Any]) -> int | None:
+    """How many iterations a run that is done has had; None where it is not, or they were not recorded."""
+    return record.get("iterations_done") if record["state"] == "done" else None
+
+
+def _require_final(folder: Path, iterations: int | None, state: Mapping[str, Any]) -> None:
+    """Raises BadInput where a checkpoint is not of a finished run's end. iterations: as iterations_of_finished gives them."""
+    there = state["loop"]["iteration"]
+    if iterations not in (None, there):
+        problem = f"{folder} is done after {counted(iterations, 'iteration')}, and its last whole checkpoint is of {there:,}"
+        raise BadInput(f"{problem}: put its own checkpoint.pth back")
+
+
+def final_state(
+    folder: Path, own: Identity, iterations: int | None, advice: str = "put back its own checkpoint or run.json"
+) -> dict[str, Any] | None:
+    """The newest whole checkpoint of a run's folder; None where there is none.
+
+    own: the run's identity. iterations: as iterations_of_finished gives them. Raises BadInput where the checkpoint is damaged, of
+    another run, or not of a finished run's end.
+    """
+    state = load_state(Checkpoints(folder))
+    if state is not None:
+        check_checkpoint(folder, state, own, advice)
+        _require_final(folder, iterations, state)
+    return state

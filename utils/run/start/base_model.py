@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from utils.errors import BadInput, Finished, RunFailed
 from utils.files.look import look_at
 from utils.files.regular import require_regular
-from utils.run.folder.checkpoint import Checkpoints, load_tensors, save_tensors
+from utils.run.folder.checkpoint import load_tensors, save_tensors
 from utils.run.folder.finite import fault_of_weights
 from utils.run.folder.record import check_record, read_record
-from utils.run.folder.state import load_state
+from utils.run.folder.state import final_state, iterations_of_finished
 from utils.run.folder.weights import checked_weights, state_dict_in, without_prefixes
-from utils.run.identity import NOTHING, Identity, check_checkpoint, file_digest
+from utils.run.identity import NOTHING, Identity, file_digest
 from utils.run.paths import EXPORTED
 from utils.run.settings import PretrainSettings
-from utils.run.start.earlier_run import iterations_of_finished, require_final
 
 
 def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> None:
@@ -34,12 +33,10 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
         record = check_record(path, settings) or {}
     except Finished:
         if not is_there:
-            state = load_state(Checkpoints(path))
+            record = read_record(path)
+            state = final_state(path, Identity.of_record(record), iterations_of_finished(record), "--overwrite starts over")
             if state is None:
                 raise BadInput(f"{path} is done, but its checkpoint and {target} are gone; --overwrite starts over") from None
-            record = read_record(path)
-            check_checkpoint(path, state, Identity.of_record(record), "--overwrite starts over")
-            require_final(path, iterations_of_finished(record), state)
             write_base_model(state["loop"]["net"], target)
         raise
     ended = record.get("epochs_done") == settings.epochs or record.get("ended_early")  # its own may be there already

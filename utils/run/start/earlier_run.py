@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from utils.errors import BadInput
-from utils.files.text import counted
-from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.record import read_record
-from utils.run.folder.state import load_state
-from utils.run.identity import Identity, check_checkpoint, content_digest
+from utils.run.folder.state import final_state, iterations_of_finished
+from utils.run.identity import Identity, content_digest
 from utils.run.settings import TrainSettings
 
 
@@ -45,30 +43,15 @@ def refuse_itself(folder: Path, run: Path, flag: str) -> None:
         raise BadInput(f"{flag}: {folder} is the folder of this run itself")
 
 
-def iterations_of_finished(record: Mapping[str, Any]) -> int | None:
-    """How many iterations a run that is done has had; None where it is not, or they were not recorded."""
-    return record.get("iterations_done") if record["state"] == "done" else None
-
-
-def require_final(folder: Path, iterations: int | None, state: Mapping[str, Any]) -> None:
-    """Raises BadInput where a checkpoint is not of a finished run's end. iterations: as iterations_of_finished gives them."""
-    there = state["loop"]["iteration"]
-    if iterations not in (None, there):
-        problem = f"{folder} is done after {counted(iterations, 'iteration')}, and its last whole checkpoint is of {there:,}"
-        raise BadInput(f"{problem}: put its own checkpoint.pth back")
-
-
 def read_earlier_run(folder: Path, part: str) -> EarlierRun:
-    """part: of its training loop's state, "net" or "meta_net", which is empty where the run has no M.
+    """A run's record and one part of its newest checkpoint: "net", or "meta_net", which is empty where the run has no M.
 
     Raises BadInput where there is no run, its checkpoint is damaged or not there, or is not of this run or of its end.
     """
     record = read_record(folder)
-    state = load_state(Checkpoints(folder))
+    state = final_state(folder, Identity.of_record(record), iterations_of_finished(record))
     if state is None:
         raise BadInput("it has no checkpoint yet")
-    check_checkpoint(folder, state, Identity.of_record(record), "put back its own checkpoint or run.json")
-    require_final(folder, iterations_of_finished(record), state)
     return EarlierRun(record, state["loop"][part])
 
 

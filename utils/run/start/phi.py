@@ -1,4 +1,4 @@
-"""The start of M in another run's M: --phi RUN_DIR. M is one for all coordinates, so that it goes with any net and quantizer."""
+"""Starts M with phi of another run: --phi RUN_DIR. M is one for all coordinates, so that it goes with any net and quantizer."""
 
 import sys
 from collections.abc import Mapping

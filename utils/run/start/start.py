@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from utils.files.look import is_folder
 from utils.files.text import printable
 from utils.run.folder.weights import load_weights
 from utils.run.identity import BASE_MODEL, DATA, NOTHING, PHI
-from utils.run.paths import has_checkpoint, missing_base_model
+from utils.run.paths import NO_BASE_MODEL, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.run.start.base_model import load_base_model, pretraining_of
 from utils.run.start.earlier_run import EarlierRun, has_seen, read_earlier_run, refuse_itself
@@ -22,10 +23,10 @@ from utils.run.start.phi import load_phi, read_phi
 
 
 class Start:
-    """The weights and the phi that a run begins with. What comes from other runs is read here, once: they may go on meanwhile.
+    """The weights and the phi that a run begins with. Other runs are read here, once, because they may still be training.
 
-    run: the folder of the run that begins; resumes: it is gone on with if it has a checkpoint, which holds all it needs. Raises
-    BadInput where another run that is named has no weights or no phi for this one.
+    run: the folder of the run that begins; resumes: continue that run if it has a checkpoint, which contains everything it needs.
+    Raises BadInput where another run that is named has no weights or no phi for this one.
     """
 
     def __init__(self, settings: TrainSettings, run: Path, resumes: bool = True):
@@ -33,7 +34,7 @@ class Start:
         self._weights = _weights_of_run(settings, run)
         self._phi = read_phi(settings, run, resumes)
 
-    @property
+    @cached_property
     def contents(self) -> dict[str, str]:
         """The digests of what comes from other runs, as in Identity."""
         read = {BASE_MODEL: self._weights, PHI: self._phi}
@@ -49,7 +50,7 @@ class Start:
             begun = self._resumes and (self._run / "run.json").exists()  # with this base model: another would be another run
             advice = "or say where it is now" if begun else "name another, or none for scratch"
             raise BadInput(f"--pretrained: {missing}, {advice}")
-        return s.pretrained != "none" and not missing
+        return s.pretrained != NO_BASE_MODEL and not missing
 
     def load_weights(self, net: nn.Module, contents: Mapping[str, str] = NOTHING) -> None:
         """Loads the weights that --pretrained names: a base model's, or W of another run.
@@ -80,7 +81,7 @@ class Start:
 def _weights_of_run(settings: TrainSettings, run: Path) -> EarlierRun | None:
     """The run whose folder --pretrained names, with its W, and what else its net has, without a quantizer's parameters."""
     folder = Path(settings.pretrained)
-    if settings.pretrained == "none" or not is_folder(folder, "--pretrained"):
+    if settings.pretrained == NO_BASE_MODEL or not is_folder(folder, "--pretrained"):
         return None
     refuse_itself(folder, run, "--pretrained")
     try:
@@ -88,7 +89,7 @@ def _weights_of_run(settings: TrainSettings, run: Path) -> EarlierRun | None:
     except BadInput as error:
         raise BadInput(f"--pretrained: the folder {folder} has no base model: {error}") from None
     quantizer = earlier.settings.get("quantizer")
-    if quantizer is None or not (quantizer not in QUANTIZERS or is_trained(quantizer)):
+    if quantizer is None or (quantizer in QUANTIZERS and not is_trained(quantizer)):
         return earlier
     own = {name: value for name, value in earlier.tensors.items() if not name.startswith(f"{INSTALLED}.")}
     return earlier._replace(tensors=own)
@@ -100,8 +101,8 @@ def _doubt(training: Mapping[str, Any], settings: TrainSettings, contents: Mappi
     training: the record of the run that made them, empty where it is not known.
     """
     dataset, digest = training.get("settings", {}).get("dataset"), training.get(DATA)
-    known = digest and contents.get(DATA)
-    if digest != contents.get(DATA) if known else dataset not in (None, settings.dataset):  # two sets of one name share a folder
+    is_another = digest != contents[DATA] if digest and contents.get(DATA) else dataset not in (None, settings.dataset)
+    if is_another:
         other = f"{printable(dataset)}, not on {settings.dataset}"
         return f"was trained on {f'other data than {dataset} holds now' if dataset == settings.dataset else other}"
     why = has_seen(training.get("settings"), settings)
