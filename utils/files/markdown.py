@@ -1,15 +1,23 @@
-"""Markdown tables."""
+"""Texts and tables as Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from utils.files.text import printable
 
-MARKUP = str.maketrans({character: f"\\{character}" for character in "\\|<[`&"})
+MARKUP = str.maketrans({character: f"\\{character}" for character in "\\|<[]`&"})
+START = re.compile(r"^(\d*)([-+=>#.)])")  # what would begin a list, a rule, a quotation or a heading
 
 
 def markdown_text(text: str) -> str:
     """A text that Markdown shows as it is: no HTML, link, picture or code, and no end of a table's field; on one line."""
     return printable(" ".join(text.splitlines())).translate(MARKUP).replace("://", r":\//")
+
+
+def markdown_paragraph(text: str) -> str:
+    """A text as a paragraph or a list's item, shown as it is: `markdown_text`, and at its beginning no heading, list or the like."""
+    text = markdown_text(text).strip()
+    return START.sub(lambda found: f"{found[1]}\\{found[2]}", text)
 
 
 def markdown_table(head: Sequence[str], *rows: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from utils.files.markdown import markdown_table, markdown_text
+from utils.files.markdown import markdown_paragraph, markdown_table, markdown_text
 from utils.report.anchors import picture_anchor
 from utils.report.formatting import Table
 
@@ -73,11 +73,11 @@ def markdown(sections: Iterable[Section], level: int = 2, with_pictures: bool = 
     """
     parts = []
     for section in sections:
-        body = [section.note, "\n".join(f"- {markdown_text(item)}" for item in section.items)]
+        body = [markdown_paragraph(section.note), "\n".join(f"- {markdown_paragraph(item)}" for item in section.items)]
         body += [markdown_table(*section.table.rows())] if section.table else []
         if with_pictures:
-            body += [f"![{markdown_text(p.caption)}]({p.name}.png)\n\n{markdown_text(p.caption)}" for p in section.pictures]
+            body += [f"![{markdown_text(p.caption)}]({p.name}.png)\n\n{markdown_paragraph(p.caption)}" for p in section.pictures]
         if section.folds or (section.pictures and not section.table and not with_pictures):
             continue
-        parts += [f"{'#' * level} {section.title}", *filter(None, body)]
+        parts += [f"{'#' * level} {markdown_text(section.title)}", *filter(None, body)]
     return "\n\n".join(parts)
