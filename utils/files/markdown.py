@@ -15,7 +15,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_paragraph(text: str) -> str:
-    """A text as a paragraph or a list's item, shown as it is: `markdown_text`, and at its beginning no heading, list or the like."""
+    """A text that is a paragraph or a list's item: as `markdown_text`, and it begins no heading, list, rule or quotation."""
     text = markdown_text(text).strip()
     return START.sub(lambda found: f"{found[1]}\\{found[2]}", text)
 

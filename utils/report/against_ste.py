@@ -10,10 +10,11 @@ from typing import Any
 from utils.choices import META_NETWORKS, STE, is_fixed
 from utils.files.text import counted
 from utils.report.anchors import settings_anchor
-from utils.report.formatting import Field, Record, Table, cell_of, measured, net_of, number, with_settings
+from utils.report.formatting import Field, Table, cell_of, difference_and_p, measured, net_of, number, with_settings
+from utils.report.statistics import NOT_FINITE
 from utils.report.trials import Group
 from utils.report.validation import at_best, validation_numbers
-from utils.report.verdicts import differing_settings, welch_test
+from utils.report.verdicts import P_NOTE, differing_settings, welch_test
 from utils.tables.cells import FULL_PRECISION
 
 TITLE = "Does the learned gradient help?"
@@ -34,8 +35,8 @@ NOTE = (
     "Each learned cell beside the best STE cell of the same net, quantizer, data, epochs and other settings, over all of STE's "
     "learning rates, schedules, optimizers and weight decays: the one with the highest validation accuracy (each trial's best "
     "epoch, mean over its n trials). Test accuracies in percent at the best validation epoch; difference: learned minus STE in "
-    "percentage points; p: Welch's two-sided t-test on the trials' values; level: p >= 0.05, no difference is shown. "
-    "Whether the learned cell's own learning rate is a good one plays no part."
+    "percentage points; p: Welch's two-sided t-test on the trials' values; "
+    f"{P_NOTE}. Whether the learned cell's own learning rate is a good one plays no part."
 )
 UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell must not be chosen by test accuracy."
 
@@ -89,7 +90,7 @@ def against_ste_table(groups: Sequence[Group]) -> Table:
             "STE's alpha": lambda r: r.get("ste_alpha", ""),
             "STE's n": lambda r: str(r.get("ste_n", "")),
             "STE, test": lambda r: measured(r["ste_at_best_val"], number(r["ste_at_best_val"], 2)) if "ste_n" in r else "",
-            "difference": _difference,
+            "difference": lambda r: NOT_FINITE if r["verdict"] == NOT_FINITE else difference_and_p(r, 2),
             "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
         },
         note,
@@ -112,10 +113,3 @@ def _record(group: Group, candidates: Sequence[Group]) -> dict[str, Any]:
 def _alpha(group: Group) -> str:
     alpha = group.trials[0].settings.get("init_lr")
     return f"{alpha:g}" if isinstance(alpha, (int, float)) else ""
-
-
-def _difference(record: Record) -> str:
-    if "difference" not in record:
-        return ""
-    p = record["p"]
-    return measured(record["difference"], f"{record['difference']:+.2f}" + (f", p = {p:.2g}" if p == p else ""))

@@ -117,6 +117,14 @@ def mean_variance(mean: float, variance: float) -> str:
     return f"{mean:.3f} ({variance:.3f})" if mean == mean else ""
 
 
+def difference_and_p(record: Record, digits: int, prefix: str = "") -> str:
+    """A record's difference with its sign, and p where there is one; "" where there is no difference. prefix: of both names."""
+    difference, p = (record.get(f"{prefix}{name}", math.nan) for name in ("difference", "p"))
+    if difference != difference:
+        return ""
+    return f"{difference:+.{digits}f}" + (f", p = {p:.2g}" if p == p else "")
+
+
 def measured(value: float, text: str) -> str:
     """The text of a number that was measured: "not finite" in its place where it is NaN or infinite."""
     return text if math.isfinite(value) else NOT_FINITE

@@ -20,9 +20,8 @@ from utils.report.anchors import LEFT_OUT, block_key, net_key
 from utils.report.document import Picture
 from utils.report.formatting import with_settings
 from utils.report.published import Printed, printed
-from utils.report.statistics import LAST
+from utils.report.statistics import LAST, STANDARD_ERRORS
 from utils.report.trials import Group, LeftOut, Trial
-from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from utils.errors import shortened
 from utils.files.text import printable
 from utils.report.layers import LayerTable
 from utils.report.published import Printed, logged, logged_statistics
-from utils.report.statistics import LAST
+from utils.report.statistics import LAST, STANDARD_ERRORS
 from utils.report.trials import Group, Trial
-from utils.report.verdicts import STANDARD_ERRORS
 from utils.tables.cells import Cell
 
 # Each colour has a contrast of at least 3 with a white and with a dark page.

@@ -8,6 +8,7 @@ import numpy as np
 
 NOT_FINITE = "not finite"  # in the place of a number, a verdict or a claim that NaN or an infinity leaves without a value
 LAST = 10  # the paper averages the test accuracy over the last 10 epochs
+STANDARD_ERRORS = 2  # of a mean over trials: how far the pictures' bars reach to either side
 
 
 class Curves(Protocol):

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 from utils.report.anchors import LEFT_OUT, block_key, curves_key, net_key, picture_anchor, settings_anchor
-from utils.report.formatting import Field, Record, Table, cell_of, mean_variance, measured, net_of, number, with_settings
+from utils.report.formatting import (
+    Field,
+    Record,
+    Table,
+    cell_of,
+    difference_and_p,
+    mean_variance,
+    measured,
+    net_of,
+    number,
+    with_settings,
+)
 from utils.report.published import (
     SOURCE,
     Printed,
@@ -20,15 +31,15 @@ from utils.report.published import (
 from utils.report.statistics import LAST, NOT_FINITE, Statistics, at_best_validation
 from utils.report.trials import Group, LeftOut, Trial
 from utils.report.validation import AT_BEST, at_best, validation_numbers, with_note
-from utils.report.verdicts import STANDARD_ERRORS, Paired, compare, differing_settings, paired, welch
+from utils.report.verdicts import LEVEL, P_NOTE, Paired, compare, differing_settings, paired, welch
 from utils.tables.cells import Cell
 
 TABLE_NOTE = (
     f"Test accuracy in percent: mean (population variance) of the last {LAST} epochs of all trials, pooled. paper: as printed; "
-    f"logs: computed from the logs of the published runs. ours - logs: difference ± {STANDARD_ERRORS} standard errors, which are "
-    "sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation over the trials' means; verdict: whether our "
-    "mean lies within that range of the logs' mean, above or below it (not finite: an accuracy is not). In brackets: settings "
-    "that differ from the published ones or between the rows of a cell."
+    "logs: computed from the logs of the published runs. ours - logs: difference in percentage points; p: Welch's two-sided "
+    f"t-test on the trials' means; verdict: above or below if p is less than {LEVEL:g}, else within: no difference is shown (not "
+    "finite: an accuracy is NaN or infinite). In brackets: settings that differ from the published ones or between the rows of a "
+    "cell."
 )
 DETAILS_NOTE = (
     "Test accuracy in percent. best: mean (variance), over the trials, of each trial's best epoch on the test set; final: mean "
@@ -36,8 +47,8 @@ DETAILS_NOTE = (
 )
 CLAIMS_NOTE = (
     "The runs compared differ only in the gradient, and perhaps in learning rate and weight decay, which Fairness lists. "
-    "Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; level: p >= 0.05, no "
-    "difference is shown; not finite: an accuracy is not."
+    f"Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; {P_NOTE}; not finite: an "
+    "accuracy is NaN or infinite."
 )
 MOST_NAMED = 8  # methods without a baseline, in the note
 FAIRNESS_NOTE = (
@@ -53,7 +64,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
         logs = logged_statistics(cell)
         for group in ours.get(cell, [None]):
             own = group.statistics if group else None
-            comparison = compare(own, logs)._asdict() if own else {"verdict": "not run"}
+            comparison = compare(group.trials, logged().get(cell, ()))._asdict() if group else {"verdict": "not run"}
             settings = {"settings": group.label if group else ""}
             paper = {"paper_mean": value.mean, "paper_variance": value.variance}
             numbers = {**paper, **_numbers("logs", logs), **_numbers("ours", own), **comparison}
@@ -68,7 +79,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
             "paper": lambda r: mean_variance(r["paper_mean"], r["paper_variance"]),
             "logs": lambda r: _mean_variance_n(r, "logs"),
             "ours": lambda r: Field(_mean_variance_n(r, "ours"), target=settings_anchor(cell_of(r))),
-            "ours - logs": _difference,
+            "ours - logs": lambda r: difference_and_p(r, 3),
             "verdict": lambda r: Field(r["verdict"], verdict=r["verdict"]),
             f"ours {AT_BEST}": at_best,
         },
@@ -257,17 +268,8 @@ def _measured(record: Record, name: str) -> str:
     return measured(record[name], number(record[name], 2)) if name in record else ""
 
 
-def _difference(record: Record) -> str:
-    difference, error = _of(record, "difference", "standard_error")
-    if difference != difference:
-        return ""
-    return f"{difference:+.3f}" + (f" ± {STANDARD_ERRORS * error:.3f}" if error == error else "")
-
-
 def _test(record: Record, side: str) -> str:
     if f"{side}_difference" not in record:
         return ""
-    p = record[f"{side}_p"]
-    if record[f"{side}_verdict"] == NOT_FINITE:
-        return NOT_FINITE
-    return f"{record[f'{side}_difference']:+.3f}" + (f", p = {p:.2g}" if p == p else "") + f": {record[f'{side}_verdict']}"
+    verdict = record[f"{side}_verdict"]
+    return NOT_FINITE if verdict == NOT_FINITE else f"{difference_and_p(record, 3, f'{side}_')}: {verdict}"

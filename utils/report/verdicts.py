@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.choices import STE, is_fixed
-from utils.report.statistics import NOT_FINITE, Statistics, trial_means
+from utils.report.statistics import NOT_FINITE, trial_means
 from utils.report.trials import Group, Trial
 from utils.run.identity import BASE_MODEL, CONTENTS, IMPORTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 from utils.tables.cells import FULL_PRECISION, Cell
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
-STANDARD_ERRORS = 2
+P_NOTE = f"level: p >= {LEVEL:g}, no difference is shown"
 TOO_FEW = "too few trials"
+NO_LOGS = "no logs"
+AGAINST_LOGS = {"level": "within", "higher": "above", "lower": "below"}  # `welch_test`'s words -> those of a verdict on the logs
 DEFINES_THE_METHOD = {"backward", PROGRAM, IMPORTS, *META_OPTIONS, *LEARNED_DEFAULTS}
 NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
 NOT_RECORDED = "all settings"  # in the place of a setting, where a trial has no record
@@ -35,39 +37,10 @@ MAY_DIFFER_FROM_BASELINE = {  # how W steps, within the one schedule, and what h
 
 
 class Comparison(NamedTuple):
-    """Our mean minus the logs' mean, in percentage points, with the standard error of that difference; NaN where unknown.
+    """One side's mean minus another's, in percentage points, with the p-value of Welch's test; NaN where there is none.
 
-    verdict: within, above or below (see `compare`), "no logs", "too few trials", or "not finite" where an accuracy is not.
-    """
-
-    difference: float
-    standard_error: float
-    verdict: str
-
-
-def compare(ours: Statistics, logs: Statistics | None) -> Comparison:
-    """Whether our mean lies within 2 standard errors of the logs' mean, or above or below that range.
-
-    The standard error of the difference is sqrt(s_ours^2 / n_ours + s_logs^2 / n_logs), where s is the standard deviation (n - 1)
-    over the trials' means of their last 10 epochs. Both sides therefore need at least two trials.
-    """
-    if logs is None:
-        return Comparison(np.nan, np.nan, "no logs")
-    difference = ours.mean - logs.mean
-    if not np.isfinite([difference, ours.variance, logs.variance]).all():
-        return Comparison(np.nan, np.nan, NOT_FINITE)
-    if ours.n < 2 or logs.n < 2:
-        return Comparison(difference, np.nan, TOO_FEW)
-    error = float(np.hypot(ours.standard_error, logs.standard_error))
-    if abs(difference) <= STANDARD_ERRORS * error:
-        return Comparison(difference, error, "within")
-    return Comparison(difference, error, "above" if difference > 0 else "below")
-
-
-class Claim(NamedTuple):
-    """A learned gradient's mean minus STE's, in percentage points, with the p-value of Welch's test; NaN where there is none.
-
-    verdict: higher, lower or level (see `welch`), "too few trials", "no spread", or "not finite" where an accuracy is not.
+    verdict: a word for p and the sign of the difference (see `welch_test` and `compare`); "too few trials", "no spread", or
+    "not finite" where an accuracy is NaN or infinite.
     """
 
     difference: float
@@ -75,35 +48,46 @@ class Claim(NamedTuple):
     verdict: str
 
 
-def welch(learned: Sequence[Trial], ste: Sequence[Trial]) -> Claim:
-    """Whether a learned gradient ends higher or lower than STE: `welch_test` on the trials' means."""
-    return welch_test(trial_means(learned), trial_means(ste))
+def compare(ours: Sequence[Trial], logs: Sequence[Trial]) -> Comparison:
+    """Our trials against the logged ones, by `welch`: "within" if no difference is shown, else "above" or "below".
+
+    "no logs" if none is logged.
+    """
+    if not logs:
+        return Comparison(np.nan, np.nan, NO_LOGS)
+    found = welch(ours, logs)
+    return found._replace(verdict=AGAINST_LOGS.get(found.verdict, found.verdict))
 
 
-def welch_test(learned: Sequence[float], ste: Sequence[float]) -> Claim:
-    """Whether a learned gradient's values, one per trial, are higher or lower than STE's: Welch's two-sided t-test, 5 % level.
+def welch(ours: Sequence[Trial], others: Sequence[Trial]) -> Comparison:
+    """Whether trials end higher or lower than others: `welch_test` on their mean test accuracies over the last 10 epochs."""
+    return welch_test(trial_means(ours), trial_means(others))
+
+
+def welch_test(ours: Sequence[float], others: Sequence[float]) -> Comparison:
+    """Whether values, one per trial, are "higher" or "lower" than others, else "level": Welch's two-sided t-test, 5 % level.
 
     t = difference / sqrt(v_a + v_b) with v = s^2 / n; degrees of freedom (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)).
     """
-    a, b = np.asarray(learned, dtype=float), np.asarray(ste, dtype=float)
+    a, b = np.asarray(ours, dtype=float), np.asarray(others, dtype=float)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = float(a.mean() - b.mean())
         if not np.isfinite([difference, a.var(), b.var()]).all():
-            return Claim(np.nan, np.nan, NOT_FINITE)
+            return Comparison(np.nan, np.nan, NOT_FINITE)
     if min(len(a), len(b)) < 2:
-        return Claim(difference, np.nan, TOO_FEW)
+        return Comparison(difference, np.nan, TOO_FEW)
     if np.ptp(a) == np.ptp(b) == 0:
-        return Claim(difference, np.nan, "no spread")
+        return Comparison(difference, np.nan, "no spread")
     from scipy.special import stdtr  # scipy.stats has this test, but takes three times as long to import
 
     v_a, v_b = (side.var(ddof=1) / len(side) for side in (a, b))
     if not ((v_a + v_b) ** 2):  # below the smallest number
-        return Claim(difference, np.nan, "no spread")
+        return Comparison(difference, np.nan, "no spread")
     freedom = (v_a + v_b) ** 2 / (v_a**2 / (len(a) - 1) + v_b**2 / (len(b) - 1))
     p = float(2 * stdtr(freedom, -abs(difference) / np.sqrt(v_a + v_b)))
     if p >= LEVEL:
-        return Claim(difference, p, "level")
-    return Claim(difference, p, "higher" if difference > 0 else "lower")
+        return Comparison(difference, p, "level")
+    return Comparison(difference, p, "higher" if difference > 0 else "lower")
 
 
 class Paired(NamedTuple):

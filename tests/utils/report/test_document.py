@@ -16,7 +16,7 @@ HOSTILE = ("<img src=x onerror=alert(1)>", "\x1b[31m\n\n## Forged", "[a](b)", "`
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_method_without_a_baseline_is_named_in_a_note_and_its_texts_are_not_obeyed(text, call_main, tmp_path):
-    """In its net, its learning rate's schedule and its optimizer; control characters are refused in a net's or optimizer's name."""
+    """In its net, its learning rate's schedule and its optimizer; control characters are refused in names."""
     changes = ({"lr_adjust": text}, *([] if "\n" in text else [{"model": text}, {"optimizer": text}]))
     for number, change in enumerate(changes):
         make_run(tmp_path / str(number), LEARNED, settings=settings_of(LEARNED, **change))

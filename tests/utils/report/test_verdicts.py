@@ -9,7 +9,7 @@ from run_folders import CELL, make_trial, settings_of
 from scipy.stats import ttest_ind_from_stats
 
 from utils.report.published import printed, published_settings
-from utils.report.statistics import statistics, trial_means
+from utils.report.statistics import trial_means
 from utils.report.trials import Group
 from utils.report.verdicts import compare, differing_settings, paired, welch, welch_test
 
@@ -24,20 +24,32 @@ def trials(*means, cell=CELL, **changes):
     )
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(2.3, "within"), (-2.3, "within"), (2.4, "above"), (-2.4, "below")])
-def test_within_two_standard_errors(shift, verdict):
-    logs = statistics(trials(80, 82, 84))  # s = 2, n = 3: s^2 / n = 4 / 3
-    ours = statistics(trials(82 + shift - 0.25, 82 + shift + 0.25))  # s^2 = 1/8, n = 2: 1 / 16
+@pytest.mark.parametrize(("shift", "verdict"), [(4.6, "within"), (-4.6, "within"), (4.8, "above"), (-4.8, "below")])
+def test_our_trials_against_the_logs_by_students_t(shift, verdict):
+    """With 2.18 degrees of freedom, of which the 97.5 % quantile of Student's t is 3.976: times sqrt(4 / 3 + 1 / 16), 4.697."""
+    logs = trials(80, 82, 84)  # s = 2, n = 3: s^2 / n = 4 / 3
+    ours = trials(82 + shift - 0.25, 82 + shift + 0.25)  # s^2 = 1/8, n = 2: 1 / 16
     found = compare(ours, logs)
     assert found.difference == pytest.approx(shift)
-    assert found.standard_error == pytest.approx(math.sqrt(4 / 3 + 1 / 16))
     assert found.verdict == verdict
+    assert found.p == welch(ours, logs).p
 
 
-def test_too_few_trials_and_no_logs():
-    two, one = statistics(trials(80, 82)), statistics(trials(80))
+@pytest.mark.parametrize(("sizes", "most"), [((2, 2), 4), ((5, 2), 9), ((5, 3), 7), ((5, 5), 6)])
+def test_ours_that_are_drawn_as_the_logs_are_nearly_always_within_them(sizes, most):
+    """They are not 2.4, 6.5, 4.6 and 4.4 times of 100; beyond 2 standard errors they are 18.4, 15.1, 10.4 and 8.1 times."""
+    random = np.random.default_rng(0)
+    draws = [[trials(*random.normal(80, 1, size)) for size in sizes] for _ in range(1000)]
+    outside = sum(compare(*sides).verdict != "within" for sides in draws)
+    assert 10 <= outside <= 10 * most
+
+
+def test_too_few_trials_no_spread_and_no_logs():
+    two, one = trials(80, 82), trials(80)
     assert compare(one, two).verdict == compare(two, one).verdict == "too few trials"
-    assert compare(two, None).verdict == "no logs"
+    assert compare(trials(80, 80), trials(81, 81)).verdict == "no spread"
+    assert compare(trials(80, 80), two).verdict == "within"
+    assert compare(two, ()).verdict == "no logs"
 
 
 def test_welch_against_a_worked_example():
@@ -80,10 +92,9 @@ def test_claims(learned, ste, verdict):
 @pytest.mark.parametrize("others", [(), (81,), (81, 82)])
 def test_not_finite_is_a_verdict_and_a_claim_of_its_own(wrong, others, tally):
     odd, fine = trials(*others, wrong), trials(80, 82)
-    ours, logs = statistics(odd), statistics(fine)
     nothing = (pytest.approx(math.nan, nan_ok=True),) * 2
-    assert compare(ours, logs) == compare(logs, ours) == (*nothing, "not finite")
-    assert compare(ours, None).verdict == "no logs"
+    assert compare(odd, fine) == compare(fine, odd) == (*nothing, "not finite")
+    assert compare(odd, ()).verdict == "no logs"
     assert welch(odd, fine) == welch(fine, odd) == welch(odd, odd) == (*nothing, "not finite")
     tally("accuracy that is not finite among trials: no verdict, no claim", 5)
 
@@ -91,7 +102,7 @@ def test_not_finite_is_a_verdict_and_a_claim_of_its_own(wrong, others, tally):
 def test_an_early_epoch_that_is_not_finite_is_in_no_mean_of_the_last_ones():
     odd = [make_trial([math.nan] + [mean] * 10) for mean in (80, 82)]
     fine = [make_trial([50] + [mean] * 10) for mean in (80, 82)]
-    assert compare(statistics(odd), statistics(fine)).verdict == "within"
+    assert compare(odd, fine).verdict == "within"
     assert welch(odd, fine).verdict == "level"
 
 
