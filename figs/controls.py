@@ -21,7 +21,7 @@ import pandas as pd
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.convergence import trials_below  # noqa: E402
+from figs.stored import trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.files.text import counted  # noqa: E402

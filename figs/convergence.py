@@ -3,9 +3,9 @@
 
     python figs/convergence.py [ROOT ...]
 
-ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Their epochs are added to figs/convergence/, where a
-run replaces the one of the same cell and trial. Prints the README's first table and the tables of figs/convergence/README.md, and
-draws figs/convergence.png, from what is stored there.
+ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Those with the published settings are added to
+figs/convergence/, which keeps the longest run of each cell and trial. Prints the README's first table and the tables of
+figs/convergence/README.md, and draws figs/convergence.png, from what is stored there.
 """
 
 import argparse
@@ -20,12 +20,12 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, starred  # noqa: E402
+from figs.stored import as_expected, merged, read_stored, trials_below  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import read_csv, write_csv  # noqa: E402
 from utils.report.formatting import mean_variance  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
-from utils.report.published import logged, printed  # noqa: E402
-from utils.report.reading import find_trials  # noqa: E402
+from utils.report.published import logged, printed, published_settings  # noqa: E402
 from utils.report.statistics import statistics  # noqa: E402
 from utils.report.trials import Group, Trial  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
@@ -36,29 +36,10 @@ DEEPER = ("ResNet32", "ResNet44")  # nets with five published trials of every ce
 BLOCK = 10  # epochs per row of the table, which shows their means
 
 
-def trials_below(roots: Iterable[Path]) -> list[Trial]:
-    """The trials below the roots, by cell in the paper's order and by number. Exits if a file cannot be read."""
-    trials, problems = find_trials(roots)
-    if problems:
-        sys.exit("\n".join(problems))
-    return in_order(trials)
-
-
-def in_order(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials by cell, in the order of the paper's tables (other cells last), and by number."""
-    place = {cell: number for number, cell in enumerate(printed())}
-    return sorted(trials, key=lambda trial: (place.get(trial.cell, len(place)), trial.cell, trial.number))
-
-
 def collect(roots: Iterable[Path], stored: Path = STORED) -> None:
-    """Adds the epochs of the runs below the roots to what is stored. Runs of another length are named and skipped."""
-    found = {(trial.cell, trial.number): trial for trial in (read_csv(stored) if stored.is_file() else ())}
-    for trial in trials_below(roots):
-        if trial.settings.get("epochs") == EPOCHS:
-            found[trial.cell, trial.number] = trial
-        else:
-            print(f"{trial.source}: skipped, because it is not a run of {EPOCHS} epochs", file=sys.stderr)
-    write_csv(in_order(found.values()), stored)
+    """Adds the epochs of the runs below the roots to what is stored. Runs with other settings are named and skipped."""
+    new = as_expected(trials_below(roots), lambda trial: published_settings(trial.cell))
+    write_csv(merged(read_stored(stored), new, length=lambda trial: trial.epochs), stored)
 
 
 def is_whole(trial: Trial) -> bool:

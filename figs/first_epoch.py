@@ -3,17 +3,18 @@
 
     python figs/first_epoch.py [ROOT]
 
-ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh. Their logs replace those in
-figs/first_epoch/; runs with an epoch's 391st batch have a file of their own. Prints the tables of figs/first_epoch/README.md and
-draws figs/first_epoch.png, from what is stored there.
+ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh. They are added to
+figs/first_epoch/, which keeps the longest run of each cell and trial; runs with an epoch's 391st batch have a file of their own.
+Prints the tables of figs/first_epoch/README.md and draws figs/first_epoch.png, from what is stored there.
 """
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,14 @@ from matplotlib.figure import Figure
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.convergence import in_order, trials_below  # noqa: E402
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
+from figs.stored import as_expected, in_order, merged, read_stored, trials_below  # noqa: E402
+from utils import log_file  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
-from utils.report.csv_files import TRIAL, read_csv, read_frame, write_csv  # noqa: E402
+from utils.report.csv_files import TRIAL, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
 from utils.report.published import FOLDER as PUBLISHED  # noqa: E402
-from utils.report.published import logged  # noqa: E402
+from utils.report.published import logged, published_settings  # noqa: E402
 from utils.report.trials import Trial  # noqa: E402
 from utils.run.folder.record import read_record  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
@@ -37,46 +39,63 @@ from utils.tables.cells import Cell  # noqa: E402
 DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz", DATA / "epochs_of_391.csv.xz"
 SHOWN = (10, 20, 60, 100)  # iterations
+COLUMNS = 2  # of panels
 TEST_DIGITS = next(digits for name, _, digits in CURVES if name == "test_acc")
 
 
 class Beginning(NamedTuple):
-    """A run's running means of training loss and accuracy (percent) after 1, 2, ... iterations of the first epoch."""
+    """A trial's running means of training loss and accuracy (percent) after 1, 2, ... iterations of the first epoch."""
 
     cell: Cell
-    trial: int
+    number: int
     loss: np.ndarray
     train_acc: np.ndarray
     made_by: str
 
 
 def collect(root: Path) -> None:
-    """Writes the runs below the root as CSV files: a row per iteration of the first epoch, and a row per finished epoch."""
-    started = [trial for trial in trials_below([root]) if (log := trial.source / "loss.txt").is_file() and log.stat().st_size]
-    of_390 = [trial for trial in started if trial.settings.get("drop_last")]
-    done = [trial for trial in started if trial.state == "done"]
-    if of_391 := [trial for trial in done if trial not in of_390]:
-        write_csv(of_391, ALL_BATCHES)
-    if of_390:
-        write_csv((trial for trial in of_390 if trial in done), EPOCHS)
-        pd.concat(map(_first_epoch, of_390)).to_csv(ITERATIONS, index=False, lineterminator="\n")
+    """Adds the runs below the root to the stored ones: finished epochs, and the first epoch's iterations as far as they go."""
+    started = [
+        trial for trial in trials_below([root]) if (log := trial.source / log_file("loss")).is_file() and log.stat().st_size
+    ]
+    new = as_expected(started, _expected_settings)
+    of_390 = [trial for trial in new if trial.settings.get("drop_last")]
+    begun = merged(beginnings(), map(_beginning, of_390), length=lambda beginning: len(beginning.loss))
+    for path, found in ((EPOCHS, of_390), (ALL_BATCHES, [trial for trial in new if trial not in of_390])):
+        finished = [trial for trial in found if trial.state == "done"]
+        write_csv(merged(read_stored(path), finished, length=lambda trial: trial.epochs), path)
+    if begun:
+        pd.concat(map(_frame, begun)).to_csv(ITERATIONS, index=False, lineterminator="\n")
 
 
-def _first_epoch(trial: Trial) -> pd.DataFrame:
-    """A row per iteration; what made the run is on the first one."""
+def _expected_settings(trial: Trial) -> dict[str, Any] | None:
+    """Those of the published runs of its cell, but one epoch, with the 391st batch or without. BWN MultiFC has dorefa's."""
+    settings = published_settings(trial.cell) or published_settings(trial.cell._replace(quantizer="dorefa"))
+    return settings and settings | {"epochs": 1, "drop_last": bool(trial.settings.get("drop_last"))}
+
+
+def _beginning(trial: Trial) -> Beginning:
     length = read_record(trial.source)["iterations_per_epoch"]
-    loss, train_acc = (np.loadtxt(trial.source / f"{n}.txt", delimiter=",", ndmin=2)[:length, 1] for n in ("loss", "train-acc"))
-    run = {**trial.cell._asdict(), "trial": trial.number}
-    curves = {"iterations": range(1, len(loss) + 1), "loss": loss, "train_acc": train_acc}
-    return pd.DataFrame({**run, **curves, "made_by": [trial.made_by] + [""] * (len(loss) - 1)})
+    paths = (trial.source / log_file(log) for log in ("loss", "train-acc"))
+    loss, train_acc = (np.loadtxt(path, delimiter=",", ndmin=2)[:length, 1] for path in paths)
+    return Beginning(trial.cell, trial.number, loss, train_acc, trial.made_by)
+
+
+def _frame(run: Beginning) -> pd.DataFrame:
+    """A row per iteration; what made the run is on the first one."""
+    curves = {"iterations": range(1, len(run.loss) + 1), "loss": run.loss, "train_acc": run.train_acc}
+    made_by = [run.made_by] + [""] * (len(run.loss) - 1)
+    return pd.DataFrame({**run.cell._asdict(), "trial": run.number, **curves, "made_by": made_by})
 
 
 def beginnings() -> list[Beginning]:
-    """The stored first iterations, by cell and trial."""
+    """The stored first iterations, by cell and trial; none where there is no file."""
+    if not ITERATIONS.is_file():
+        return []
     frame = read_frame(ITERATIONS, {"trial": int, "loss": float, "train_acc": float})
     return [
-        Beginning(Cell(*cell), int(trial), rows["loss"].to_numpy(), rows["train_acc"].to_numpy(), rows["made_by"].iloc[0])
-        for (*cell, trial), rows in frame.groupby([*TRIAL], sort=False)
+        Beginning(Cell(*cell), int(number), rows["loss"].to_numpy(), rows["train_acc"].to_numpy(), rows["made_by"].iloc[0])
+        for (*cell, number), rows in frame.groupby([*TRIAL], sort=False)
     ]
 
 
@@ -96,7 +115,7 @@ def summary() -> str:
         if run.cell == cell and band[0] < band[1] and len(run.loss) >= n
     ]
     sentences = [_outside("running means of the training loss after 10 to 100 iterations", first)]
-    compared = [(trial, logged()[trial.cell]) for trial in read_csv(EPOCHS) if len(logged().get(trial.cell, ())) > 1]
+    compared = [(trial, logged()[trial.cell]) for trial in read_stored(EPOCHS) if len(logged().get(trial.cell, ())) > 1]
     for name, what, digits in CURVES:
         found = [relative_excess(getattr(trial, name)[0], _first(logs, name), digits) for trial, logs in compared]
         sentences.append(_outside(f"values of epoch 1's {what}", found))
@@ -140,7 +159,7 @@ def epochs_table() -> str:
     """Epoch 1's training loss and accuracies: the range of the logs, and ours trial by trial."""
     heads = [f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")]
     rows = []
-    for cell, ours in _by_cell(in_order(read_csv(EPOCHS))).items():
+    for cell, ours in _by_cell(in_order(read_stored(EPOCHS))).items():
         logs, columns = logged().get(cell, ()), []
         for name, _, digits in CURVES:
             band = _first(logs, name)
@@ -151,8 +170,8 @@ def epochs_table() -> str:
 
 def last_batch_table() -> str:
     """Test accuracy after epoch 1: published, ours without and ours with the 391st batch of 80 images."""
-    without, rows = _by_cell(read_csv(EPOCHS)), []
-    for cell, with_last in _by_cell(in_order(read_csv(ALL_BATCHES))).items():
+    without, rows = _by_cell(read_stored(EPOCHS)), []
+    for cell, with_last in _by_cell(in_order(read_stored(ALL_BATCHES))).items():
         band = _first(logged().get(cell, ()))
         ours = [starred(_first(side), band, TEST_DIGITS) for side in (without[cell], with_last)]
         rows.append((cell.net, cell.method, range_text(band, TEST_DIGITS), *ours))
@@ -161,8 +180,8 @@ def last_batch_table() -> str:
 
 def last_batch_difference() -> str:
     """How the 391st batch changes the test accuracy, over the trials that were run with and without it."""
-    without = {(trial.cell, trial.number): trial.test_acc[0] for trial in read_csv(EPOCHS)}
-    pairs = [(trial.test_acc[0], without.get((trial.cell, trial.number))) for trial in read_csv(ALL_BATCHES)]
+    without = {(trial.cell, trial.number): trial.test_acc[0] for trial in read_stored(EPOCHS)}
+    pairs = [(trial.test_acc[0], without.get((trial.cell, trial.number))) for trial in read_stored(ALL_BATCHES)]
     changes = [accuracy - other for accuracy, other in pairs if other is not None]
     if not changes:
         return "over no pair of runs"
@@ -170,15 +189,23 @@ def last_batch_difference() -> str:
 
 
 def draw(path: Path) -> None:
-    """Draws a panel per quantizer and optimizer of ResNet20: our running means as lines, the published ranges as bars."""
+    """Draws a panel per quantizer and optimizer of ResNet20: our running means as lines, the published ranges as bars.
+
+    Draws nothing where there are no runs.
+    """
     runs = [run for run in beginnings() if run.cell.model == "ResNet20"]
     panels = list(dict.fromkeys((run.cell.quantizer, run.cell.optimizer) for run in runs))
-    figure = Figure(figsize=(10, 8), layout="constrained")
+    if not panels:
+        return
+    rows = math.ceil(len(panels) / COLUMNS)
+    figure = Figure(figsize=(5 * COLUMNS, 4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    for place, panel in enumerate(panels, start=1):
+        axes, named = figure.add_subplot(rows, COLUMNS, place), set()
         for run in runs:
             if (run.cell.quantizer, run.cell.optimizer) == panel:
-                label = run.cell.backward if run.trial == 1 else None
+                label = run.cell.backward if run.cell.backward not in named else None
+                named.add(run.cell.backward)
                 axes.plot(np.arange(1, len(run.loss) + 1), run.loss, color=COLOURS[run.cell.backward], lw=1, label=label)
         marks = [(cell, n, band) for (cell, n), band in published_beginnings().items()]
         for cell, trials in logged().items():
@@ -200,7 +227,7 @@ def draw(path: Path) -> None:
 def main() -> None:
     """Collects the runs below the root, if there is one, prints the tables and draws the picture."""
     parser = argparse.ArgumentParser(description="Our first iterations and first epochs beside the published runs'.")
-    parser.add_argument("root", metavar="ROOT", nargs="?", type=Path, help="folder with runs, which replace the stored ones")
+    parser.add_argument("root", metavar="ROOT", nargs="?", type=Path, help="folder with runs to add to the stored ones")
     root = parser.parse_args().root
     if root:
         collect(root)

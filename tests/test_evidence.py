@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 from parsed import train_settings
-from run_folders import CELL, make_run, make_trial, settings_of
+from run_folders import CELL, make_run, make_trial
 from table_runs import runs_of
 
-from figs import convergence, first_epoch, ranges
+from figs import convergence, first_epoch, ranges, stored
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.published import logged, printed, published_settings
 from utils.tables.cells import Cell
@@ -144,7 +144,7 @@ def test_the_stored_logs_say_what_made_them():
     for trial in epochs:
         assert trial.settings["pretrained"].endswith(f"{trial.cell.model}-{trial.cell.dataset}-pretrain.pth")
         assert "with changes" not in trial.made_by
-        (run,) = [run for run in begun if (run.cell, run.trial) == (trial.cell, trial.number)]
+        (run,) = [run for run in begun if (run.cell, run.number) == (trial.cell, trial.number)]
         assert len(run.loss) == 390
         assert run.loss[-1] == pytest.approx(trial.train_loss[0])
     assert all("torch" in run.made_by and "commit" in run.made_by for run in begun)
@@ -178,28 +178,29 @@ def test_the_long_runs_say_what_made_them():
 def long_run(path, cell, trial=1, epochs=100, **record):
     """A run of 100 planned epochs of which some are done."""
     state = "done" if epochs == 100 else "running"
-    return make_run(path, cell, trial, epochs, shift=-50, settings=settings_of(cell, trial, 100), **{"state": state, **record})
+    settings = {**published_settings(cell), "trial": trial}
+    return make_run(path, cell, trial, epochs, shift=-50, settings=settings, **{"state": state, **record})
 
 
 def test_runs_are_added_to_the_stored_ones(tmp_path, capsys):
-    """Finished or not, and made at several commits; a run replaces the stored one of its cell and trial."""
-    stored, learned = tmp_path / "stored.csv.xz", CELL._replace(backward="FC-Grad", quantizer="BWN")
+    """Finished or not, and made at several commits; a longer run replaces the stored one of its cell and trial."""
+    path, learned = tmp_path / "stored.csv.xz", CELL._replace(backward="FC-Grad", quantizer="BWN")
     long_run(tmp_path / "a" / "1", learned, epochs=25, git={"commit": "a" * 40, "dirty": False})
     long_run(tmp_path / "a" / "2", CELL, trial=2, epochs=30)
-    convergence.collect([tmp_path / "a"], stored)
+    convergence.collect([tmp_path / "a"], path)
     long_run(tmp_path / "b" / "1", learned, git={"commit": "b" * 40, "dirty": False})
     make_run(tmp_path / "b" / "short", CELL, epochs=3)
-    convergence.collect([tmp_path / "b"], stored)
-    assert [(trial.cell, trial.number, trial.epochs) for trial in read_csv(stored)] == [(CELL, 2, 30), (learned, 1, 100)]
-    assert "commit bbbbbbbbbb" in read_csv(stored)[1].made_by
-    assert capsys.readouterr().err == f"{tmp_path / 'b' / 'short'}: skipped, because it is not a run of 100 epochs\n"
+    convergence.collect([tmp_path / "b"], path)
+    assert [(trial.cell, trial.number, trial.epochs) for trial in read_csv(path)] == [(CELL, 2, 30), (learned, 1, 100)]
+    assert "commit bbbbbbbbbb" in read_csv(path)[1].made_by
+    assert capsys.readouterr().err == f"{tmp_path / 'b' / 'short'}: skipped, because of its settings: drop_last off, epochs 3\n"
 
 
 def test_unfinished_runs_are_named_as_such(tmp_path):
     other = CELL._replace(quantizer="BWN", optimizer="Adam")
     for folder, cell, epochs in (("1", CELL, 100), ("2", other, 12)):
         long_run(tmp_path / folder, cell, epochs=epochs)
-    runs = convergence.trials_below([tmp_path])
+    runs = stored.trials_below([tmp_path])
     (row,) = convergence.accuracy_table(runs).splitlines()[2:]
     ours = "95.500 (8.250), n = 1"  # epoch k has the accuracy k
     assert row == f"| ResNet20 CIFAR10 | dorefa SGD STE | 80.745 (2.113) | 80.598 (3.384), n = 2 | {ours} |"
