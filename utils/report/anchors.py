@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 
-from utils.report.published import is_published
 from utils.tables.cells import Cell
 
 LEFT_OUT = "left_out"  # the kind of the pictures of runs that are in no mean
@@ -14,11 +13,11 @@ def picture_anchor(key: str) -> str:
     return f"picture-{key}"
 
 
-def curves_key(cell: Cell, epochs: int) -> str:
-    """The key of the picture with the curves of a cell's runs of so many epochs: those that stand beside printed numbers share
+def curves_key(cell: Cell, published: bool) -> str:
+    """The key of the picture with the curves of a cell's runs: those that stand beside printed numbers (`is_published`) share
     their block's, the others of a net share theirs.
     """
-    return block_key(cell) if is_published(cell, epochs) else net_key("curves", cell)
+    return block_key(cell) if published else net_key("curves", cell)
 
 
 def block_key(cell: Cell) -> str:

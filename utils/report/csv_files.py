@@ -17,6 +17,7 @@ from utils.files import strict_json
 from utils.files.checks import MAX_NAME, is_name
 from utils.files.text import printable, shown
 from utils.files.untrusted import MIB, read_limited, reason
+from utils.report.labels import OTHER_FORM
 from utils.report.trials import Trial
 from utils.run.folder.fields import check_settings
 from utils.run.settings import with_precision
@@ -165,7 +166,7 @@ def _settings(text: str, trial: str) -> dict[str, Any] | None:
         settings = json.loads(text)
         if settings is not None:
             check_settings(settings)
-            settings = with_precision(settings)
+            settings = settings if "folder" in settings else with_precision(settings)
     except RecursionError:
         raise ValueError(f"the settings of {trial} are nested too deep") from None
     except ValueError as error:
@@ -178,7 +179,8 @@ def write_csv(trials: Iterable[Trial], path: Path) -> None:
     rows, trials = [], list(trials)
     columns = (*COLUMNS, *([VALIDATION] if any(len(trial.val_acc) for trial in trials) else []))
     for trial in trials:
-        settings = strict_json.dumps(trial.portable_settings) if trial.recorded else ""
+        known = trial.recorded or OTHER_FORM in trial.settings
+        settings = strict_json.dumps(trial.portable_settings) if known else ""
         seconds, val_acc = (
             known if len(known) == trial.epochs else [""] * trial.epochs for known in (trial.seconds, trial.val_acc)
         )

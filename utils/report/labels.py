@@ -19,6 +19,7 @@ IN_NO_LABEL = {*Cell._fields, "trial"}
 WITHOUT_DEFAULT = {*IN_NO_LABEL, "epochs"}  # a number of epochs is usual only where the published runs have it
 BY_FILE = {"pretrained"}  # has no usual value: base models lie anywhere
 NAMES_THE_RUN = "exp_spec"
+OTHER_FORM = "other_form"  # of a trial without a record: what its folder's name says beyond those of the published runs
 
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,10 +44,10 @@ def labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
 
     usual: overrides the defaults. What has no usual value (a name of one's own, the file of a base model, what a digest says) is
     named where labels would be the same without it. Logs without a record are labelled "no record", with their folder if there
-    are several kinds of them.
+    are several kinds of them, or if its name is not of the published form.
     """
     found = {key: json.loads(key) for key in keys}
-    unrecorded = {key: values["folder"] for key, values in found.items() if "folder" in values}
+    unrecorded = {key: values for key, values in found.items() if "folder" in values}
     settings = {key: values for key, values in found.items() if key not in unrecorded}
     names = {key: _unusual(values, usual) for key, values in settings.items()}
     equal = defaultdict(list)
@@ -59,7 +60,10 @@ def labels(keys: Iterable[str], usual: Mapping[str, Any]) -> dict[str, str]:
             told_apart = differing
         names |= {key: names[key] | told_apart for key in members}
     several = len(unrecorded) > 1
-    without = {key: f"no record: {folder}" if several else "no record" for key, folder in unrecorded.items()}
+    without = {
+        key: f"no record: {values['folder']}" if several or OTHER_FORM in values else "no record"
+        for key, values in unrecorded.items()
+    }
     return without | {key: _in_words(values, names[key]) for key, values in settings.items()}
 
 

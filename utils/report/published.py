@@ -8,6 +8,7 @@ import pandas as pd
 
 from utils import PROJECT
 from utils.report.csv_files import read_csv, read_frame
+from utils.report.labels import OTHER_FORM
 from utils.report.statistics import Statistics, statistics
 from utils.report.trials import Trial
 from utils.run.settings import TrainSettings
@@ -78,17 +79,21 @@ def _rows(frame: pd.DataFrame) -> Iterable[tuple]:
 
 @cache
 def published_settings(cell: Cell) -> dict[str, Any] | None:
-    """The settings of a printed cell as the published logs show them, by name as in run.json; None for another cell."""
+    """The settings of a cell as the published logs show them, by name as in run.json; None for a cell that is not in
+    scripts/manifest.toml, which has all printed ones.
+    """
     rows = _manifest_rows()
     if cell not in rows:
         return None
     return TrainSettings.from_values(cell._asdict() | rows[cell].settings, f"{MANIFEST}, {cell}").as_dict()
 
 
-def is_published(cell: Cell, epochs: int) -> bool:
-    """Whether runs of a cell can stand beside printed numbers: the cell is printed, and they have as many epochs."""
-    settings = published_settings(cell)
-    return settings is not None and settings["epochs"] == epochs
+def is_published(trial: Trial) -> bool:
+    """Whether a trial can stand beside printed numbers: its cell is printed, it has as many epochs as the published runs, and, if
+    it has no record, its folder's name says nothing that the names of the published runs do not.
+    """
+    settings = published_settings(trial.cell) if trial.cell in printed() else None
+    return settings is not None and settings["epochs"] == trial.epochs and OTHER_FORM not in trial.settings
 
 
 @cache

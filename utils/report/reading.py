@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from utils import LAYERS_LOG, VALIDATION_LOG, log_file
-from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE
+from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE, usual_bits
 from utils.errors import BadInput, shortened
 from utils.files.text import counted, printable
 from utils.files.untrusted import why_no_folder
 from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
+from utils.report.labels import OTHER_FORM
 from utils.report.layers import read_layers
 from utils.report.logs import EPOCH, ITERATION, read_log
+from utils.report.published import published_settings
 from utils.report.trials import Trial
 from utils.run.folder.record import LONGEST_ERROR, read_record
 from utils.run.identity import Identity
@@ -32,9 +34,10 @@ def _any_of(names: Iterable[str]) -> str:
 QUANTIZER, OPTIMIZER = _any_of(QUANTIZERS), _any_of(OPTIMIZEES)
 METHOD = re.compile(
     rf"(?:Baseline-(?:(?P<fixed>{_any_of([*ESTIMATORS, *PROXIMAL])})-)?(?P<fixed_quantizer>{QUANTIZER})-optimizer-|"
-    rf"Meta-(?P<backward>{_any_of([*META_NETWORKS, 'MLPFC'])})-.*?-(?P<quantizer>{QUANTIZER})-)"
-    rf"(?P<optimizer>{OPTIMIZER})-\d+bits.*-trial-(?P<trial>\d+)"
+    rf"Meta-(?P<backward>{_any_of([*META_NETWORKS, 'MLPFC'])})-(?P<meta_network>.*?)-(?P<quantizer>{QUANTIZER})-)"
+    rf"(?P<optimizer>{OPTIMIZER})-(?P<bits>\d+)bits(?:-(?P<more>.*))?-trial-(?P<trial>\d+)"
 )
+PUBLISHED_META_NETWORK = re.compile(r"Nonlinear-None-hidden-size-100(-nfc-3|-nlstm-1)?")
 NET = re.compile(rf"({_any_of(MODELS)}|{TORCHVISION_LABEL}\w+)-(.+)")
 JUMP = 10.0  # at the start of an epoch the running mean jumps by more than this many of its usual steps
 
@@ -187,7 +190,20 @@ def read_logs(path: Path) -> Trial:
         raise BadInput(f"{path}: {error}") from None
     train_loss, train_acc = (curve[per_epoch - 1 :: per_epoch][:epochs] for curve in (loss, train_acc))
     folder = path.name[: path.name.rindex("-trial-")]
-    return Trial(cell, int(method["trial"]), test_acc, train_loss, train_acc, source=path, settings={"folder": folder})
+    settings = {"folder": folder} | ({OTHER_FORM: form} if (form := _other_form(cell, method)) else {})
+    return Trial(cell, int(method["trial"]), test_acc, train_loss, train_acc, source=path, settings=settings)
+
+
+def _other_form(cell: Cell, method: re.Match[str]) -> str:
+    """What a folder's name says beyond the names of the published runs: M's sizes, bits, and what follows; "" if nothing."""
+    sizes, bits, more = method["meta_network"] or "", f"{method['bits']}bits", method["more"] or ""
+    schedule = (published_settings(cell) or {}).get("lr_adjust", 30)
+    parts = (
+        "" if not sizes or PUBLISHED_META_NETWORK.fullmatch(sizes) else sizes,
+        "" if bits == f"{usual_bits(cell.quantizer)}bits" else bits,
+        "" if more in ("", f"lr-{schedule}") else more,
+    )
+    return printable("-".join(filter(None, parts)))
 
 
 def iterations_per_epoch(running_mean: np.ndarray, epochs: int) -> int:

@@ -46,13 +46,13 @@ class Report:
     @cached_property
     def published(self) -> dict[Cell, list[Group]]:
         """Our groups of the published cells that have as many epochs as the published runs."""
-        groups = [group for group in self.groups if is_published(group.cell, group.epochs)]
+        groups = [group for group in self.groups if is_published(group.trials[0])]
         return {cell: found for cell in printed() if (found := [group for group in groups if group.cell == cell])}
 
     @cached_property
     def others(self) -> list[Group]:
         """Our other groups."""
-        return [group for group in self.groups if not is_published(group.cell, group.epochs)]
+        return [group for group in self.groups if not is_published(group.trials[0])]
 
     def shown(self, table: int) -> dict[Cell, Printed]:
         """The cells of a paper's table for the nets of which we have runs."""

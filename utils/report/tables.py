@@ -95,13 +95,15 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         logs = logged_statistics(group.cell)
         logs_best = {"logs_best_mean": logs.best_mean, "logs_best_variance": logs.best_variance} if logs else {}
         paper = {"paper_best_mean": best, "paper_best_variance": variance}
+        published = is_published(group.trials[0])
         own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
         records.append(
             {
                 **group.cell._asdict(),
                 "settings": group.label,
                 "epochs": group.epochs,
-                **(paper | logs_best if is_published(group.cell, group.epochs) else {}),
+                "published": published,
+                **(paper | logs_best if published else {}),
                 **own,
                 **validation_numbers(group.statistics),
             }
@@ -133,7 +135,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
     labels = {id(left.trial): left.label for left in left_out}
     labels |= {id(trial): group.label for group in groups for trial in group.trials}
     repeated = {left.reason for left in left_out if left.repeated}
-    in_tables = {id(trial) for group in groups if is_published(group.cell, group.epochs) for trial in group.trials}
+    in_tables = {id(trial) for group in groups for trial in group.trials if is_published(trial)}
     records = [
         _run_record(trial, labels.get(id(trial), ""), why.get(id(trial), "")) for trial in trials if id(trial) not in in_tables
     ]
@@ -141,7 +143,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
     def curves_of(record: Record) -> str:
         counted = record["left_out"] in ("", *repeated)
         cell = cell_of(record)
-        key = curves_key(cell, record["epochs"]) if counted else net_key(LEFT_OUT, cell)
+        key = curves_key(cell, record["published"]) if counted else net_key(LEFT_OUT, cell)
         return picture_anchor(key) if record["epochs"] else ""
 
     return Table(
@@ -176,6 +178,7 @@ def _run_record(trial: Trial, label: str, why: str) -> Record:
         "settings": label,
         "trial": trial.number,
         "epochs": trial.epochs,
+        "published": is_published(trial),
         "state": trial.state_in_words,
         "source": str(trial.source),
         **numbers,
@@ -192,13 +195,14 @@ def claims_table(groups: Sequence[Group]) -> Table:
             **group.cell._asdict(),
             "settings": group.label,
             "epochs": group.epochs,
+            "published": is_published(group.trials[0]),
             "baseline": other.cell.backward,
             "baseline_settings": other.label,
             "n": len(group.trials),
             "baseline_n": len(other.trials),
         }
         record |= {f"ours_{name}": value for name, value in welch(group.trials, other.trials)._asdict().items()}
-        if is_published(group.cell, group.epochs) and {group.cell, other.cell} <= logged().keys():
+        if record["published"] and {group.cell, other.cell} <= logged().keys():
             found = welch(logged()[group.cell], logged()[other.cell])
             record |= {f"logs_{name}": value for name, value in found._asdict().items()}
         records.append(record)
@@ -243,9 +247,11 @@ def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:
 
 
 def _method_and_settings(record: Record, key: str = "") -> Field:
-    """key: of the picture with the curves; "": by the record's number of epochs."""
+    """key: of the picture with the curves; "": by whether the record's runs stand beside printed numbers."""
     cell = cell_of(record)
-    return Field(with_settings(cell.method, record["settings"]), target=picture_anchor(key or curves_key(cell, record["epochs"])))
+    return Field(
+        with_settings(cell.method, record["settings"]), target=picture_anchor(key or curves_key(cell, record["published"]))
+    )
 
 
 def _of(record: Record, *names: str) -> list[float]:

@@ -29,8 +29,9 @@ class Trial:
 
     test_acc, train_acc, val_acc: percent; val_acc is empty without validation. train_acc and train_loss are averages over the
     epoch. state: done, running or failed; error: why it failed, or ended before its last epoch.
-    settings: as in run.json, and the first digits of the digests that the run's record has (CONTENTS); or {"folder": ...} for
-    logs without a record. seconds: per epoch; empty if unknown. layers: what its layers.csv says, if there is one.
+    settings: as in run.json, and the first digits of the digests that the run's record has (CONTENTS). For logs without a record
+    {"folder": ...}, and OTHER_FORM (labels.py) if the folder's name is not as those of the published runs. seconds: per epoch;
+    empty if unknown. layers: what its layers.csv says, if there is one.
     """
 
     cell: Cell

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.choices import STE, is_fixed
+from utils.report.labels import OTHER_FORM
 from utils.report.statistics import NOT_FINITE, trial_means
 from utils.report.trials import Group, Trial
 from utils.run.identity import BASE_MODEL, CONTENTS, IMPORTS, PROGRAM, in_words
@@ -105,7 +106,8 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
     The baselines of a learned gradient are all fixed ones, those of another method are STE's, with the same net, data set,
     quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those that
     differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in the
-    fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike.
+    fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike, unless
+    its folder's name is not as those of the published runs.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
     found = Paired([], [])
@@ -156,12 +158,15 @@ class SettingDifference(NamedTuple):
 def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]:
     """Every setting in which two groups differ, apart from those that define the method or name the run.
 
-    If a trial on either side has no record, the one entry says so. Data and base models that are not recorded are no difference.
+    If a trial on either side has no record, one entry says so, and another one if one side's folder has a name that is not as
+    those of the published runs. Data and base models that are not recorded are no difference.
     """
     sides = [list(group.trials), list(baseline.trials)]
     recorded = [all(trial.recorded for trial in side) for side in sides]
     if not all(recorded):
-        return [SettingDifference(NOT_RECORDED, *("recorded" if known else "not recorded" for known in recorded))]
+        forms = [_values(side, OTHER_FORM) for side in sides]
+        other = [SettingDifference(OTHER_FORM, *forms)] if forms[0] != forms[1] else []
+        return [SettingDifference(NOT_RECORDED, *("recorded" if known else "not recorded" for known in recorded)), *other]
     base_models = [_values(side, BASE_MODEL) for side in sides]
     same_base_model = bool(base_models[0]) and base_models[0] == base_models[1]
     names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - NAMES_THE_RUN

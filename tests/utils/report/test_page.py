@@ -126,7 +126,7 @@ def test_texts_are_escaped_and_a_link_to_nothing_is_none(tmp_path):
 def test_markdown_of_a_section():
     table = Table("one", "Title", [{"a": "x|y"}], {"A": lambda r: Field(r["a"], target="here")}, "Note.")
     assert markdown([Section.of_table(table)]) == "## Title\n\nNote.\n\n| A |\n|---|\n| x\\|y |"
-    assert markdown([Section("s", "List", items=["a", "[b]"])], level=1) == "# List\n\n- a\n- \\[b]"
+    assert markdown([Section("s", "List", items=["a", "[b]"])], level=1) == "# List\n\n- a\n- \\[b\\]"
 
 
 def luminance(colour):
