@@ -1,5 +1,6 @@
 """Our values beside a published range, as text."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 CURVES = (("train_loss", "training loss", 3), ("train_acc", "training accuracy", 2), ("test_acc", "test accuracy", 2))
@@ -17,12 +18,15 @@ def range_text(values: Iterable[float], digits: int) -> str:
 def relative_excess(value: float, published: Sequence[float], digits: int) -> float:
     """How far a value lies outside a published range, relative to the nearer end; all are rounded to so many digits first.
 
-    0 if it lies within the range, or if there is only one published value.
+    0 if it lies within the range, or if there is only one published value; infinite if the nearer end is 0.
     """
     if min(published) == max(published):
         return 0.0
     value, low, high = (round(number, digits) for number in (value, min(published), max(published)))
-    return max(low / value if value < low else value / high, 1.0) - 1.0
+    outside, end = (low - value, low) if value < low else (value - high, high)
+    if outside <= 0:
+        return 0.0
+    return outside / abs(end) if end else math.inf
 
 
 def starred(values: Sequence[float], published: Sequence[float] | None, digits: int) -> str:

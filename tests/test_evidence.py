@@ -1,5 +1,6 @@
 """The evidence on real data: its scripts run the cells they say, and the pages show what figs/ holds."""
 
+import math
 import os
 import re
 import shlex
@@ -162,7 +163,10 @@ def test_a_range_in_words(values, text):
 def test_what_lies_outside_a_published_range_is_marked():
     assert ranges.starred([1.0, 1.234, 1.3], (1.1, 1.23), 2) == "1.00*, 1.23, 1.30*"
     assert ranges.starred([1.0], None, 1) == "1.0"
-    assert ranges.relative_excess(1.0, (1.1, 1.23), 2) == pytest.approx(0.1)
+    assert ranges.relative_excess(0.99, (1.1, 1.23), 2) == pytest.approx(0.1)
+    assert ranges.relative_excess(0.001, (1.1, 1.23), 2) == pytest.approx(1.0)
+    assert ranges.relative_excess(0.2, (0.0, 0.1), 2) == pytest.approx(1.0)
+    assert ranges.relative_excess(0.1, (-0.2, 0.001), 2) == math.inf
     assert ranges.relative_excess(1.353, (1.1, 1.23), 3) == pytest.approx(0.1)
     assert ranges.relative_excess(1.1, (1.1, 1.23), 2) == 0
     assert ranges.relative_excess(1.0, (1.1, 1.1), 2) == 0  # of one trial
