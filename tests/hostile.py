@@ -77,6 +77,7 @@ def hostile_records(seed=0):
             deep = left * depth + "1" * (left != "[") + right * depth
             texts += [deep.encode(), whole[:-1] + f', "more": {deep}}}'.encode()]
             texts += [record_text().replace('"settings": {', f'"settings": {{"more": {deep}, ').encode()]
+    texts += [whole.replace(b'"settings": {', b'"settings": {"bits": 1, "bits": 2, '), whole[:-1] + b', "state": "done"}']
     texts += [whole.replace(b'"trial": 1', b'"trial": ' + b"1" * 5000), b'{"settings": {}, "state": "done"}']
     makers = [lambda path, text=text: path.write_bytes(text) for text in texts]
     makers += [
@@ -99,7 +100,8 @@ NO_PERCENTAGE = (*NO_NUMBER, "5500", "-1")
 NO_WHOLE = ("", "x", "1.5", "1e2", "nan", "9" * 30, "9" * 5000, "-1", "1e999")
 NO_NAME = ("", LONG, "a\x1bb", "\x9b31m", "\u202ea")
 DEEP = f'{{"more":{"[" * 900}{"]" * 900}}}'
-NO_SETTINGS = ("[", "3", "[]", "{", '{"trial":"one"}', '{"model":{}}', '{"meta_lr":1e999}', "[" * 100_000, DEEP)
+TWICE = '{"bits":1,"bits":2}'
+NO_SETTINGS = ("[", "3", "[]", "{", TWICE, '{"trial":"one"}', '{"model":{}}', '{"meta_lr":1e999}', "[" * 100_000, DEEP)
 WRONG_FIELDS = {
     **dict.fromkeys(("model", "dataset", "quantizer", "backward", "optimizer"), NO_NAME),
     **dict.fromkeys(("trial", "epoch"), NO_WHOLE),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 
@@ -10,16 +11,20 @@ def dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def loads(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for what is no JSON, is nested too deep, or names a member twice."""
+def refuse(constant: str) -> Any:
+    """Raises ValueError for NaN, Infinity or -Infinity."""
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def loads(text: str, constant: Callable[[str], Any] = refuse) -> Any:
+    """The value of a JSON text. Raises ValueError for what is no JSON, is nested too deep, or names a member twice.
+
+    constant: makes the value of NaN, Infinity and -Infinity; float for files of earlier versions, which may hold them.
+    """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_members)
+        return json.loads(text, parse_constant=constant, object_pairs_hook=_members)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

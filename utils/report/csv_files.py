@@ -1,7 +1,6 @@
 """Trials as CSV files with a row per epoch: read, compressed or not, and written."""
 
 import csv
-import json
 import lzma
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,7 +117,7 @@ def read_csv(path: Path) -> list[Trial]:
             _csv_trial(path, Cell(*cell), int(number), count, rows)
             for (*cell, number, count), rows in frame.groupby([*TRIAL, begun], sort=False)
         ]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
 
 
@@ -163,12 +162,10 @@ def _csv_trial(path: Path, cell: Cell, number: int, begun: int, rows: pd.DataFra
 
 def _settings(text: str, trial: str) -> dict[str, Any] | None:
     try:
-        settings = json.loads(text)
+        settings = strict_json.loads(text, constant=float)
         if settings is not None:
             check_settings(settings)
             settings = settings if "folder" in settings else with_precision(settings)
-    except RecursionError:
-        raise ValueError(f"the settings of {trial} are nested too deep") from None
     except ValueError as error:
         raise ValueError(f"the settings of {trial} cannot be read: {error}") from None
     return settings

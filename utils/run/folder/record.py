@@ -1,7 +1,6 @@
 """A run's folder by name, and its record run.json: read, and compared with the settings of a command."""
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from typing import Any
 
 from utils.choices import META_NETWORKS, STE
 from utils.errors import BadInput, Finished
+from utils.files import strict_json
 from utils.files.look import look_at
 from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited, reason
@@ -70,15 +70,13 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / "run.json"
     try:
-        record = json.loads(read_limited(file, RECORD_LIMIT).decode())
+        record = strict_json.loads(read_limited(file, RECORD_LIMIT).decode(), constant=float)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(file):
             raise BadInput(f"{file} is a link to a file that is not there") from None
         raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {reason(error)}") from None
-    except RecursionError:
-        raise BadInput(f"{file} is damaged: it is nested too deep") from None
     except ValueError as error:
         raise BadInput(f"{file} is damaged: {error}") from None
     try:
