@@ -137,7 +137,7 @@ def test_a_report_takes_the_place_of_links(trap, tmp_path, outside, tally):
     report.write(plain)
     out.mkdir()
     names = [path.name for path in plain.iterdir()]
-    assert {path.suffix for path in plain.iterdir()} == {".md", ".html", ".csv", ".xz", ".tex", ".png", ".svg"}
+    assert {path.suffix for path in plain.iterdir()} == {".md", ".html", ".json", ".csv", ".xz", ".tex", ".png", ".svg"}
     for name in names:
         outside.write_bytes(PRECIOUS)
         trap(out / name, outside)

@@ -20,6 +20,7 @@ from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, is_published, printed, published_settings
 from utils.report.reading import find_trials
 from utils.report.recorded import settings_section
+from utils.report.report_folder import move_report
 from utils.report.sweeps import sweeps_table
 from utils.report.tables import (
     FAIRNESS_NOTE,
@@ -117,14 +118,14 @@ class Report:
     def write(self, folder: Path) -> None:
         """Writes report.md and report.html, the pictures, each table as CSV and LaTeX, errata.csv, and runs.csv.xz.
 
-        runs.csv.xz has the epochs of the counted trials. Raises BadInput if the folder cannot be written.
+        runs.csv.xz has the epochs of the counted trials. The files of an earlier report in the folder are removed. Raises
+        BadInput if the folder cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder, prefix=".report-") as written:  # each file is then moved into its place, so
-                self._write(Path(written))  # that a link of its name is replaced, not followed
-                for path in Path(written).iterdir():
-                    path.replace(folder / path.name)
+            with TemporaryDirectory(dir=folder, prefix=".report-") as written:
+                self._write(Path(written))
+                move_report(Path(written), folder)
         except OSError as error:
             raise BadInput(f"--out {folder}: {error}") from None
 
