@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from utils.choices import META_NETWORKS, STE, is_fixed
+from utils.choices import STE
 from utils.files.text import counted
 from utils.report.anchors import settings_anchor
 from utils.report.formatting import Field, Table, cell_of, difference_and_p, measured, net_of, number, with_settings
@@ -15,7 +15,6 @@ from utils.report.statistics import NOT_FINITE
 from utils.report.trials import Group
 from utils.report.validation import at_best, validation_numbers
 from utils.report.verdicts import P_NOTE, differing_settings, welch_test
-from utils.tables.cells import FULL_PRECISION
 
 TITLE = "Does the learned gradient help?"
 STEPS = {  # the settings that say how W steps: STE's best is looked for over all of them
@@ -42,9 +41,8 @@ UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell
 
 
 def learned_groups(groups: Iterable[Group]) -> list[Group]:
-    """The groups whose gradient is learned; a method that this program does not know is, where its record has gamma."""
-    others = [group for group in groups if group.cell.backward != FULL_PRECISION and not is_fixed(group.cell.backward)]
-    return [g for g in others if g.cell.backward in META_NETWORKS or g.trials[0].settings.get("meta_lr") is not None]
+    """The groups whose gradient is learned."""
+    return [group for group in groups if group.is_learned]
 
 
 def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:

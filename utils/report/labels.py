@@ -9,6 +9,7 @@ from typing import Any
 from utils.choices import META_NETWORKS, OPTIMIZEES, QUANTIZERS, usual_bits
 from utils.options.options import REQUIRED, default_of
 from utils.options.options import settings_of as fields_of
+from utils.report.methods import is_learned
 from utils.run.identity import in_words, switched_on
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.cells import Cell
@@ -27,8 +28,9 @@ def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     cls = TrainSettings if "backward" in settings else PretrainSettings
     defaults = {name: default_of(entry) for name, entry in fields_of(cls).items()}
     if cls is TrainSettings:
-        learned, backward = settings.get("meta_lr") is not None, settings["backward"]
-        options = META_NETWORKS.options(backward) if learned and backward in META_NETWORKS else {}
+        backward = settings["backward"]
+        learned = is_learned(backward, settings)
+        options = META_NETWORKS.options(backward) if backward in META_NETWORKS else {}
         defaults = {name: value for name, value in defaults.items() if name not in META_OPTIONS and name not in LEARNED_DEFAULTS}
         defaults |= {name: options[option] for name, option in META_OPTIONS.items() if option in options}
         defaults |= LEARNED_DEFAULTS if learned else {}

@@ -16,6 +16,7 @@ from utils.report.document import Section, markdown
 from utils.report.errata import errata_section
 from utils.report.formatting import Table
 from utils.report.gallery import CURVES_NOTE, FLIPS_NOTE, curves, flips, overviews
+from utils.report.methods import unknown_methods
 from utils.report.published import FOLDER as PUBLISHED
 from utils.report.published import Printed, errata, is_published, printed, published_settings
 from utils.report.reading import find_trials
@@ -142,7 +143,7 @@ class Report:
 
 
 def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
-    """The report on all runs below the roots, and a line per file that could not be read.
+    """The report on all runs below the roots, and a line per file that could not be read, and for methods that are unknown.
 
     Raises BadInput, with all these lines in one, if there is no run at all.
     """
@@ -150,4 +151,4 @@ def make_report(roots: Sequence[str | Path]) -> tuple[Report, list[str]]:
     if not trials:
         raise BadInput("; ".join(problems))
     groups, left_out = group_trials(trials, published_settings)
-    return Report(trials, groups, left_out), problems
+    return Report(trials, groups, left_out), problems + unknown_methods(trial.cell.backward for trial in trials)

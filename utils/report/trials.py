@@ -13,6 +13,7 @@ from utils.choices import RESIDENT
 from utils.files.text import counted
 from utils.report.labels import labels
 from utils.report.layers import LayerTable
+from utils.report.methods import is_learned
 from utils.report.statistics import Statistics, statistics
 from utils.run.identity import BASE_MODEL, CONTENTS, PHI, switched_on
 from utils.run.paths import dataset_label
@@ -82,6 +83,11 @@ class Trial:
         return self.number, self.settings.get("seed"), self.settings.get("loader", RESIDENT)
 
     @property
+    def is_learned(self) -> bool:
+        """Whether its gradient is learned by an M."""
+        return is_learned(self.cell.backward, self.settings)
+
+    @property
     def recorded(self) -> bool:
         """Whether its settings are known."""
         return "folder" not in self.settings
@@ -142,6 +148,11 @@ class Group:
     def epochs(self) -> int:
         """The number of epochs of each trial."""
         return self.trials[0].epochs
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the gradient of its trials is learned by an M."""
+        return is_learned(self.cell.backward, self.trials[0].settings)
 
     @property
     def statistics(self) -> Statistics:

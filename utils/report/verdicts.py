@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.choices import STE, is_fixed
+from utils.choices import STE
 from utils.report.labels import OTHER_FORM
 from utils.report.statistics import NOT_FINITE, trial_means
 from utils.report.trials import Group, Trial
@@ -92,8 +92,8 @@ def welch_test(ours: Sequence[float], others: Sequence[float]) -> Comparison:
 
 
 class Paired(NamedTuple):
-    """Methods with the baselines they are compared with, and those that have none: with the settings in which the closest
-    baseline is not alike, or () where there is no run of a baseline at all.
+    """Methods with the baselines they are compared with, and those that have none: with the settings that prevent a comparison
+    with the closest baseline, or () where there is no run of a baseline at all.
     """
 
     pairs: list[tuple[Group, Group]]
@@ -103,19 +103,18 @@ class Paired(NamedTuple):
 def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any] | None]) -> Paired:
     """Each method with its closest comparable baseline of every kind.
 
-    The baselines of a learned gradient are all fixed ones, those of another method are STE's, with the same net, data set,
-    quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those that
-    differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in the
-    fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike, unless
-    its folder's name is not as those of the published runs.
+    The baselines of a learned gradient are all that are not learned, those of another method are STE's, with the same net, data
+    set, quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those
+    that differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in
+    the fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike,
+    unless its folder's name is not as those of the published runs.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
     found = Paired([], [])
     for group in groups:
         if group.cell.backward == STE:
             continue
-        is_baseline = STE.__eq__ if is_fixed(group.cell.backward) else is_fixed
-        same_block = [other for other in groups if other.cell.block == group.cell.block and is_baseline(other.cell.backward)]
+        same_block = [other for other in groups if other.cell.block == group.cell.block and _is_baseline(other, group)]
         differing = {id(other): unlike_settings(group, other, published) for other in same_block}
         comparable = [other for other in same_block if not differing[id(other)]]
         distance = {id(other): (len(differing_settings(group, other)), _ratio_of_rates(group, other)) for other in comparable}
@@ -126,6 +125,10 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
         if not comparable:
             found.alone.append((group, min(differing.values(), key=len, default=())))
     return found
+
+
+def _is_baseline(other: Group, group: Group) -> bool:
+    return not other.is_learned if group.is_learned else other.cell.backward == STE
 
 
 def _ratio_of_rates(group: Group, other: Group) -> float:

@@ -38,41 +38,14 @@ def test_files_of_the_report_before_are_removed_and_others_are_not(tmp_path, out
     assert (out / "mine.csv").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    "listed",
-    [
-        [
-            "../beside.csv",
-            "inner/file.csv",
-            "inner",
-            "..",
-            ".",
-            "",
-            "inner.csv",
-            "net.pth",
-            "run.json",
-            "\0.csv",
-            "a\n.csv",
-            3,
-            None,
-            [],
-        ],
-        {"kept.csv": 1},
-        "kept.csv",
-        7,
-    ],
-)
+NOT_REMOVED = ["../beside.csv", "inner/file.csv", "inner", "..", ".", "inner.csv", "net.pth", "run.json"]
+
+
+@pytest.mark.parametrize("listed", [[*NOT_REMOVED, "", "\0.csv", "a\n.csv", 3, None, []], {"kept.csv": 1}, "kept.csv", 7])
 def test_a_list_removes_nothing_elsewhere_and_nothing_that_no_report_writes(listed, tmp_path, out):
     for folder in ("inner", "inner.csv"):
         (out / folder).mkdir()
-    paths = [
-        tmp_path / "beside.csv",
-        out / "inner" / "file.csv",
-        out / "net.pth",
-        out / "run.json",
-        out / "kept.csv",
-        out / "a\n.csv",
-    ]
+    paths = [tmp_path / "beside.csv", *(out / name for name in ("inner/file.csv", "net.pth", "run.json", "kept.csv", "a\n.csv"))]
     for path in paths:
         path.write_text("kept")
     (out / LIST).write_text(json.dumps([str(path) for path in paths] + listed if isinstance(listed, list) else listed))
