@@ -12,7 +12,7 @@ from utils.files.text import counted
 from utils.report.anchors import settings_anchor
 from utils.report.formatting import Field, Table, cell_of, difference_and_p, measured, net_of, number, with_settings
 from utils.report.statistics import NOT_FINITE
-from utils.report.trials import Group
+from utils.report.trials import Group, without_renamed
 from utils.report.validation import at_best, validation_numbers
 from utils.report.verdicts import P_NOTE, differing_settings, welch_test
 
@@ -46,14 +46,14 @@ def learned_groups(groups: Iterable[Group]) -> list[Group]:
 
 
 def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:
-    """STE's groups that differ from a learned one in how W steps alone."""
-    return [
+    """STE's groups that differ from a learned one in how W steps alone; of equal runs with two names one."""
+    return without_renamed(
         other
         for other in groups
         if other.cell.backward == STE
         and other.cell[:3] == group.cell[:3]
         and {difference.setting for difference in differing_settings(group, other)} <= STEPS | SAME_RESULTS
-    ]
+    )
 
 
 def best_by_validation(groups: Iterable[Group]) -> Group | None:

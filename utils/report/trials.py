@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.choices import RESIDENT
 from utils.files.text import counted
-from utils.report.labels import labels
+from utils.report.labels import NAMES_THE_RUN, labels
 from utils.report.layers import LayerTable
 from utils.report.methods import is_learned
 from utils.report.statistics import Statistics, statistics
@@ -159,8 +159,28 @@ class Group:
         """The paper's statistic of the group's trials."""
         return statistics(self.trials)
 
+    @property
+    def key_without_name(self) -> str:
+        """What tells it from other groups, as JSON, without the name that --exp-spec gives its runs."""
+        settings = json.loads(self.trials[0].grouping_key)
+        contents = {name: sorted({str(trial.settings.get(name)) for trial in self.trials}) for name in CONTENTS}
+        unnamed = {name: value for name, value in settings.items() if name != NAMES_THE_RUN}
+        if self.trials[0].settings.get(BASE_MODEL):
+            unnamed.pop("pretrained", None)  # what it is, its digest says
+        return json.dumps([self.cell, self.epochs, unnamed, contents], sort_keys=True)
+
     def __str__(self) -> str:
         return f"{self.cell} ({self.label})" if self.label else str(self.cell)
+
+
+def without_renamed(groups: Iterable[Group]) -> list[Group]:
+    """Of several groups that differ in the runs' names alone, the one with the most trials, and the first of these."""
+    found: dict[str, Group] = {}
+    for group in groups:
+        key = group.key_without_name
+        if key not in found or len(group.trials) > len(found[key].trials):
+            found[key] = group
+    return list(found.values())
 
 
 def group_trials(

@@ -11,7 +11,7 @@ import numpy as np
 from utils.choices import STE
 from utils.report.labels import OTHER_FORM
 from utils.report.statistics import NOT_FINITE, trial_means
-from utils.report.trials import Group, Trial
+from utils.report.trials import Group, Trial, without_renamed
 from utils.run.identity import BASE_MODEL, CONTENTS, IMPORTS, PROGRAM, in_words
 from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
 from utils.tables.cells import FULL_PRECISION, Cell
@@ -106,8 +106,8 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
     The baselines of a learned gradient are all that are not learned, those of another method are STE's, with the same net, data
     set, quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those
     that differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in
-    the fewest settings, and of these the ones with the closest learning rate. A side without a record is taken to be alike,
-    unless its folder's name is not as those of the published runs.
+    the fewest settings, of these the ones with the closest learning rate, and of equal runs with two names one. A side without a
+    record is taken to be alike, unless its folder's name is not as those of the published runs.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
     found = Paired([], [])
@@ -121,7 +121,8 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
         for kind in dict.fromkeys(other.cell.backward for other in comparable):
             of_kind = [other for other in comparable if other.cell.backward == kind]
             least = min(distance[id(other)] for other in of_kind)
-            found.pairs.extend((group, other) for other in of_kind if distance[id(other)] == least)
+            closest = [other for other in of_kind if distance[id(other)] == least]
+            found.pairs.extend((group, other) for other in without_renamed(closest))
         if not comparable:
             found.alone.append((group, min(differing.values(), key=len, default=())))
     return found
