@@ -5,13 +5,17 @@ from collections.abc import Iterable, Sequence
 
 from utils.files.text import printable
 
-MARKUP = str.maketrans({character: f"\\{character}" for character in "\\|<[]`&"})
+MARKUP = str.maketrans({character: f"\\{character}" for character in "\\|<[]`&~"})
+EMPHASIS = re.compile(
+    r"(?<![A-Za-z0-9])[*_]|[*](?![\s,]|$)|_(?![A-Za-z0-9])"
+)  # a star after a word and before a blank opens none
 START = re.compile(r"^(\d*)([-+=>#.)])")  # what would begin a list, a rule, a quotation or a heading
 
 
 def markdown_text(text: str) -> str:
-    """A text that Markdown shows as it is: no HTML, link, picture or code, and no end of a table's field; on one line."""
-    return printable(" ".join(text.splitlines())).translate(MARKUP).replace("://", r":\//")
+    """A text that Markdown shows as it is: no HTML, link, picture, code or emphasis, no end of a table's field; on one line."""
+    escaped = printable(" ".join(text.splitlines())).translate(MARKUP).replace("://", r":\//")
+    return EMPHASIS.sub(r"\\\g<0>", escaped)
 
 
 def markdown_paragraph(text: str) -> str:

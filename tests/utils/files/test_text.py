@@ -49,6 +49,12 @@ def test_scalars():
         ("http://x", r"http:\//x"),
         ("a\r\nb", "a b"),
         ("weight_decay 0.5 ± 1", "weight_decay 0.5 ± 1"),
+        ("STE (keep *.downsample.* conv1)", r"STE (keep \*.downsample.\* conv1)"),
+        ("**x** *y z*", r"\*\*x\*\* \*y z*"),
+        ("2*3*4, a*", r"2\*3\*4, a*"),
+        ("~x~ ~~y~~", r"\~x\~ \~\~y\~\~"),
+        ("_x_ __y__ g_W_hat _.fc._++a1", r"\_x\_ \_\_y\_\_ g_W_hat \_.fc.\_++a1"),
+        ("4.96*, 4.67, 4.76* | 1.0*", r"4.96*, 4.67, 4.76* \| 1.0*"),  # stars after numbers, as in the tables of figs
     ],
 )
 def test_markdown_shows_a_text_as_it_is(text, escaped):
