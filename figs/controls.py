@@ -21,13 +21,13 @@ import pandas as pd
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from figs.stored import trials_below  # noqa: E402
+from figs.stored import read_stored, trials_below  # noqa: E402
 from utils.choices import STE  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.files.text import counted  # noqa: E402
 from utils.recorder import GAIN  # noqa: E402
 from utils.report.against_ste import against_ste_table, best_by_validation  # noqa: E402
-from utils.report.csv_files import read_csv, read_frame, write_csv  # noqa: E402
+from utils.report.csv_files import read_frame, write_csv  # noqa: E402
 from utils.report.formatting import number, with_settings  # noqa: E402
 from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: E402
 from utils.report.sweeps import sweeps  # noqa: E402
@@ -81,7 +81,7 @@ def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
 def collect(roots: Iterable[Path], folder: Path) -> None:
     """Adds the finished runs below the roots to what is stored in the folder. Others are named and skipped."""
     stored, gains = folder / STORED, read_gains(folder)
-    found = {_key(trial): trial for trial in (read_csv(stored) if stored.is_file() else ())}
+    found = {_key(trial): trial for trial in read_stored(stored)}
     for trial in trials_below(roots):
         if trial.state == "done" and trial.recorded and "backward" in trial.settings:
             found[_key(trial)] = trial
@@ -124,28 +124,42 @@ def _key(trial: Trial) -> tuple[Any, ...]:
 
 def caption(trials: Sequence[Trial]) -> str:
     """What all of the runs have in common, in a sentence: net, epochs, batch size, validation images, precision, n, device."""
-    counts = sorted({len(group.trials) for group in groups_of(trials)})
-    n = f"n = {counted(counts[0], 'trial')}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} trials"
-    return (
-        f"{_values(trials, lambda trial: trial.cell.net)}; {_values(trials, lambda trial: trial.epochs)} epochs, "
-        f"{_values(trials, lambda trial: trial.settings.get('batch_size'))} images per batch, "
-        f"{_values(trials, lambda trial: trial.settings.get('validation'))} validation images, "
-        f"{_values(trials, precision)}; {n} per cell; {made_by(trials)}."
+    sizes = [len(group.trials) for group in groups_of(trials)]
+    n = (f"{min(sizes)} to " if min(sizes) < max(sizes) else "") + counted(max(sizes), "trial")
+    validation = [trial.settings.get("validation") for trial in trials]
+    about = (
+        _counted([trial.epochs for trial in trials], "epoch"),
+        _counted([trial.settings.get("batch_size") for trial in trials], "image", " per batch"),
+        _counted(validation, "validation image", "" if all(validation) else " or none"),
+        _values(trials, precision),
     )
+    net = _values(trials, lambda trial: trial.cell.net)
+    parts = net, ", ".join(filter(None, about)), f"n = {n} per cell", made_by(trials)
+    return f"{'; '.join(filter(None, parts))}."
 
 
 def made_by(trials: Iterable[Trial]) -> str:
-    """The devices and versions that made the trials, each once with its commits."""
+    """The devices and versions that made the trials, each once with its commits; those of resumed runs, too."""
     commits = defaultdict(set)
-    for trial in trials:
-        machine, _, commit = trial.made_by.replace(" 1 threads", " 1 thread").partition(", commit ")  # as earlier records say it
+    for session in (session for trial in trials for session in trial.made_by.split("; then ")):
+        machine, _, commit = session.replace(" 1 threads", " 1 thread").partition(", commit ")  # as earlier records say it
         commits[machine].add(commit)
-    listed = {machine: " and ".join(filter(None, sorted(found))) for machine, found in sorted(commits.items()) if machine}
-    return "; ".join(machine + (f", commits {found}" if found else "") for machine, found in listed.items())
+    listed = []
+    for machine, found in sorted(commits.items()):
+        named = sorted(filter(None, found))
+        commit = f"commit{'s' * (len(named) > 1)} {' and '.join(named)}" if named else ""
+        listed += [", ".join(filter(None, (machine, commit)))] if machine else []
+    return "; ".join(listed)
 
 
 def _values(trials: Iterable[Trial], value: Any) -> str:
     return " and ".join(dict.fromkeys(str(value(trial)) for trial in trials))
+
+
+def _counted(numbers: Iterable[int | None], noun: str, after: str = "") -> str:
+    """The different numbers with their noun and what follows it: "3 and 100 epochs"; "" where none is known."""
+    *others, last = sorted({number for number in numbers if number}) or [None]
+    return " and ".join([*(f"{number:,}" for number in others), counted(last, noun)]) + after if last else ""
 
 
 def precision(trial: Trial) -> str:
@@ -178,7 +192,7 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
         blocks[group.cell[:3]].append(group)
     rows = []
     for block, groups in blocks.items():
-        about = f"{groups[0].trials[0].epochs} epochs, {_values(groups[0].trials, precision)}"
+        about = f"{counted(groups[0].trials[0].epochs, 'epoch')}, {_values(groups[0].trials, precision)}"
         series = series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}")
         rows.append(curve_panels(f"{' '.join(block)}, {about}", series))
     draw_curves(rows, path, (".png",))
@@ -196,9 +210,9 @@ def main() -> None:
         return
     if args.roots:
         collect(args.roots, args.out)
-    if not (args.out / STORED).is_file():
-        sys.exit(f"nothing is stored in {args.out}: name a folder with the runs of scripts/controls.sh")
-    trials = read_csv(args.out / STORED)
+    trials = read_stored(args.out / STORED)
+    if not groups_of(trials):
+        sys.exit(f"nothing is stored in {args.out}: name a folder with finished runs of scripts/controls.sh")
     print("\n\n".join(filter(None, [caption(trials), cells_table(trials, read_gains(args.out)), answers_table(trials)])))
     draw(trials, args.out / "curves")
 

@@ -154,6 +154,9 @@ def test_what_is_collected_has_caption_table_and_curves(tmp_path, capsys, monkey
     monkeypatch.setattr(sys, "argv", ["controls.py", "--out", str(tmp_path / "empty")])
     with pytest.raises(SystemExit, match="nothing is stored"):
         controls.main()
+    monkeypatch.setattr(sys, "argv", ["controls.py", str(tmp_path / "failed.csv"), "--out", str(tmp_path / "empty")])
+    with pytest.raises(SystemExit, match=f"nothing is stored in {tmp_path / 'empty'}: "):
+        controls.main()
     assert "skipped, because it is not a finished run" in err
     assert len(read_csv(tmp_path / controls.STORED)) == 5
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
