@@ -39,6 +39,7 @@ COLOURS = {
     "ProxQuant": "#5f8f2e",
 }
 ANOTHER = "#d0483a"  # of a method of one's own
+OF_LOGS, OF_OURS = "#7f7f7f", "#d0483a"  # in the overview of a table, which has no lines of methods
 SUFFIXES = (".png", ".svg")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("", "o", "s", "^", "x")  # of further lines of a colour, once all styles are taken
@@ -66,8 +67,9 @@ def series_of(
 ) -> list[Series]:
     """A line with a band per group, and a band per cell of `logs` that has logged trials.
 
-    name: gives a cell's name in the legend. A method has one colour; several groups of a method differ in their line
-    style, then in their markers.
+    name: gives a cell's name in the legend. The first group of a method has the method's colour, and so have its logs; each
+    further group has a colour that no other line of the picture has. Once all colours are taken, groups of a method differ in
+    their line style, then in their markers.
     """
     bands = [
         Series(plain(f"{name(cell)}, published logs"), logged()[cell], _colour(cell), ":", True)
@@ -76,9 +78,13 @@ def series_of(
     ]
     used: Counter[str] = Counter()
     labels = [(name(group.cell), group.label, f"n = {len(group.trials)}") for group in groups]
+    taken = {*(band.colour for band in bands), *(_colour(group.cell) for group in groups)}
+    free = [colour for colour in (*COLOURS.values(), ANOTHER) if colour not in taken]
     lines = []
     for group, label in zip(groups, distinct([", ".join(filter(None, parts)) for parts in labels]), strict=True):
         colour = _colour(group.cell)
+        if used[colour] and free:
+            colour = free.pop(0)
         marker, style = divmod(used[colour], len(STYLES))
         lines.append(Series(plain(label), group.trials, colour, STYLES[style], marker=MARKERS[marker % len(MARKERS)]))
         used[colour] += 1
@@ -232,8 +238,8 @@ def overview(title: str, rows: Sequence[Row]) -> Figure:
 def _draw_row(axes: Axes, y: int, row: Row) -> None:
     logs = logged_statistics(row.cell)
     axes.plot(row.printed.mean, y, "x", color="black", label="printed")
-    points = [(logs, -0.17, "o", COLOURS["STE"], "published logs")] if logs else []
-    points += [(group.statistics, 0.17, "D", ANOTHER, "ours") for group in row.groups]
+    points = [(logs, -0.17, "o", OF_LOGS, "published logs")] if logs else []
+    points += [(group.statistics, 0.17, "D", OF_OURS, "ours") for group in row.groups]
     for found, offset, marker, colour, label in points:
         error = STANDARD_ERRORS * found.standard_error if found.n > 1 else 0.0
         axes.errorbar(found.mean, y + offset, xerr=error, fmt=marker, color=colour, markersize=4, capsize=2, label=label)
