@@ -10,6 +10,7 @@ from typing import Any
 from utils.choices import STE
 from utils.files.text import counted
 from utils.report.anchors import settings_anchor
+from utils.report.compared import FROM_BEST_STE
 from utils.report.formatting import Field, Table, cell_of, difference_and_p, measured, net_of, number, with_settings
 from utils.report.statistics import NOT_FINITE
 from utils.report.trials import Group, without_renamed
@@ -17,18 +18,6 @@ from utils.report.validation import at_best, validation_numbers
 from utils.report.verdicts import P_NOTE, differing_settings, welch_test
 
 TITLE = "Does the learned gradient help?"
-STEPS = {  # the settings that say how W steps: STE's best is looked for over all of them
-    "bias_corrected_eps",
-    "clip",
-    "init_lr",
-    "lr_adjust",
-    "momentum",
-    "optimizer",
-    "quantizer_lr",
-    "warmup",
-    "weight_decay",
-}
-SAME_RESULTS = {"deterministic", "loader"}
 NONE_TO_COMPARE = "no STE run"
 NOTE = (
     "Each learned cell beside the best STE cell of the same net, quantizer, data, epochs and other settings, over all of STE's "
@@ -52,7 +41,7 @@ def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:
         for other in groups
         if other.cell.backward == STE
         and other.cell[:3] == group.cell[:3]
-        and {difference.setting for difference in differing_settings(group, other)} <= STEPS | SAME_RESULTS
+        and {difference.setting for difference in differing_settings(group, other)} <= FROM_BEST_STE
     )
 
 

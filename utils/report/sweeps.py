@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from utils.report.compared import IN_A_SWEEP
 from utils.report.formatting import Record, Table, cell_of, net_of, number, with_settings
-from utils.report.trials import IGNORED_IN_GROUPING, Group
+from utils.report.trials import Group
 from utils.report.validation import AT_BEST, at_best, validation_numbers
 from utils.tables.grid import sweep_of
 
 BEST = "best"
-NOT_COMPARED = {*IGNORED_IN_GROUPING, "exp_spec", "pretrained"}
 NOTE = (
     "The values of --grid; accuracies in percent. validation: each trial's best validation accuracy, mean over the trials; the "
     f"value with the highest one is {BEST}. {AT_BEST}: test accuracy at that epoch, mean over the trials; it plays no part in "
@@ -55,7 +55,7 @@ def sweeps(groups: Sequence[Group]) -> Mapping[tuple, list[Group]]:
 def _records(members: Sequence[Group]) -> list[Record]:
     """The records of a sweep's groups, in the order of their values."""
     settings = [group.trials[0].enabled_settings for group in members]
-    names = sorted({name for each in settings for name in each} - NOT_COMPARED)
+    names = sorted({name for each in settings for name in each} - IN_A_SWEEP)
     varied = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
     choices = _choices(members, settings)
     records = []

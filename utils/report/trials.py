@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.choices import RESIDENT
 from utils.files.text import counted
+from utils.report.compared import IN_A_MEAN
 from utils.report.labels import NAMES_THE_RUN, labels
 from utils.report.layers import LayerTable
 from utils.report.methods import is_learned
@@ -21,7 +22,6 @@ from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 UNFINISHED = "unfinished"  # what the report calls a run that its record calls running: it may have been interrupted
-IGNORED_IN_GROUPING = {*MAY_DIFFER, *CONTENTS, "trial", "seed", "deterministic", "loader"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Trial:
         compared = switched_on(self.portable_settings)
         if PHI in self.settings and "phi" in compared:
             compared["phi"] = True  # what it is, its digest says
-        return json.dumps({k: v for k, v in compared.items() if k not in IGNORED_IN_GROUPING}, sort_keys=True)
+        return json.dumps({k: v for k, v in compared.items() if k not in IN_A_MEAN}, sort_keys=True)
 
 
 class LeftOut(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.choices import STE
+from utils.report.compared import DEFINES_THE_METHOD, FROM_BASELINE, NOT_RECORDED, WHO_AND_WHERE
 from utils.report.labels import OTHER_FORM
 from utils.report.statistics import NOT_FINITE, trial_means
 from utils.report.trials import Group, Trial, without_renamed
-from utils.run.identity import BASE_MODEL, CONTENTS, IMPORTS, PROGRAM, in_words
-from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
+from utils.run.identity import BASE_MODEL, CONTENTS, in_words
 from utils.tables.cells import FULL_PRECISION, Cell
 
 LEVEL = 0.05  # of significance: no difference is shown if p is at least this
@@ -21,20 +21,6 @@ P_NOTE = f"level: p >= {LEVEL:g}, no difference is shown"
 TOO_FEW = "too few trials"
 NO_LOGS = "no logs"
 AGAINST_LOGS = {"level": "within", "higher": "above", "lower": "below"}  # `welch_test`'s words -> those of a verdict on the logs
-DEFINES_THE_METHOD = {"backward", PROGRAM, IMPORTS, *META_OPTIONS, *LEARNED_DEFAULTS}
-NAMES_THE_RUN = {"trial", "exp_spec", *MAY_DIFFER}
-NOT_RECORDED = "all settings"  # in the place of a setting, where a trial has no record
-MAY_DIFFER_FROM_BASELINE = {  # how W steps, within the one schedule, and what has no part in the result
-    "bias_corrected_eps",
-    "deterministic",
-    "init_lr",
-    "loader",
-    "momentum",
-    "quantizer_lr",
-    "seed",
-    "weight_decay",
-    NOT_RECORDED,
-}
 
 
 class Comparison(NamedTuple):
@@ -104,7 +90,7 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
     """Each method with its closest comparable baseline of every kind.
 
     The baselines of a learned gradient are all that are not learned, those of another method are STE's, with the same net, data
-    set, quantizer and optimizer. They are comparable if they are alike in all settings but MAY_DIFFER_FROM_BASELINE, and those
+    set, quantizer and optimizer. They are comparable if they are alike in all settings but FROM_BASELINE, and those
     that differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in
     the fewest settings, of these the ones with the closest learning rate, and of equal runs with two names one. A side without a
     record is taken to be alike, unless its folder's name is not as those of the published runs.
@@ -147,7 +133,7 @@ def unlike_settings(group: Group, baseline: Group, published: Callable[[Cell], M
         values = [_text("off" if (value := side.get(difference.setting)) is None else value) for side in usual]
         return bool(usual[0] and usual[1]) and values == [difference.method_value, difference.baseline_value]
 
-    differences = [one for one in differing_settings(group, baseline) if one.setting not in MAY_DIFFER_FROM_BASELINE]
+    differences = [one for one in differing_settings(group, baseline) if one.setting not in FROM_BASELINE]
     return tuple(one.setting for one in differences if not as_published(one))
 
 
@@ -173,7 +159,7 @@ def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]
         return [SettingDifference(NOT_RECORDED, *("recorded" if known else "not recorded" for known in recorded)), *other]
     base_models = [_values(side, BASE_MODEL) for side in sides]
     same_base_model = bool(base_models[0]) and base_models[0] == base_models[1]
-    names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - NAMES_THE_RUN
+    names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - WHO_AND_WHERE
     found = []
     for name in sorted(names):
         values = [_values(side, name) for side in sides]
