@@ -26,7 +26,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
 from figs.stored import as_expected, in_order, merged, read_stored, trials_below  # noqa: E402
-from utils import log_file  # noqa: E402
+from utils import LOSS_LOG, TRAIN_LOG, log_file  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import TRIAL, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
@@ -56,7 +56,7 @@ class Beginning(NamedTuple):
 def collect(root: Path) -> None:
     """Adds the runs below the root to the stored ones: finished epochs, and the first epoch's iterations as far as they go."""
     started = [
-        trial for trial in trials_below([root]) if (log := trial.source / log_file("loss")).is_file() and log.stat().st_size
+        trial for trial in trials_below([root]) if (log := trial.source / log_file(LOSS_LOG)).is_file() and log.stat().st_size
     ]
     new = as_expected(started, _expected_settings)
     of_390 = [trial for trial in new if trial.settings.get("drop_last")]
@@ -76,7 +76,7 @@ def _expected_settings(trial: Trial) -> dict[str, Any] | None:
 
 def _beginning(trial: Trial) -> Beginning:
     length = read_record(trial.source)["iterations_per_epoch"]
-    paths = (trial.source / log_file(log) for log in ("loss", "train-acc"))
+    paths = (trial.source / log_file(log) for log in (LOSS_LOG, TRAIN_LOG))
     loss, train_acc = (np.loadtxt(path, delimiter=",", ndmin=2)[:length, 1] for path in paths)
     return Beginning(trial.cell, trial.number, loss, train_acc, trial.made_by)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 MAIN = PROJECT / "main.py"
-LOGS = ("loss", "train-acc", "test-acc", "lr")  # every run's text files
+LOGS = LOSS_LOG, TRAIN_LOG, TEST_LOG, RATE_LOG = ("loss", "train-acc", "test-acc", "lr")  # every run's text files
 VALIDATION_LOG = "val-acc"  # one more, of a run with validation images
 LAYERS_LOG = "layers"  # one more, of a run with a quantizer
 

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from utils import LAYERS_LOG, log_file
+from utils import LAYERS_LOG, TEST_LOG, log_file
 from utils.files.untrusted import reason
 from utils.run.folder.record import REPLACED
+from utils.run.paths import RECORD
 
-RECORD, LOG = "run.json", "test-acc.txt"
+LOG = log_file(TEST_LOG)
 
 
 def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import LAYERS_LOG, VALIDATION_LOG, log_file
+from utils import LAYERS_LOG, LOSS_LOG, TEST_LOG, TRAIN_LOG, VALIDATION_LOG, log_file
 from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE, usual_bits
 from utils.errors import BadInput, shortened
 from utils.files.text import counted, printable
@@ -23,7 +23,7 @@ from utils.report.published import published_settings
 from utils.report.trials import Trial
 from utils.run.folder.record import LONGEST_ERROR, read_record
 from utils.run.identity import Identity
-from utils.run.paths import TORCHVISION_LABEL, dataset_label, model_of
+from utils.run.paths import RECORD, TORCHVISION_LABEL, dataset_label, model_of
 from utils.tables.cells import FULL_PRECISION, Cell
 
 
@@ -52,7 +52,7 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
         paths, unseen = _sources(root)
         problems += unseen
         if not paths and not unseen:
-            problems.append(f"{root}: it holds no runs (no run.json, no folder with a published name)")
+            problems.append(f"{root}: it holds no runs (no {RECORD}, no folder with a published name)")
         for path in paths:
             real = os.path.realpath(path)
             if real in seen:
@@ -101,7 +101,7 @@ def _started(path: Path) -> str:
 
 def read_folder(path: Path) -> Trial:
     """The trial in a run's folder, with or without run.json. Raises BadInput if it cannot be read or its method is unknown."""
-    return read_run(path) if os.path.lexists(path / "run.json") else read_logs(path)
+    return read_run(path) if os.path.lexists(path / RECORD) else read_logs(path)
 
 
 def read_run(path: Path) -> Trial:
@@ -110,7 +110,7 @@ def read_run(path: Path) -> Trial:
     try:
         return _recorded_trial(path, record, record["settings"])
     except KeyError as error:
-        raise BadInput(f"{path / 'run.json'} is incomplete: it lacks {error}") from None
+        raise BadInput(f"{path / RECORD} is incomplete: it lacks {error}") from None
 
 
 def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]) -> Trial:
@@ -120,11 +120,11 @@ def _recorded_trial(path: Path, record: dict[str, Any], settings: dict[str, Any]
     model, quantizer, backward, optimizer = names if method else (names[0], "none", FULL_PRECISION, names[1])
     epochs, per_epoch = record.get("epochs_done", 0), record.get("iterations_per_epoch", 1)
     logs = _logs(path, epochs, epochs * per_epoch, record["state"] == "done", validated=bool(given.get("validation")))
-    train_loss, train_acc = (logs[name][per_epoch - 1 :: per_epoch] for name in ("loss", "train-acc"))
+    train_loss, train_acc = (logs[name][per_epoch - 1 :: per_epoch] for name in (LOSS_LOG, TRAIN_LOG))
     return Trial(
         Cell(model, printable(dataset_label(given["dataset"])), quantizer, backward, optimizer),
         given["trial"],
-        logs["test-acc"],
+        logs[TEST_LOG],
         train_loss,
         train_acc,
         source=path,
@@ -172,17 +172,20 @@ def read_logs(path: Path) -> Trial:
     net = next((match for parent in path.absolute().parents if (match := NET.fullmatch(parent.name))), None)
     if method is None or net is None:
         missing = "name of a run" if method is None else "<Model>-<Dataset> above it"
-        raise BadInput(f"{path}: its cell is unknown, because it has no run.json and no {missing}")
+        raise BadInput(f"{path}: its cell is unknown, because it has no {RECORD} and no {missing}")
     backward = method["fixed"] or {None: STE, "MLPFC": "MultiFC"}.get(method["backward"], method["backward"])
     quantizer = method["quantizer"] or method["fixed_quantizer"]
     cell = Cell(model_of(net[1]), printable(net[2]), quantizer, backward, method["optimizer"])
-    test_acc = read_log(path / "test-acc.txt", EPOCH, percent=True, counted=False)
-    loss, train_acc = read_log(path / "loss.txt", ITERATION), read_log(path / "train-acc.txt", ITERATION, percent=True)
+    test_acc = read_log(path / log_file(TEST_LOG), EPOCH, percent=True, counted=False)
+    loss, train_acc = (
+        read_log(path / log_file(LOSS_LOG), ITERATION),
+        read_log(path / log_file(TRAIN_LOG), ITERATION, percent=True),
+    )
     epochs = len(test_acc)
     if len(loss) != len(train_acc) or len(loss) < epochs:
         raise BadInput(
-            f"{path}: {counted(len(loss), 'row')} in loss.txt, {len(train_acc)} in train-acc.txt, "
-            f"{counted(epochs, 'epoch')} in test-acc.txt"
+            f"{path}: {counted(len(loss), 'row')} in {log_file(LOSS_LOG)}, {len(train_acc)} in {log_file(TRAIN_LOG)}, "
+            f"{counted(epochs, 'epoch')} in {log_file(TEST_LOG)}"
         )
     try:
         per_epoch = iterations_per_epoch(loss, epochs) if epochs else 1
@@ -236,15 +239,16 @@ def _logs(path: Path, epochs: int, iterations: int, over: bool, validated: bool)
     """
     logs = {}
     for name, first, rows, percent in (
-        ("test-acc", EPOCH, epochs, True),
+        (TEST_LOG, EPOCH, epochs, True),
         *([(VALIDATION_LOG, EPOCH, epochs, True)] if validated else []),
-        ("loss", ITERATION, iterations, False),
-        ("train-acc", ITERATION, iterations, True),
+        (LOSS_LOG, ITERATION, iterations, False),
+        (TRAIN_LOG, ITERATION, iterations, True),
     ):
-        values = read_log(path / f"{name}.txt", first, None if over else rows, percent)
+        values = read_log(path / log_file(name), first, None if over else rows, percent)
         if len(values) != rows:
             raise BadInput(
-                f"{path / name}.txt has {counted(len(values), 'row')}, where run.json says {rows} ({counted(epochs, 'epoch')})"
+                f"{path / log_file(name)} has {counted(len(values), 'row')}, "
+                f"where {RECORD} says {rows} ({counted(epochs, 'epoch')})"
             )
         logs[name] = values
     return logs

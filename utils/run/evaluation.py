@@ -29,7 +29,7 @@ from utils.run.folder.record import fault_of_result, read_record
 from utils.run.folder.state import final_state, iterations_of_finished
 from utils.run.folder.weights import load_weights
 from utils.run.identity import DATA, Identity, data_digest, program_contents
-from utils.run.paths import EXPORTED, ONNX
+from utils.run.paths import EXPORTED, ONNX, RECORD
 from utils.run.start.base_model import load_base_model
 
 SHOWN = 8  # values of a layer
@@ -137,7 +137,7 @@ def find_run(path: Path, given: str | None, precision: str | None = None) -> Tra
     settings = record["settings"]
     model, dataset, quantizer = (settings.get(name) for name in ("model", "dataset", "quantizer"))
     if not (model and dataset):
-        raise BadInput(f"{path / 'run.json'} is not a run's record: model {model}, data set {dataset}")
+        raise BadInput(f"{path / RECORD} is not a run's record: model {model}, data set {dataset}")
     if not is_net(model):
         raise BadInput(f"{path} is of a net that this program does not know, {model}: use the program that trained it")
     where = _where_the_data_are(path, dataset, given)
@@ -150,7 +150,7 @@ def find_run(path: Path, given: str | None, precision: str | None = None) -> Tra
         made_of, iterations = Identity.of_record(record), iterations_of_finished(record)
         return Trained(path, model, where, quantizer, made_of, keep, precision=precision, iterations=iterations)
     except ValueError as error:
-        raise BadInput(f"{path / 'run.json'}: {error}") from None
+        raise BadInput(f"{path / RECORD}: {error}") from None
 
 
 def _where_the_data_are(path: Path, recorded: str, given: str | None) -> str:

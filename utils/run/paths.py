@@ -9,6 +9,7 @@ from utils.files.look import is_file
 from utils.options.kinds import LONGEST_NAME
 
 NO_BASE_MODEL = "none"  # in the place of --pretrained's path
+RECORD = "run.json"  # of a run, in its folder
 CHECKPOINTS = ("checkpoint.pth", "checkpoint-previous.pth")  # the newest and the one before it
 EXPORTED = PACKED, ONNX = (".safetensors", ".onnx")  # the endings of exported files
 TORCHVISION_LABEL = "torchvision-"

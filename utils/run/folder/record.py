@@ -16,7 +16,7 @@ from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited, reason
 from utils.run.folder.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
-from utils.run.paths import checked_name, experiment_folder, has_checkpoint
+from utils.run.paths import RECORD, checked_name, experiment_folder, has_checkpoint
 from utils.run.settings import Settings, TrainSettings, with_precision
 
 REPLACED = "replaced"
@@ -68,13 +68,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises BadInput, naming the file and the fault, where there is none, or it is not whole, or not a record.
     """
-    file = path / "run.json"
+    file = path / RECORD
     try:
         record = strict_json.loads(read_limited(file, RECORD_LIMIT).decode(), constant=float)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(file):
             raise BadInput(f"{file} is a link to a file that is not there") from None
-        raise BadInput(f"{path} is not a run's folder: it has no run.json") from None
+        raise BadInput(f"{path} is not a run's folder: it has no {RECORD}") from None
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {reason(error)}") from None
     except ValueError as error:
@@ -108,7 +108,7 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
 
     Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named.
     """
-    file = path / "run.json"
+    file = path / RECORD
     if look_at(file, "--results-root") is None and not file.is_symlink():  # a link to nothing is not a run that has not begun
         return None
     record = read_record(path)

@@ -27,13 +27,14 @@ from utils.run.folder.record import NOTHING, REPLACED, check_record
 from utils.run.folder.signals import Signals
 from utils.run.folder.state import load_state, restore
 from utils.run.identity import Identity, check_checkpoint
-from utils.run.paths import CHECKPOINTS
+from utils.run.paths import CHECKPOINTS, RECORD
 from utils.run.settings import Settings
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
 OF_A_SESSION = ("error", "ended", "eager_because")  # fields of run.json that the next session begins without
-OWN_FILES = (*LOCKED, "run.json", "run.json.tmp", *CHECKPOINTS, "checkpoint.pth.tmp")
+UNFINISHED_RECORD = f"{RECORD}.tmp"
+OWN_FILES = (*LOCKED, RECORD, UNFINISHED_RECORD, *CHECKPOINTS, "checkpoint.pth.tmp")
 
 
 class Run:
@@ -151,14 +152,14 @@ class Run:
         memory = self._memory_before
         now = {kind: max(size, memory.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
         self.record.update(seconds=seconds, peak_memory=memory | now, **changes)
-        temporary = self.path / "run.json.tmp"
+        temporary = self.path / UNFINISHED_RECORD
         opened = open_new(temporary, "x")
         try:
             with opened as file:
                 file.write(strict_json.dumps(self.record, indent=1) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path / "run.json")
+            temporary.replace(self.path / RECORD)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise

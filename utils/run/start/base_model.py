@@ -17,7 +17,7 @@ from utils.run.folder.record import check_record, read_record
 from utils.run.folder.state import final_state, iterations_of_finished
 from utils.run.folder.weights import checked_weights, state_dict_in, without_prefixes
 from utils.run.identity import NOTHING, Identity, file_digest
-from utils.run.paths import EXPORTED
+from utils.run.paths import EXPORTED, RECORD
 from utils.run.settings import PretrainSettings
 
 
@@ -100,7 +100,7 @@ def pretraining_of(base_model: Path) -> Mapping[str, Any]:
     Records of earlier commits do not say what was written: of them, the last that has ended is taken.
     """
     records = []
-    for file in base_model.parent.glob("pretrain-trial-*/run.json"):
+    for file in base_model.parent.glob(f"pretrain-trial-*/{RECORD}"):
         with suppress(BadInput):
             records.append(read_record(file.parent))
     digest = file_digest(base_model)

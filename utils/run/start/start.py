@@ -15,7 +15,7 @@ from utils.files.look import is_folder
 from utils.files.text import printable
 from utils.run.folder.weights import load_weights
 from utils.run.identity import BASE_MODEL, DATA, NOTHING, PHI
-from utils.run.paths import NO_BASE_MODEL, has_checkpoint, missing_base_model
+from utils.run.paths import NO_BASE_MODEL, RECORD, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.run.start.base_model import load_base_model, pretraining_of
 from utils.run.start.earlier_run import EarlierRun, has_seen, read_earlier_run, refuse_itself
@@ -47,7 +47,7 @@ class Start:
         if missing and self._resumes and has_checkpoint(self._run):
             print(f"note: there is no base model {s.pretrained} any more; going on from the checkpoint", file=sys.stderr)
         elif missing:
-            begun = self._resumes and (self._run / "run.json").exists()  # with this base model: another would be another run
+            begun = self._resumes and (self._run / RECORD).exists()  # with this base model: another would be another run
             advice = "or say where it is now" if begun else "name another, or none for scratch"
             raise BadInput(f"--pretrained: {missing}, {advice}")
         return s.pretrained != NO_BASE_MODEL and not missing
