@@ -137,7 +137,7 @@ def _check_values(frame: pd.DataFrame) -> None:
 
 
 def _csv_trial(path: Path, cell: Cell, number: int, begun: int, rows: pd.DataFrame) -> Trial:
-    """begun: how often epoch 1 was met up to these rows."""
+    """begun: number of trials begun so far, 0 before the first epoch 1."""
     if not begun:
         raise ValueError(f"{cell} trial {number} has no first epoch")
     if list(rows["epoch"]) != list(range(1, len(rows) + 1)):

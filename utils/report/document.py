@@ -57,8 +57,8 @@ class Section:
 
     @classmethod
     def of_table(cls, table: Table, pictures: Sequence[Picture] = ()) -> "Section":
-        """A table under its own title and note."""
-        return cls(table.name, table.title, table.note, table=table, pictures=pictures)
+        """A table under its own title and note; without rows, the note alone."""
+        return cls(table.name, table.title, table.note, table=table if table.records else None, pictures=pictures)
 
     def anchors(self) -> Iterator[str]:
         """The ids of the page's elements that fields of tables may link to."""

@@ -1,6 +1,7 @@
 """Where runs are: the folders below a root, links followed."""
 
 import os
+import stat
 from pathlib import Path
 
 from utils import LAYERS_LOG, TEST_LOG, log_file
@@ -9,6 +10,7 @@ from utils.run.folder.record import REPLACED
 from utils.run.paths import RECORD
 
 LOG = log_file(TEST_LOG)
+NOT_ENTERED = (REPLACED, RECORD, LOG, log_file(LAYERS_LOG))
 
 
 def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
@@ -23,14 +25,9 @@ def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:
-            found = os.stat(folder)
-            if (found.st_dev, found.st_ino) in seen:
-                continue
-            seen.add((found.st_dev, found.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+            entries = _entries(folder, seen)
         except OSError as error:
-            problems.append(f"{folder} cannot be looked at: {reason(error)}")
+            problems.append(_cannot_be_looked_at(folder, error))
             continue
         names = {entry.name for entry in entries}
         if RECORD in names:
@@ -39,17 +36,32 @@ def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
             logged.add(folder)
         inner = []
         for entry in entries:
-            if entry.name in (REPLACED, RECORD, LOG, log_file(LAYERS_LOG)):
-                continue
             path = folder / entry.name
             try:
-                if not entry.is_symlink():
-                    inner += [path] if entry.is_dir() else []
-                elif os.path.isdir(path):
-                    links.append(path)
-                else:
-                    os.stat(path)  # a link to a file, or to nothing
+                if entry.name not in NOT_ENTERED and _is_folder(entry, path):
+                    (links if entry.is_symlink() else inner).append(path)
             except OSError as error:
-                problems.append(f"{path} cannot be looked at: {reason(error)}")
+                problems.append(_cannot_be_looked_at(path, error))
         folders += reversed(inner)
     return recorded, logged, problems
+
+
+def _entries(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing if the real folder was seen before. Raises OSError."""
+    found = os.stat(folder)
+    if (found.st_dev, found.st_ino) in seen:
+        return []
+    seen.add((found.st_dev, found.st_ino))
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
+    """Whether it is a folder, or a link to one. Raises OSError, also for a link to nothing."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    return stat.S_ISDIR(os.stat(path).st_mode)
+
+
+def _cannot_be_looked_at(path: Path, error: OSError) -> str:
+    return f"{path} cannot be looked at: {reason(error)}"

@@ -69,7 +69,7 @@ def find_trials(roots: Iterable[str | Path]) -> tuple[list[Trial], list[str]]:
 
 
 def _with_layers(trial: Trial, problems: list[str]) -> Trial:
-    """The trial of a folder with what its layers.csv says; one that cannot be believed is named among the problems instead."""
+    """The trial of a folder with its layers.csv; a file with impossible values is named among the problems and not used."""
     try:
         layers = read_layers(trial.source / log_file(LAYERS_LOG), trial.epochs, over=trial.state == "done")
     except BadInput as error:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from utils.errors import BadInput
 from utils.files.text import counted
-from utils.report.against_ste import against_ste_table, learned_groups
+from utils.report.against_ste import against_ste_table
 from utils.report.csv_files import write_csv
 from utils.report.document import Section, markdown
 from utils.report.errata import errata_section
@@ -23,14 +23,7 @@ from utils.report.reading import find_trials
 from utils.report.recorded import settings_section
 from utils.report.report_folder import move_report
 from utils.report.sweeps import sweeps_table
-from utils.report.tables import (
-    FAIRNESS_NOTE,
-    claims_table,
-    details,
-    fairness_table,
-    paper_table,
-    runs_table,
-)
+from utils.report.tables import claims_table, details, fairness_table, paper_table, runs_table
 from utils.report.trials import Group, LeftOut, Trial, group_trials
 from utils.tables.cells import Cell
 
@@ -61,9 +54,14 @@ class Report:
         nets = {cell.model for cell in self.published}
         return {cell: value for cell, value in printed().items() if value.table == table and cell.model in nets}
 
-    @cached_property
+    @property
     def tables(self) -> list[Table]:
         """The tables that have rows."""
+        return [table for table in self._with_notes if table.records]
+
+    @cached_property
+    def _with_notes(self) -> list[Table]:
+        """The tables that have rows, and those without that have something to say in their notes."""
         found = []
         for number in (1, 2):
             groups = [group for cell in self.shown(number) for group in self.published.get(cell, ())]
@@ -74,21 +72,15 @@ class Report:
             found.append(details("other_cells", "Other cells, over their trials", self.others))
         found += [sweeps_table(self.groups), against_ste_table(self.groups)]
         found += [claims_table(self.groups), fairness_table(self.groups)]
-        return [table for table in found if table.records]
+        return [table for table in found if table.records or table.note]
 
     @cached_property
     def sections(self) -> list[Section]:
         """The whole report. A section with pictures of another kind is one more line here."""
         found = [self._head()]
-        for table in self.tables:
+        for table in self._with_notes:
             number = {"table1": 1, "table2": 2}.get(table.name)
             found.append(Section.of_table(table, overviews(number, self.published) if number else ()))
-        if learned_groups(self.groups) and (table := against_ste_table(self.groups)).name not in (t.name for t in self.tables):
-            found.append(Section(table.name, table.title, table.note))
-        if (table := claims_table(self.groups)).note and not table.records:
-            found.append(Section(table.name, table.title, table.note))
-        if table.records and "fairness" not in (table.name for table in self.tables):
-            found.append(Section("fairness", "Fairness", f"{FAIRNESS_NOTE} There are none."))
         if pictures := curves(self.published, self.others, self.left_out):
             found.append(Section("curves", "Curves", CURVES_NOTE, pictures=pictures))
         if pictures := flips(self.published, self.others, self.left_out):

@@ -38,7 +38,7 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
             AT_BEST: at_best,
             "by validation": lambda r: r["choice"],
         },
-        NOTE,
+        NOTE if records else "",
     )
 
 

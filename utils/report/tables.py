@@ -89,25 +89,7 @@ def paper_table(table: int, cells: Mapping[Cell, Printed], ours: Mapping[Cell, S
 
 def details(name: str, title: str, groups: Sequence[Group]) -> Table:
     """The statistics of our groups beyond the printed one."""
-    records = []
-    for group in groups:
-        best, variance = printed_best().get(group.cell, (np.nan, np.nan))
-        logs = logged_statistics(group.cell)
-        logs_best = {"logs_best_mean": logs.best_mean, "logs_best_variance": logs.best_variance} if logs else {}
-        paper = {"paper_best_mean": best, "paper_best_variance": variance}
-        published = is_published(group.trials[0])
-        own = {name: value for name, value in asdict(group.statistics).items() if name not in ("best_val", "at_best_val")}
-        records.append(
-            {
-                **group.cell._asdict(),
-                "settings": group.label,
-                "epochs": group.epochs,
-                "published": published,
-                **(paper | logs_best if published else {}),
-                **own,
-                **validation_numbers(group.statistics),
-            }
-        )
+    records = [_details_record(group) for group in groups]
     return Table(
         name,
         title,
@@ -127,6 +109,18 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         },
         with_note(DETAILS_NOTE, records),
     )
+
+
+def _details_record(group: Group) -> Record:
+    found, published = group.statistics, is_published(group.trials[0])
+    best: dict[str, Any] = {}
+    if published:
+        best["paper_best_mean"], best["paper_best_variance"] = printed_best().get(group.cell, (np.nan, np.nan))
+        if logs := logged_statistics(group.cell):
+            best |= {"logs_best_mean": logs.best_mean, "logs_best_variance": logs.best_variance}
+    own = {name: value for name, value in asdict(found).items() if name not in ("best_val", "at_best_val")}
+    about = {**group.cell._asdict(), "settings": group.label, "epochs": group.epochs, "published": published}
+    return {**about, **best, **own, **validation_numbers(found)}
 
 
 def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Sequence[Group]) -> Table:
@@ -231,14 +225,16 @@ def _without_baseline(found: Paired) -> str:
 
 
 def fairness_table(groups: Sequence[Group]) -> Table:
-    """A row per setting in which a method and a baseline that it is compared with differ."""
+    """A row per setting in which a method and a baseline that it is compared with differ; the note says if there is none."""
+    pairs = paired(groups, published_settings).pairs
     names = ("method", "baseline", "setting", "its value", "the baseline's")
     records = [
         dict(zip(names, (str(group), str(other), *difference), strict=True))
-        for group, other in paired(groups, published_settings).pairs
+        for group, other in pairs
         for difference in differing_settings(group, other)
     ]
-    return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, FAIRNESS_NOTE)
+    note = "" if not pairs else FAIRNESS_NOTE if records else f"{FAIRNESS_NOTE} There are none."
+    return Table("fairness", "Fairness", records, {name: lambda r, name=name: r[name] for name in names}, note)
 
 
 def _numbers(side: str, found: Statistics | None) -> dict[str, Any]:

@@ -31,5 +31,6 @@ def at_best(record: Record) -> str:
 
 
 def with_note(note: str, records: Sequence[Record]) -> str:
-    """A table's note, and what the column says where there is one."""
-    return f"{note} {AT_BEST_NOTE}" if any("at_best_val" in record for record in records) else note
+    """A table's note, and what the column says where there is one; "" for a table without records."""
+    validated = any("at_best_val" in record for record in records)
+    return " ".join([note, AT_BEST_NOTE] if validated else [note]) if records else ""

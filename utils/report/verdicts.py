@@ -126,7 +126,7 @@ def _ratio_of_rates(group: Group, other: Group) -> float:
 
 
 def unlike_settings(group: Group, baseline: Group, published: Callable[[Cell], Mapping[str, Any] | None]) -> tuple[str, ...]:
-    """The settings whose difference forbids to compare a method with a baseline."""
+    """The settings that prevent a comparison of a method with a baseline."""
     usual = [published(side.cell) or {} for side in (group, baseline)]
 
     def as_published(difference: SettingDifference) -> bool:
