@@ -87,10 +87,10 @@ class TableRun:
 
 
 def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
-    """The selected runs of the chosen tables, first trials first; a cell that two tables share counts once.
+    """The selected runs of the chosen tables, first trials first.
 
-    program: what runs them. Raises BadInput for an unknown table, a selection that leaves nothing, or settings that `train` does
-    not take.
+    A cell that two tables share counts once, with the larger number of trials. program: what runs them. Raises BadInput for an
+    unknown table, a selection that leaves nothing, or settings that `train` does not take.
     """
     if why := why_no_folder(selection.results_root, may_be_absent=True):
         raise BadInput(f"--results-root {selection.results_root}: {why}")
@@ -99,7 +99,7 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     for table in tables:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
-    rows = _chosen_rows({row.cell: row for table in tables for row in manifest[table].rows}, selection, tables)
+    rows = _chosen_rows(_each_once(row for table in tables for row in manifest[table].rows), selection, tables)
     trials = {cell: _chosen_trials(selection.trials or row.trials, selection.trial) for cell, row in rows.items()}
     if not any(trials.values()):
         there = selection.trials or max(row.trials for row in rows.values())
@@ -112,6 +112,15 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
     return [_table_run(row, trial, selection, program) for trial, row in pairs[index - 1 :: count]]
+
+
+def _each_once(rows: Iterable[Row]) -> dict[Cell, Row]:
+    """The rows by cell; of several for one cell, the one with most trials."""
+    once: dict[Cell, Row] = {}
+    for row in rows:
+        if row.cell not in once or row.trials > once[row.cell].trials:
+            once[row.cell] = row
+    return once
 
 
 def _chosen_rows(rows: dict[Cell, Row], selection: Selection, tables: Iterable[str]) -> dict[Cell, Row]:
