@@ -90,7 +90,7 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     """The selected runs of the chosen tables, first trials first.
 
     A cell that two tables share counts once, with the larger number of trials. program: what runs them. Raises BadInput for an
-    unknown table, a selection that leaves nothing, or settings that `train` does not take.
+    unknown table, a selection that leaves nothing, a trial that no cell has, or settings that `train` does not take.
     """
     if why := why_no_folder(selection.results_root, may_be_absent=True):
         raise BadInput(f"--results-root {selection.results_root}: {why}")
@@ -100,10 +100,10 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
     rows = _chosen_rows(_each_once(row for table in tables for row in manifest[table].rows), selection, tables)
+    there = selection.trials or max(row.trials for row in rows.values())
+    if absent := [str(trial) for trial in selection.trial if trial > there]:
+        raise BadInput(f"--trial {' '.join(absent)}: there are trials 1 to {there}")
     trials = {cell: _chosen_trials(selection.trials or row.trials, selection.trial) for cell, row in rows.items()}
-    if not any(trials.values()):
-        there = selection.trials or max(row.trials for row in rows.values())
-        raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
     varied = _varied_rows(rows.values(), read_grid(selection.grid, dict(selection.set)))
     if (selected := sum(len(trials[row.cell]) for row in varied)) > MAX_RUNS:
         raise BadInput(f"--manifest {selection.manifest}: these are {selected} runs; at most {MAX_RUNS} can be selected")

@@ -3,6 +3,8 @@
 import pytest
 from table_runs import runs_of
 
+from utils.errors import BadInput
+
 SHARED = """
 [tables.many]
 dataset = "Digits"
@@ -36,3 +38,25 @@ def test_a_cell_that_tables_share_has_the_larger_number_of_trials(select):
             *(("dorefa", trial) for trial in (1, 2, 3, 4, 5)),
         ]
     assert len(select(SHARED, "many", "one", "--trials", "3")) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        (["--trial", "1", "9"], "--trial 9: there are trials 1 to 5"),
+        (["--trial", "6", "1", "7"], "--trial 6 7: there are trials 1 to 5"),
+        (["--trial", "4", "3", "--trials", "3"], "--trial 4: there are trials 1 to 3"),
+        (["--trial", "3", "-q", "BWN"], "--trial 3: there are trials 1 to 2"),
+    ],
+)
+def test_a_trial_that_no_cell_has_is_refused(flags, refused, select):
+    with pytest.raises(BadInput, match=f"^{refused}$"):
+        select(SHARED, "all", *flags)
+
+
+def test_a_trial_that_one_of_the_cells_has_is_selected(select):
+    assert [(run.row.cell.quantizer, run.trial) for run in select(SHARED, "all", "--trial", "2", "4")] == [
+        ("dorefa", 2),
+        ("BWN", 2),
+        ("dorefa", 4),
+    ]
