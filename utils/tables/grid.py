@@ -6,6 +6,7 @@ A run's --exp-spec names its values, after the word "grid": the folders are dist
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput
@@ -58,18 +59,13 @@ def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
     return [dict(zip(names, values, strict=True)) for values in product(*(grid[name] for name in names))]
 
 
-def exp_spec(base: str | None, varied: Mapping[str, str]) -> str:
+def exp_spec(base: Any, varied: Mapping[str, str]) -> str:
     """The --exp-spec of a run of a sweep: init-lr 0.01 of a run that has the spec "short" is short-grid-init-lr-0.01."""
     parts = [f"{name}-{re.sub('[^A-Za-z0-9._-]', '-', value.replace('+', ''))}" for name, value in varied.items()]
-    return "-".join([*filter(None, [base]), MARK, *parts])
+    return "-".join([*([] if base is None else [str(base)]), MARK, *parts])
 
 
 def sweep_of(spec: str | None) -> str | None:
     """What the --exp-spec of a run says beside its values in a sweep ("" for nothing); None where the run is of no sweep."""
     found = SPEC.fullmatch(spec or "")
     return found and (found[1] or "")
-
-
-def values_in_words(varied: Mapping[str, str]) -> str:
-    """A run's values of a sweep: init-lr 0.01, weight-decay 0.0."""
-    return ", ".join(f"{name} {value}" for name, value in varied.items())

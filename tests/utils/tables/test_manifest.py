@@ -184,5 +184,7 @@ def test_the_manifest_of_the_scripts_page_is_one(tmp_path):
     assert [(row.cell.backward, row.trials, row.settings.get("weight-decay")) for row in rows] == [
         ("STE", 2, None),
         ("MultiFC", 2, 5e-4),
+        ("STE", 2, None),
     ]
+    assert rows[2].settings == rows[0].settings | {"init-lr": 1e-2, "exp-spec": "fast"}
     assert rows[0].settings["keep"] == ["conv1", "fc"]
