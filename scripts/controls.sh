@@ -80,8 +80,4 @@ for quantizer in "${QUANTIZERS[@]}"; do
   if [ -z "$STOPPED" ]; then at_best "$quantizer"; fi
 done
 controls "$TRIALS" -q "${QUANTIZERS[@]}" -meta STE -o SGD-M --set init-lr=1e-2 exp-spec=alpha-0.01 || true
-if [ -n "$STOPPED" ]; then
-  echo "$0: stopped; rerun the same command to go on" >&2
-  exit 143
-fi
 finish
