@@ -169,7 +169,7 @@ def tables(args: Namespace) -> None:
     if args.action == "status":
         print(status_table(runs))
     elif options.engine == "slurm":
-        print(slurm_script(selection, options, len(runs), args.program))
+        print(slurm_script(selection, options, runs, args.program))
     elif options.dry_run:
         print("\n".join(shlex.join(run.command) for run in runs))
     else:

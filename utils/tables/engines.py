@@ -82,7 +82,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Tasks of Ray's core, each holding its share of a GPU, or CPUs; Ray starts one again whose worker or node has died.
+    """Tasks of Ray's core, each holding CPUs and, unless it runs on the CPU, a share of a GPU; Ray restarts one that died.
 
     Every node must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
     or the cluster cannot be reached.
@@ -99,11 +99,12 @@ class RayEngine:
             own = {} if address else {"num_cpus": cores, "include_dashboard": False}
             ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise BadInput(f"--engine ray, --address {address}: {first_line(error)}") from None
+            where = f", --address {address}" if address else ""
+            raise BadInput(f"--engine ray{where}: {first_line(error)}") from None
         for module in (child, regular):
             ray.cloudpickle.register_pickle_by_value(module)
-        gpus = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(child.run_child)
+        self._share = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0  # of a GPU
+        self._task = ray.remote(num_cpus=cpus, max_retries=retries)(child.run_child)
         self._active = {}
 
     @property
@@ -115,7 +116,8 @@ class RayEngine:
         return self._jobs is None or len(self._active) < self._jobs  # Ray queues what does not fit yet
 
     def start(self, run: TableRun) -> None:
-        self._active[self._task.remote(*child_arguments(run), {})] = run
+        task = self._task.options(num_gpus=self._share if run.settings.device != "cpu" else 0)
+        self._active[task.remote(*child_arguments(run), {})] = run
 
     def ended(self) -> list[Ended]:
         if not self._active:

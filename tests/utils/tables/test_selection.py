@@ -18,7 +18,7 @@ from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection
 from utils.tables.scheduler import Progress
-from utils.tables.selection import State, without_base_model
+from utils.tables.selection import State, select_runs, without_base_model
 from utils.tables.slurm import slurm_script
 
 
@@ -72,7 +72,7 @@ def test_a_slurm_task_is_told_what_the_command_was_told():
     told = {"model": ["ResNet20"], "trial": [1, 2], "epochs": 3, "set": [("batch-size", "64")], "protocol": "paper"}
     selection = Selection(tables=["table1", "fig3"], **told)
     options = EngineOptions(engine="slurm", dry_run=True, trials_per_device=2, cpus_per_run=3, retries=1)
-    script = slurm_script(selection, options, runs=5)
+    script = slurm_script(selection, options, select_runs(selection)[:5])
     assert "#SBATCH --array=1-3\n" in script
     assert "#SBATCH --cpus-per-task=6\n" in script
     (line,) = [line for line in script.splitlines() if " tables run " in line]
