@@ -135,7 +135,7 @@ def report(args: Namespace) -> None:
 
 def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process; or several runs at once."""
-    from utils.benchmark import costs, throughput, timing
+    from utils.benchmark import costs, output, throughput, timing
     from utils.benchmark.options import ITERATIONS, BenchmarkOptions
     from utils.choices import BF16, FLOAT32
     from utils.environment import choose_device, keep_freed_memory
@@ -143,7 +143,7 @@ def benchmark(args: Namespace) -> None:
     options = BenchmarkOptions.of(args)
     keep_freed_memory()
     if options.scale:
-        print(costs.table(timing.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
+        print(costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
         return
     device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])
@@ -153,9 +153,9 @@ def benchmark(args: Namespace) -> None:
     else:
         measurements = timing.measure(options, device)
         table = timing.table(measurements)
-    print(f"{timing.heading(options, device)}\n\n{table}")
+    print(f"{output.heading(options, device)}\n\n{table}")
     if options.out:
-        timing.write_json(measurements, options, device)
+        output.write_json(measurements, options, device)
 
 
 def tables(args: Namespace) -> None:

@@ -9,8 +9,9 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
+from meta_utils.iterations import WARM_UP
 from utils.benchmark.options import BenchmarkOptions, Turn
-from utils.benchmark.timing import WARM_UP, trainer
+from utils.benchmark.trainer import trainer
 from utils.environment import choose_device, cpu_cores, keep_freed_memory
 from utils.errors import RunFailed
 from utils.files.markdown import markdown_table

@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from utils.benchmark.options import Turn
 from utils.benchmark.throughput import Work, _run, together
-from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of, trainer
+from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of
+from utils.benchmark.trainer import trainer
 from utils.errors import BadInput, RunFailed
 
 STE = Turn("STE", "float32")
