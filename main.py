@@ -143,7 +143,8 @@ def benchmark(args: Namespace) -> None:
     options = BenchmarkOptions.of(args)
     keep_freed_memory()
     if options.scale:
-        print(costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
+        table = costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES))
+        print(f"{output.heading(options, choose_device('cpu'))}\n\n{table}")
         return
     device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])

@@ -13,11 +13,16 @@ from utils.files import strict_json
 
 
 def heading(options: BenchmarkOptions, device: torch.device) -> str:
-    """A line with the device, how much was timed, and the versions of the packages."""
+    """A line with the device, how much was timed, the versions of the packages, and the commit where it is known."""
     iterations = f"{options.repeats} x {options.iterations} iterations"
     if options.at_once:
         iterations = f"{options.repeats * options.iterations} iterations of each run"
-    return f"{describe(device)}; {iterations}; {', '.join(f'{name} {version}' for name, version in versions().items())}"
+    if options.scale:
+        iterations = "an iteration, counted"
+    made_by = [f"{name} {version}" for name, version in versions().items()]
+    if git := git_state():
+        made_by.append(f"commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}")
+    return f"{describe(device)}; {iterations}; {', '.join(made_by)}"
 
 
 def write_json(measurements: Sequence[Any], options: BenchmarkOptions, device: torch.device) -> None:
