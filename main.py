@@ -146,6 +146,8 @@ def benchmark(args: Namespace) -> None:
         table = costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES))
         print(f"{output.heading(options, choose_device('cpu'))}\n\n{table}")
         return
+    if options.out:
+        output.try_out(options.out)
     device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])
     if options.at_once:

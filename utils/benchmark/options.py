@@ -69,7 +69,7 @@ INSTEAD = "instead of timing one run after the other"
 class BenchmarkOptions(Options):
     """What is timed, counted or run at once, how often, and where the measurements go.
 
-    Raises BadInput for options that do not go together, a precision that is there twice, and a file that cannot be written.
+    Raises BadInput for options that do not go together, a precision that is there twice, and a file whose folder is not there.
     """
 
     models: tuple[str, ...] = setting(("ResNet20",), "networks", kind=MODEL, several=True)
