@@ -25,7 +25,7 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, BadPart, Finished, Interrupted, RunFailed, machine_failure
-from utils.files.output import discard, prepare_streams
+from utils.files.output import discard, flush_or_discard, prepare_streams
 from utils.files.text import printable
 
 
@@ -209,8 +209,6 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     except BrokenPipeError:  # what read the output, such as head, has gone
         discard(sys.stdout.fileno())
         return 141
-    except Finished as finished:
-        print(printable(str(finished)))
     except (BadInput, BadPart, RunFailed, Interrupted) as error:
         wrong = "" if isinstance(error, Interrupted) else "error: "
         print(f"{program.name}: {wrong}{printable(str(error))}", file=sys.stderr)
@@ -221,6 +219,7 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     except Exception as error:
         if (why := machine_failure(error)) is None:
             raise
+        flush_or_discard(sys.stdout)
         print(f"{program.name}: error: {printable(why)}", file=sys.stderr)
         return RunFailed.exit_code
     return 0
@@ -238,7 +237,10 @@ def _carry_out(argv: list[str] | None, program: Path) -> None:
         return
     for note in flags_without_effect(args):
         print(f"note: {note}", file=sys.stderr)
-    args.function(args)
+    try:
+        args.function(args)
+    except Finished as finished:
+        print(printable(str(finished)))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,15 @@ def discard(number: int) -> None:
         os.close(null)
 
 
+def flush_or_discard(stream: TextIO) -> None:
+    """Writes what a stream still holds, or discards it where that fails."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            discard(stream.fileno())
+
+
 class _BestEffort:
     """A text stream that is written to as long as that works."""
 
