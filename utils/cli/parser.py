@@ -157,7 +157,9 @@ def _export(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
+    parser.add_argument(
+        "roots", type=argument(PATH), nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs"
+    )
     parser.add_argument(
         "--out",
         type=argument(PATH),

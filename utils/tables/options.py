@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from utils.options.kinds import Kind, OneOf, Switch, Whole
+from utils.options.kinds import PATH, Kind, OneOf, Switch, Whole
 from utils.options.options import REQUIRED, Options, like, setting
 from utils.run.settings import Settings
 from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
@@ -91,7 +91,7 @@ class Selection(Options):
         positional=True,
         metavar="TABLE",
     )
-    manifest: str = setting(str(MANIFEST), "file of the tables to run", metavar="TOML")
+    manifest: str = setting(str(MANIFEST), "file of the tables to run", kind=PATH, metavar="TOML")
     protocol: str = setting("logs", "settings as the published logs show, or as the paper's text says", kind=OneOf(PROTOCOLS))
     model: tuple[str, ...] = setting((), "only these networks", "-m", several=True, group=CELLS)
     quantizer: tuple[str, ...] = setting((), "only these quantizers", "-q", several=True, group=CELLS)
@@ -126,8 +126,9 @@ class Selection(Options):
     data_root: str = like(Settings, "data_root", group=RUNS)
     results_root: str = like(Settings, "results_root", group=RUNS)
     pretrained_root: str | None = setting(
-        lambda: os.environ.get("METAQUANT_PRETRAINED"),
+        lambda: os.environ.get("METAQUANT_PRETRAINED") or None,
         "folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",
+        kind=PATH,
         metavar="DIR|none",
         group=RUNS,
     )
