@@ -61,13 +61,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:
-    """The parser of a program; commands: subcommand -> the function that carries it out, its docstring the help."""
+    """The parser of a program; commands: subcommand -> the function that carries it out, its docstring the help.
+
+    A command that FLAGS does not know has no flags.
+    """
     parser = Parser(prog=program.name, description="MetaQuant: 1-bit networks with a learned gradient through the quantizer.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, function in commands.items():
-        line = function.__doc__.splitlines()[0]
+        line = (function.__doc__ or "").partition("\n")[0]
         how = {"help": line, "description": line, "allow_abbrev": False, "formatter_class": HelpFormatter}
-        subparsers.add_parser(name, build=FLAGS[name], **how).set_defaults(command=name, function=function, program=program)
+        subparsers.add_parser(name, build=FLAGS.get(name), **how).set_defaults(command=name, function=function, program=program)
     return parser
 
 
@@ -192,6 +195,8 @@ FLAGS = {
 
 def flags_without_effect(args: argparse.Namespace) -> list[str]:
     """A line for each flag that was given and does nothing beside the others."""
+    if args.command not in FLAGS:
+        return []
     parser = Parser()
     FLAGS[args.command](parser)
     notes = []
