@@ -14,6 +14,15 @@ ENGINES = ("local", "ray", "slurm")
 MOST_JOBS = 10_000  # processes at once; no machine has more cores
 
 
+def pair(value: Any, kind: type) -> tuple[Any, Any]:
+    """The two members of a pair, each of a type (a bool is no int). Raises ValueError for anything else."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError
+    if not all(isinstance(member, kind) and not isinstance(member, bool) for member in value):
+        raise ValueError
+    return tuple(value)
+
+
 class Share(Kind):
     """I/N, the I-th of N shares, as the pair (I, N)."""
 
@@ -29,10 +38,10 @@ class Share(Kind):
         return int(index), int(count)
 
     def _checked(self, value: Any) -> tuple[int, int]:
-        index, count = value
+        index, count = pair(value, int)
         if not 1 <= index <= count:
             raise ValueError
-        return value
+        return index, count
 
 
 class Assignment(Kind):
@@ -48,10 +57,10 @@ class Assignment(Kind):
         return name.replace("_", "-"), value
 
     def _checked(self, value: Any) -> tuple[str, str]:
-        name, text = value
+        name, text = pair(value, str)
         if not (name and text) or name.startswith("-"):
             raise ValueError
-        return value
+        return name, text
 
 
 class Values(Kind):
@@ -71,10 +80,12 @@ class Values(Kind):
         return name.replace("_", "-"), tuple(values.split(";" if ";" in values else ","))
 
     def _checked(self, value: Any) -> tuple[str, tuple[str, ...]]:
-        name, values = value
-        if not name or name.startswith("-") or len(values) < 2 or not all(values):
+        name, values = pair(value, object)
+        if not isinstance(name, str) or not name or name.startswith("-"):
             raise ValueError
-        return value
+        if not isinstance(values, (list, tuple)) or len(values) < 2 or not all(isinstance(one, str) and one for one in values):
+            raise ValueError
+        return name, tuple(values)
 
 
 CELLS, RUNS, ENGINE = "selection of cells", "settings of the runs", "engine"  # headings of the help
