@@ -76,10 +76,6 @@ def test_precisions_take_turns_and_are_compared(call_main, tmp_path):
     assert len({*seconds.values()}) == 4
 
 
-def test_a_precision_is_timed_once(refuses):
-    refuses(["benchmark", "--precision", "bf16", "float32", "bf16"], ["--precision: bf16 is there twice"])
-
-
 def test_a_methods_products_are_in_the_precision_of_its_turn():
     """The same iterations of the same net, in two precisions; float32 twice is the same."""
     losses = []
