@@ -53,6 +53,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def reason(error: OSError | ValueError) -> str:
+    """An error's message; that of one of the operating system without its number and path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 # The words of torch, C++ and the dynamic loader.
 MEMORY = re.compile(r"(can't|cannot) allocate memory|out of memory|bad_alloc|failed to map segment", re.IGNORECASE)
 WORKER = "DataLoader worker"

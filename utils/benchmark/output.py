@@ -12,10 +12,9 @@ import torch
 
 from utils.benchmark.options import BenchmarkOptions
 from utils.environment import describe, git_state, peak_memory, versions
-from utils.errors import BadInput, RunFailed
+from utils.errors import BadInput, RunFailed, reason
 from utils.files import strict_json
 from utils.files.look import look_at
-from utils.files.untrusted import reason
 
 SPACE = 1 << 16  # bytes that are tried; a hundred measurements take fewer
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from utils import LAYERS_LOG, log_file
-from utils.files.untrusted import reason
+from utils.errors import reason
 from utils.run.folder.record import REPLACED
 
 RECORD, LOG = "run.json", "test-acc.txt"

@@ -6,9 +6,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import NamedTuple, Protocol
 
-import torch
-
-from utils.environment import cpu_cores
+from utils.environment import cpu_cores, visible_gpus
 from utils.errors import BadInput, first_line
 from utils.files import regular
 from utils.tables import child
@@ -48,7 +46,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Processes on this machine, one per slot; a slot is what its process gets on top of this one's environment."""
+    """Processes on this machine, one per slot; a slot holds the environment variables added for its process."""
 
     def __init__(self, slots: list[dict[str, str]]):
         self.slots, self._free = slots, list(slots)
@@ -169,14 +167,6 @@ def local_slots(options: EngineOptions, gpus: list[str], devices: Collection[str
     if options.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
         slots = [slot | {"OMP_NUM_THREADS": str(threads)} for slot in slots]
     return slots
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not torch.cuda.is_available():
-        return []
-    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def child_arguments(run: TableRun) -> tuple[list[str], Path, Path]:

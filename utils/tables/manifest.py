@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils import PROJECT
-from utils.errors import BadInput, shortened
+from utils.errors import BadInput, reason, shortened
 from utils.files.text import is_scalar, shown
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.files.untrusted import MIB, read_limited
 from utils.tables.cells import Cell
 
 MANIFEST = PROJECT / "scripts" / "manifest.toml"

@@ -10,9 +10,9 @@ from collections import Counter, deque
 
 from tqdm import tqdm
 
-from utils.errors import Interrupted, InUse
+from utils.errors import Interrupted, InUse, reason
 from utils.files.text import counted, printable
-from utils.files.untrusted import read_tail, reason
+from utils.files.untrusted import read_tail
 from utils.logs.progress import is_terminal
 from utils.run.folder.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished, shortened
+from utils.files.look import why_no_folder
 from utils.files.markdown import markdown_table
 from utils.files.text import counted, printable
-from utils.files.untrusted import why_no_folder
 from utils.run.folder.lock import is_locked
 from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.identity import program_contents
