@@ -179,8 +179,6 @@ def tables(args: Namespace) -> None:
         from utils.tables.scheduler import carry_out
 
         failures = carry_out(runs, options)
-        for run, why in failures.items():
-            print(printable(f"failed: {run}: {why}"))
         if failures:
             raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; rerun the same command to try them again")
 

@@ -255,7 +255,7 @@ def test_epochs_that_were_not_run_are_not_counted(call_main, command, tmp_path):
     progress = Progress(runs)
     assert (progress._before, progress._bar.total) == (13, 27)
     (runs[2].path / "run.json").write_text(json.dumps(records[2] | {"state": "done"}))
-    progress.conclude(runs[2], "done:")
+    progress.conclude(runs[2], "done")
     progress.refresh()
     assert (progress._bar.n, progress._bar.total) == (13, 21)
     lines = call_main(*command("R", "-n", "8", "--trials", "2", action="status")).out.splitlines()
