@@ -231,7 +231,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             if TF32 in args.precision:
                 yield ["precision"], TF32_ON_CPU
     if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
-        yield ["model"], "with a run's folder or an exported file, which know their own"
+        yield ["model"], "with a run's folder or an exported file, whose net is recorded"
     if args.command == "evaluate" and args.path.endswith(ONNX):
         yield ["precision"], "with an ONNX file, which computes in float32"
     elif args.command == "evaluate" and args.precision == TF32 and _on_cpu(args.device):

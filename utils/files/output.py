@@ -10,7 +10,7 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def prepare_streams() -> None:
-    """Puts the null device where a standard stream is closed, so that no file of ours gets its number.
+    """Puts the null device where a standard stream is closed, so that a file opened later does not become standard output.
 
     Characters that a stream's encoding lacks are written as escapes.
     """

@@ -18,7 +18,7 @@ from utils.tables.manifest import NOT_SETTINGS
 MARK = "grid"
 NAMES = "|".join(name.replace("_", "-") for name in settings_of(TrainSettings))
 SPEC = re.compile(rf"(?:(.*)-)?{MARK}-(?:{NAMES})-.+")
-OF_ALL_VALUES = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")  # what all runs of a sweep share
+SHARED_BY_A_SWEEP = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")
 PATHS = ("phi", "pretrained")  # of which a folder's name would not tell two apart
 Grid = Mapping[str, Sequence[str]]  # setting with dashes -> its values as texts
 
@@ -29,7 +29,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.
     """
     known = {name.replace("_", "-"): entry for name, entry in settings_of(TrainSettings).items()}
-    not_varied = {*NOT_SETTINGS, *OF_ALL_VALUES, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
+    not_varied = {*NOT_SETTINGS, *SHARED_BY_A_SWEEP, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
     grid: dict[str, list[str]] = {}
     for name, texts in given:
         if name in not_varied:
@@ -51,7 +51,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
 
 
 def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
-    """Every combination of a grid's values, as settings; one that the cell's method or quantizer has not is not varied there."""
+    """Every combination of a grid's values; settings that the cell's method or quantizer lacks are left out."""
     trained = cell.quantizer in QUANTIZERS and is_trained(cell.quantizer)  # an unknown name is the settings' to refuse
     used = {*method_defaults(cell.backward), *(["quantizer_lr"] if trained else [])}
     of_some = {*META_OPTIONS, *LEARNED_DEFAULTS, "quantizer_lr"} - used

@@ -18,7 +18,15 @@ MANIFEST_LIMIT = MIB
 MAX_TRIALS = 1000  # of a cell
 PROTOCOLS = ("logs", "paper")
 ALL = "all"  # in the place of tables: every table
-NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")  # said elsewhere
+NOT_SETTINGS = (
+    *Cell._fields,
+    "trial",
+    "pretrained",
+    "results-root",
+    "data-root",
+    "overwrite",
+    "help",
+)  # set by the cell, the trial or a flag
 
 Key = tuple[Cell, str | None]  # of a row: its cell and exp-spec
 
@@ -52,6 +60,9 @@ class Row:
         """ResNet20 CIFAR10 dorefa SGD STE (exp-spec short, init-lr 0.01)."""
         own = ({"exp-spec": shortened(self.exp_spec)} if self.exp_spec else {}) | dict(self.varied)
         return f"{self.cell} ({', '.join(f'{name} {value}' for name, value in own.items())})" if own else str(self.cell)
+
+
+TYPES = {dict: "a table", list: "an array", int: "an integer", str: "a text"}  # in TOML's words
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ def _check(entry: Any, where: str, needed: dict[str, type], known: dict[str, typ
         if kind is None:
             raise BadInput(f"{where}: unknown key {shown(key)}; known are {', '.join(needed | known)}")
         if type(value) is not kind:
-            raise BadInput(f"{where}: {key} must be of type {kind.__name__}, not {shown(value)}")
+            raise BadInput(f"{where}: {key} must be {TYPES[kind]}, not {shown(value)}")
         if kind is str and not value.isprintable():
             raise BadInput(f"{where}: {key} must be a text without control characters, not {shown(value)}")
 
@@ -174,12 +185,12 @@ def _check_trials(count: int, where: str) -> None:
 
 
 def _check_settings(settings: dict[str, Any], where: str) -> None:
-    """Raises BadInput for what is not a setting's name, belongs to the cell, the trial or the command line, or is no value."""
+    """Raises BadInput for what is not a setting's name, is set by the cell, the trial or a flag, or is no value."""
     for name, value in settings.items():
         if not re.fullmatch(r"[a-z0-9-]{1,100}", name):
             raise BadInput(f"{where}: {shown(name)} is not a setting: the name of one consists of a-z, 0-9 and '-'")
         if name in NOT_SETTINGS:
-            raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")
+            raise BadInput(f"{where}: {name} is not a setting: the cell, the trial or a flag of `tables` sets it")
         values = value if isinstance(value, list) else [value]
         if not all(is_scalar(one) and (not isinstance(one, str) or one.isprintable()) for one in values):
             raise BadInput(
