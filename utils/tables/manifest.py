@@ -18,16 +18,8 @@ MANIFEST_LIMIT = MIB
 MAX_TRIALS = 1000  # of a cell
 PROTOCOLS = ("logs", "paper")
 ALL = "all"  # in the place of tables: every table
-NOT_SETTINGS = (
-    *Cell._fields,
-    "trial",
-    "pretrained",
-    "results-root",
-    "data-root",
-    "overwrite",
-    "help",
-)  # set by the cell, the trial or a flag
-
+# Set by the cell, the trial or a flag:
+NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")
 Key = tuple[Cell, str | None]  # of a row: its cell and exp-spec
 
 
