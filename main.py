@@ -25,7 +25,7 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, BadPart, Finished, Interrupted, RunFailed, machine_failure
-from utils.files.output import discard, prepare_streams
+from utils.files.output import discard, flush_or_discard, prepare_streams
 from utils.files.text import printable
 
 
@@ -135,7 +135,7 @@ def report(args: Namespace) -> None:
 
 def benchmark(args: Namespace) -> None:
     """Time the methods against STE, interleaved in one process; or several runs at once."""
-    from utils.benchmark import costs, throughput, timing
+    from utils.benchmark import costs, output, throughput, timing
     from utils.benchmark.options import ITERATIONS, BenchmarkOptions
     from utils.choices import BF16, FLOAT32
     from utils.environment import choose_device, keep_freed_memory
@@ -143,8 +143,11 @@ def benchmark(args: Namespace) -> None:
     options = BenchmarkOptions.of(args)
     keep_freed_memory()
     if options.scale:
-        print(costs.table(timing.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES)))
+        table = costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES))
+        print(f"{output.heading(options, choose_device('cpu'))}\n\n{table}")
         return
+    if options.out:
+        output.try_out(options.out)
     device = choose_device(options.device, precision=BF16 if BF16 in options.precision else FLOAT32)
     options = replace(options, iterations=options.iterations or ITERATIONS[device.type])
     if options.at_once:
@@ -153,9 +156,9 @@ def benchmark(args: Namespace) -> None:
     else:
         measurements = timing.measure(options, device)
         table = timing.table(measurements)
-    print(f"{timing.heading(options, device)}\n\n{table}")
+    print(f"{output.heading(options, device)}\n\n{table}")
     if options.out:
-        timing.write_json(measurements, options, device)
+        output.write_json(measurements, options, device)
 
 
 def tables(args: Namespace) -> None:
@@ -169,15 +172,13 @@ def tables(args: Namespace) -> None:
     if args.action == "status":
         print(status_table(runs))
     elif options.engine == "slurm":
-        print(slurm_script(selection, options, len(runs), args.program))
+        print(slurm_script(selection, options, runs, args.program))
     elif options.dry_run:
         print("\n".join(shlex.join(run.command) for run in runs))
     else:
         from utils.tables.scheduler import carry_out
 
         failures = carry_out(runs, options)
-        for run, why in failures.items():
-            print(printable(f"failed: {run}: {why}"))
         if failures:
             raise RunFailed(f"{len(failures)} of {len(runs)} runs failed; rerun the same command to try them again")
 
@@ -206,8 +207,6 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     except BrokenPipeError:  # what read the output, such as head, has gone
         discard(sys.stdout.fileno())
         return 141
-    except Finished as finished:
-        print(printable(str(finished)))
     except (BadInput, BadPart, RunFailed, Interrupted) as error:
         wrong = "" if isinstance(error, Interrupted) else "error: "
         print(f"{program.name}: {wrong}{printable(str(error))}", file=sys.stderr)
@@ -218,6 +217,7 @@ def main(argv: list[str] | None = None, program: str | Path = MAIN) -> int:
     except Exception as error:
         if (why := machine_failure(error)) is None:
             raise
+        flush_or_discard(sys.stdout)
         print(f"{program.name}: error: {printable(why)}", file=sys.stderr)
         return RunFailed.exit_code
     return 0
@@ -235,7 +235,10 @@ def _carry_out(argv: list[str] | None, program: Path) -> None:
         return
     for note in flags_without_effect(args):
         print(f"note: {note}", file=sys.stderr)
-    args.function(args)
+    try:
+        args.function(args)
+    except Finished as finished:
+        print(printable(str(finished)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
     python figs/controls.py [ROOT ...]                  # adds the finished runs below ROOT, prints the tables, draws the curves
     python figs/controls.py ROOT --best-rate QUANTIZER  # prints STE's best learning rate by validation accuracy, for the script
+    python figs/controls.py ROOT --phi-of QUANTIZER RATE  # prints the folder of MultiFC's first trial at a rate, for the script
 
 Epochs are stored in figs/controls/epochs.csv.xz (--out DIR: in another folder), where a run replaces the one of the same cell,
 settings and trial, and M's gain at the start and at the end of a run in gains.csv. Tables and curves, which --out has beside them
@@ -76,6 +77,24 @@ def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
     if best is None:
         sys.exit(f"the sweep of {STE} with {quantizer} has no validation images, and test accuracy must not choose")
     return float(best.trials[0].settings["init_lr"])
+
+
+def phi_of(trials: Iterable[Trial], quantizer: str, rate: float) -> Path:
+    """The folder of the first trial of MultiFC, trained from its own start, with a quantizer and a learning rate.
+
+    Exits where there is none, or there are several.
+    """
+    found = [trial.source for trial in trials if trial.number == 1 and _trains_phi(trial, quantizer, rate)]
+    if len(found) != 1:
+        listed = "".join(f"\n{folder}" for folder in found)
+        sys.exit(f"there are {len(found)} first trials of MultiFC with {quantizer} and init_lr {rate:g}, not one{listed}")
+    return found[0]
+
+
+def _trains_phi(trial: Trial, quantizer: str, rate: float) -> bool:
+    cell, s = trial.cell, trial.settings
+    is_wanted = (cell.backward, cell.quantizer, s.get("init_lr")) == ("MultiFC", quantizer, rate)
+    return is_wanted and trial.state == "done" and s.get("phi") is None and s.get("freeze_phi_after") is None
 
 
 def collect(roots: Iterable[Path], folder: Path) -> None:
@@ -199,14 +218,24 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
 
 
 def main() -> None:
-    """Prints a best rate; or collects the runs below the roots, prints the tables and draws the curves of all that are stored."""
+    """Prints a rate or a folder; or collects the runs below the roots, prints the tables and draws the curves."""
     parser = argparse.ArgumentParser(description="Does the learned gradient help? The runs of scripts/controls.sh.")
     parser.add_argument("roots", metavar="ROOT", nargs="*", type=Path, help="folder with runs to add to the stored ones")
     parser.add_argument("--best-rate", metavar="QUANTIZER", help="only print STE's best learning rate below ROOT")
+    about_phi = "only print the folder below ROOT whose phi the frozen MultiFC has"
+    parser.add_argument("--phi-of", nargs=2, metavar=("QUANTIZER", "RATE"), help=about_phi)
     parser.add_argument("--out", metavar="DIR", type=Path, default=FOLDER / "controls", help="folder of the stored epochs")
     args = parser.parse_args()
     if args.best_rate:
         print(best_rate(trials_below(args.roots), args.best_rate))
+        return
+    if args.phi_of:
+        quantizer, rate = args.phi_of
+        try:
+            rate = float(rate)
+        except ValueError:
+            parser.error(f"--phi-of: RATE must be a number, not {rate!r}")
+        print(phi_of(trials_below(args.roots), quantizer, rate))
         return
     if args.roots:
         collect(args.roots, args.out)

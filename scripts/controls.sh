@@ -41,10 +41,14 @@ best_rate() {
   fi
 }
 
-# found_phi QUANTIZER: leaves in PHI the folder of the first trial of MultiFC at the best rate.
-found_phi() {
-  PHI=RUN_DIR
-  if [ -z "$DRY_RUN" ]; then PHI=$(echo "$RESULTS/$MODEL-$DATASET/runs-Quant/Meta-MultiFC-"*"-$1-SGD-"*"-alpha-$RATE-trial-1"); fi
+# phi_of QUANTIZER: leaves in PHI the folder of the first trial of MultiFC at the best rate.
+phi_of() {
+  if [ -n "$DRY_RUN" ]; then
+    echo "# RUN_DIR: python figs/controls.py $RESULTS --phi-of $1 $RATE"
+    PHI=RUN_DIR
+  else
+    PHI=$("$PYTHON" figs/controls.py "$RESULTS" --phi-of "$1" "$RATE")
+  fi
 }
 
 # at_best QUANTIZER: the rows at its best rate; phi of the trained MultiFC is needed by the frozen one.
@@ -57,8 +61,11 @@ at_best() {
   controls "$TRIALS" "${q[@]}" -meta STE -o SGD "${rate[@]}" "exp-spec=grid-init-lr-$RATE" || true # more trials of the sweep's run
   controls "$TRIALS" "${q[@]}" -meta FC-Grad "${rate[@]}" "exp-spec=alpha-$RATE" || true
   if controls "$TRIALS" "${q[@]}" -meta MultiFC "${rate[@]}" "exp-spec=alpha-$RATE"; then
-    found_phi "$1"
-    controls "$TRIALS" "${q[@]}" -meta MultiFC "${rate[@]}" "phi=$PHI" freeze-phi-after=0 "exp-spec=phi-frozen-$RATE" || true
+    if phi_of "$1"; then
+      controls "$TRIALS" "${q[@]}" -meta MultiFC "${rate[@]}" "phi=$PHI" freeze-phi-after=0 "exp-spec=phi-frozen-$RATE" || true
+    else
+      FAILED+=("figs/controls.py $RESULTS --phi-of $1 $RATE")
+    fi
   fi
   rate+=(freeze-phi-after=0)
   controls "$TRIALS" "${q[@]}" -meta FC-Grad "${rate[@]}" meta-init=identity "exp-spec=identity-frozen-$RATE" || true
@@ -73,8 +80,4 @@ for quantizer in "${QUANTIZERS[@]}"; do
   if [ -z "$STOPPED" ]; then at_best "$quantizer"; fi
 done
 controls "$TRIALS" -q "${QUANTIZERS[@]}" -meta STE -o SGD-M --set init-lr=1e-2 exp-spec=alpha-0.01 || true
-if [ -n "$STOPPED" ]; then
-  echo "$0: stopped; rerun the same command to go on" >&2
-  exit 143
-fi
 finish

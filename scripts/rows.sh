@@ -122,7 +122,8 @@ part() {
   if [ "$code" -ne 0 ]; then FAILED+=("$1"); fi
 }
 
-# finish [PROGRAM...]: prints the results beside the published ones, or has python run the program; lists what failed, if anything did.
+# finish [PROGRAM...]: prints the results beside the published ones, or has python run the program; lists what failed, if anything
+# did. A script that was stopped runs the program, too, prints no results, and ends with exit code 143.
 finish() {
   if [ $# -gt 0 ]; then
     if [ -n "$DRY_RUN" ]; then
@@ -131,8 +132,12 @@ finish() {
       environment
       "$PYTHON" "$@"
     fi
-  elif [ -z "${PART:-}" ]; then
+  elif [ -z "${PART:-}$STOPPED" ]; then
     main report "$RESULTS"
+  fi
+  if [ -n "$STOPPED" ]; then
+    echo "$0: stopped; rerun the same command to go on" >&2
+    exit 143
   fi
   if [ "${#FAILED[@]}" -eq 0 ]; then return; fi
   printf 'failed: %s\n' "${FAILED[@]}" >&2

@@ -51,8 +51,8 @@ def printed_runs(tmp_path, *arguments, **environment):
     (tmp_path / "ResNet20-CIFAR10-pretrain.pth").touch()
     process = script({"METAQUANT_PRETRAINED": str(tmp_path), **environment}, "--dry-run", *arguments)
     assert process.returncode == 0, process.stderr
-    lines = [line for line in process.stdout.splitlines() if not line.startswith("# RATE: ")]
-    assert len(lines) == len(process.stdout.splitlines()) - 2
+    lines = [line for line in process.stdout.splitlines() if not line.startswith(("# RATE: ", "# RUN_DIR: "))]
+    assert len(lines) == len(process.stdout.splitlines()) - 4
     *commands, last = (shlex.split(line.replace("RATE", "0.01")) for line in lines)
     assert last[2:] == ["report", "Results-controls"]
     assert all(command[:5] == ["python", "main.py", "tables", "run", "controls"] for command in commands)

@@ -122,6 +122,14 @@ def product_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == BF16 else None
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return []
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
 def cpu_cores() -> int:
     """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

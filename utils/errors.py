@@ -1,5 +1,6 @@
 """What stops a command: each is printed as one line and has an exit code."""
 
+import errno
 import re
 import signal
 from collections.abc import Iterator
@@ -52,17 +53,26 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def reason(error: OSError | ValueError) -> str:
+    """An error's message; that of one of the operating system without its number and path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 # The words of torch, C++ and the dynamic loader.
 MEMORY = re.compile(r"(can't|cannot) allocate memory|out of memory|bad_alloc|failed to map segment", re.IGNORECASE)
 WORKER = "DataLoader worker"
+DISK = {errno.ENOSPC: "cannot write", errno.EDQUOT: "cannot write", errno.EIO: "cannot read or write"}
 
 
 def machine_failure(error: BaseException | None) -> str | None:
-    """That the memory did not suffice, or that a loader's worker was killed, in a line; None for all other errors."""
+    """That memory or disk did not suffice, or that a loader's worker was killed, in a line; None for all other errors."""
     if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, ImportError, OSError)) and MEMORY.search(str(error))):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, RuntimeError) and WORKER in str(error):
         return f"a worker of the loader was lost: {first_line(error)}"
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{DISK[error.errno]}: {error.strerror}{where}"
     return None
 
 

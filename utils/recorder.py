@@ -1,6 +1,5 @@
 """The recorder of a run: its log files, TensorBoard events, progress line and learning-rate schedule."""
 
-import math
 import sys
 import threading
 import time
@@ -18,10 +17,8 @@ from utils.logs.layers_csv import HEADER, LayerRow, csv_text, group_means
 from utils.logs.log_files import LogFiles
 from utils.logs.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
-from utils.schedules import ADAPTIVE, COSINE, DROP, Schedule, scale_rates
+from utils.schedules import ADAPTIVE, COSINE, AdaptiveDrops, Schedule, ends_the_run, scale_rates
 
-PATIENCE = 3
-LOWEST_LR = 1e-6 * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 LARGEST_BIN = 1e20  # of TensorBoard's histograms
 SUMMARY_EVERY = 50
 GAIN = "meta/scale"  # TensorBoard's tag of M's gain
@@ -37,14 +34,13 @@ class Recorder:
     - with `layers` also layers.csv: a row per epoch and quantized layer (LayerRow);
     - TensorBoard events.
 
-    `stop` becomes True when the learning rate falls below 1e-6 by the schedule "adaptive".
-    state: what `state_dict` gave; the files are cut back to where they were then (an empty one: to nothing). None: the files
-    are added to. Raises BadInput, and changes no file, where what would be left of one is not what it was; InUse where another
-    process writes it. epochs: how many there will be, for the time left.
+    `stop` becomes True when the learning rate falls below LOWEST_LR by the schedule "adaptive".
+    dataset_name: the notebook's argument, ignored. state: what `state_dict` gave; the files are cut back to where they were then
+    (an empty one: to nothing). None: the files are added to. epochs: how many there will be, for the time left. Raises BadInput,
+    and changes no file, where what would be left of one is not what it was; InUse where another process writes it.
     """
 
-    _CURVES = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch")
-    _SCHEDULE = ("stop", "_drops", "_epochs_without_progress", "_lowest_loss")
+    _CHECKPOINTED = ("iteration", "test_acc", "epoch_losses", "seconds_per_epoch", "stop")  # attributes
 
     def __init__(
         self,
@@ -59,7 +55,7 @@ class Recorder:
 
         self.path = Path(SummaryPath)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.dataset_name, self.epochs = dataset_name, epochs
+        self.epochs = epochs
         self.stop = False
         self.iteration = 0  # the number of the next row
         self.test_acc: list[float] = []
@@ -68,8 +64,7 @@ class Recorder:
         self.seconds_per_epoch: list[float] = []
         self.levels: dict[str, Tensor] = {}  # which the next rows of layers.csv need, as `record_layers` got them
         self.loss, self.top1 = AverageMeter(), AverageMeter()
-        self._drops = self._epochs_without_progress = 0
-        self._lowest_loss = math.inf
+        self._adaptive = AdaptiveDrops()
         self._started = self._drawn = time.perf_counter()
         self._has_bar = False
         logs = (*LOGS, *[VALIDATION_LOG] * validation, *[LAYERS_LOG] * layers)
@@ -98,8 +93,9 @@ class Recorder:
         self._logs.cut_back(sizes, state.get("log_hashes", {}))
         if not state:
             return
-        for name in self._checkpointed:
+        for name in (*self._CHECKPOINTED, *self._validated):
             setattr(self, name, state[name])
+        self._adaptive = AdaptiveDrops.from_state(state)
         for meter, (total, count) in zip((self.loss, self.top1), state["meters"], strict=True):
             meter.sum, meter.count = total, count
             meter.avg = total / count if count else 0.0
@@ -107,14 +103,16 @@ class Recorder:
         self._started = time.perf_counter() - state["elapsed"]
 
     @property
-    def _checkpointed(self) -> tuple[str, ...]:
-        """The attributes that a checkpoint holds."""
-        return (*self._CURVES, *self._SCHEDULE, *(["val_acc"] if VALIDATION_LOG in self._logs else []))
+    def _validated(self) -> list[str]:
+        """The attributes that a checkpoint holds of a run with validation alone."""
+        return ["val_acc"] if VALIDATION_LOG in self._logs else []
 
     def state_dict(self) -> dict[str, Any]:
         """Curves, running means, the schedule, and each file's length and SHA-256; the files are safely on disk by then."""
         return {
-            **{name: getattr(self, name) for name in self._checkpointed},
+            **{name: getattr(self, name) for name in self._CHECKPOINTED},
+            **self._adaptive.state_dict(),
+            **{name: getattr(self, name) for name in self._validated},
             "meters": [(meter.sum, meter.count) for meter in (self.loss, self.top1)],
             "elapsed": time.perf_counter() - self._started,
             **({"levels": self.levels} if LAYERS_LOG in self._logs else {}),
@@ -247,19 +245,19 @@ class Recorder:
         if usual is None:
             return ""
         to_come = (self.epochs or 0) - self.epoch
-        spent = min(usual, time.perf_counter() - self._started)  # of the next epoch: more than none where it is resumed
-        return f"{usual:.1f} s per epoch" + (f", {duration(usual * to_come - spent)} left" if to_come > 0 else "")
+        elapsed = time.perf_counter() - self._started  # of the next epoch: more than none where it is resumed
+        left = time_left(0, 0, elapsed, self.seconds_per_epoch, self.epochs).run
+        return f"{usual:.1f} s per epoch" + (f", {duration(left)} left" if to_come > 0 else "")
 
     def adjust_lr(self, optimizer: Optimizer, adjust_type: int | str, epoch: int, meta_optimizer: Optimizer | None = None):
-        """Sets alpha for the epoch after `epoch` (from 0): initial_lr x 0.1 for every drop so far.
+        """Sets alpha for the epoch after `epoch` (from 0): initial_lr x DROP for every drop so far.
 
         adjust_type: as Schedule.adjust: a number n, a drop after every n-th epoch; "60,120", a drop after each of these;
-        "cosine", which needs the recorder's `epochs`; "adaptive", a drop after 3 epochs without a new lowest training loss, and
-        `stop` below 1e-6. meta_optimizer: gamma follows alpha. Raises ValueError for another one.
+        "cosine", which needs the recorder's `epochs`; "adaptive", AdaptiveDrops, and `stop` below LOWEST_LR. meta_optimizer:
+        gamma follows alpha. Raises ValueError for an unknown adjust_type.
         """
         if adjust_type == ADAPTIVE:
-            self._watch_loss(self.loss.avg)
-            factor = DROP**self._drops
+            factor = self._adaptive.after_epoch(self.loss.avg)
         else:
             with suppress(ValueError):  # of a text that is no number: a schedule by name, or milestones
                 adjust_type = int(adjust_type)
@@ -268,14 +266,7 @@ class Recorder:
                 raise ValueError(f"the schedule {COSINE} needs the number of epochs: Recorder(..., epochs=...)")
             factor = schedule.factor(epoch + 1, per_epoch=1, **({"epochs": self.epochs} if self.epochs else {}))
         scale_rates((optimizer, meta_optimizer), factor)
-        self.stop = adjust_type == ADAPTIVE and max(group["lr"] for group in optimizer.param_groups) < LOWEST_LR
-
-    def _watch_loss(self, loss: float) -> None:
-        self._epochs_without_progress = 0 if loss < self._lowest_loss else self._epochs_without_progress + 1
-        self._lowest_loss = min(loss, self._lowest_loss)
-        if self._epochs_without_progress == PATIENCE:
-            self._drops += 1
-            self._epochs_without_progress = 0
+        self.stop = adjust_type == ADAPTIVE and ends_the_run(max(group["lr"] for group in optimizer.param_groups))
 
     def get_best_test_acc(self) -> float:
         """The highest test accuracy so far, percent. Raises ValueError before the first epoch's end."""

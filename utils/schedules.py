@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from utils.files.text import counted
 
 MOST_EPOCHS = 1_000_000
 ADAPTIVE, COSINE = "adaptive", "cosine"
 DROP = 0.1  # what a drop multiplies the learning rate by
+PATIENCE = 3  # epochs without a new lowest training loss, after which "adaptive" drops
+LOWEST_LR = 1e-6  # below which a run with "adaptive" ends
 MILESTONES = re.compile(r"[1-9][0-9]{0,6}(,[1-9][0-9]{0,6})+")
 
 
@@ -19,7 +21,7 @@ class Schedule:
     """The learning rate's schedule: --lr-adjust and --warmup as one value.
 
     adjust: 30, a drop (x 0.1) after every 30th epoch; "60,120,160", a drop after each of these epochs; "cosine", half a cosine
-    from alpha to 0 over the epochs after the warm-up; "adaptive", drops that follow the training loss (utils/recorder.py).
+    from alpha to 0 over the epochs after the warm-up; "adaptive", drops that follow the training loss (AdaptiveDrops).
     warmup: epochs at the start over which the rate grows linearly to alpha, iteration by iteration.
     Schedule(30).factor(iteration=60, per_epoch=1) is 0.1**2.
     Raises ValueError for another adjust or warmup, and for a warm-up together with "adaptive" or with a drop before its end.
@@ -88,6 +90,38 @@ class Schedule:
         epoch = iteration // per_epoch
         drops = epoch // self.adjust if isinstance(self.adjust, int) else sum(epoch >= after for after in self.milestones)
         return DROP**drops
+
+
+@dataclass
+class AdaptiveDrops:
+    """The drops of the schedule "adaptive": one after every PATIENCE epochs without a new lowest training loss."""
+
+    drops: int = 0
+    epochs_without_progress: int = 0
+    lowest_loss: float = math.inf
+
+    def after_epoch(self, loss: float) -> float:
+        """What the initial rate is multiplied by after one more epoch, which had this training loss."""
+        self.epochs_without_progress = 0 if loss < self.lowest_loss else self.epochs_without_progress + 1
+        self.lowest_loss = min(loss, self.lowest_loss)
+        if self.epochs_without_progress == PATIENCE:
+            self.drops += 1
+            self.epochs_without_progress = 0
+        return DROP**self.drops
+
+    def state_dict(self) -> dict[str, float]:
+        """The state by the names that checkpoints have for it."""
+        return {f"_{entry.name}": getattr(self, entry.name) for entry in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """From what `state_dict` gave, among other things."""
+        return cls(**{entry.name: state[f"_{entry.name}"] for entry in fields(cls)})
+
+
+def ends_the_run(rate: float) -> bool:
+    """Whether a learning rate of the schedule "adaptive" is below LOWEST_LR."""
+    return rate < LOWEST_LR * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 
 
 def scale_rates(optimizers: Iterable[Any], factor: float) -> None:

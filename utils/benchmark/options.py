@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from utils.choices import FLOAT32, META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
 from utils.options.kinds import PATH, Kind, Switch, Whole
-from utils.options.options import Options, like, setting
+from utils.options.options import Options, flag, like, setting
 from utils.run.settings import BATCH_SIZE, MODEL, OPTIMIZER, QUANTIZER, Settings
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
@@ -33,7 +33,7 @@ class Method:
     @property
     def exists(self) -> bool:
         """Whether there is such a method, and it takes such a nonlinearity."""
-        if self.backward not in (PLAIN, *methods()):
+        if self.backward not in (PLAIN, *methods()) or self.name.endswith(":"):
             return False
         if self.nonlinear is None:
             return True
@@ -69,7 +69,7 @@ INSTEAD = "instead of timing one run after the other"
 class BenchmarkOptions(Options):
     """What is timed, counted or run at once, how often, and where the measurements go.
 
-    Raises BadInput for options that do not go together, a precision that is there twice, and a file that cannot be written.
+    Raises BadInput for options that do not go together, a value that is there twice, and a file whose folder is not there.
     """
 
     models: tuple[str, ...] = setting(("ResNet20",), "networks", kind=MODEL, several=True)
@@ -102,8 +102,10 @@ class BenchmarkOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if twice := next((one for one in self.precision if self.precision.count(one) > 1), None):
-            raise BadInput(f"--precision: {twice} is there twice")
+        for name in ("models", "batch_sizes", "quantizers", "methods", "precision", "at_once"):
+            values = getattr(self, name)
+            if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+                raise BadInput(f"{flag(name)}: {twice[0]} is there twice")
         if self.scale and self.at_once:
             raise BadInput("--at-once: not together with --scale")
         if self.scale and self.out:

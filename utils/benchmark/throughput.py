@@ -1,19 +1,26 @@
 """How much several runs at once get done on one device, each in a process of its own, as `main.py tables` runs them."""
 
 import multiprocessing
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 
 import torch
 
+from meta_utils.iterations import WARM_UP
 from utils.benchmark.options import BenchmarkOptions, Turn
-from utils.benchmark.timing import WARM_UP, trainer
+from utils.benchmark.trainer import trainer
 from utils.environment import choose_device, cpu_cores, keep_freed_memory
-from utils.errors import RunFailed
+from utils.errors import BadInput, BadPart, RunFailed, first_line, machine_failure, shortened
 from utils.files.markdown import markdown_table
+from utils.files.text import counted
 
 CIFAR_EPOCH = 50_000  # training images
 PATIENCE = 600.0  # seconds until every process must have begun
@@ -66,38 +73,73 @@ def measure_throughput(options: BenchmarkOptions, device: torch.device) -> list[
 def together(count: int, work: Work) -> float:
     """Iterations per second, the sum over `count` processes that begin together, each with its share of the cores.
 
-    Raises RunFailed where a process fails.
+    Raises RunFailed with what a process says of its failure.
     """
     context = multiprocessing.get_context("spawn")
-    barrier, rates = context.Barrier(count), context.SimpleQueue()
+    barrier, reports = context.Barrier(count), context.SimpleQueue()
     threads = max(1, cpu_cores() // count)
-    processes = [context.Process(target=_run, args=(work, threads, barrier, rates)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
+    processes = [context.Process(target=_run, args=(work, threads, barrier, reports)) for _ in range(count)]
+    try:
+        with _held_interrupts():
+            for process in processes:
+                process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+                process.join()
+    found = []
+    while not reports.empty():
+        found.append(reports.get())
+    rates = [report for report in found if isinstance(report, float)]
+    if len(rates) < count:
         codes = ", ".join(str(process.exitcode) for process in processes)
-        raise RunFailed(f"{count} runs of {work.turn.method} at once: the processes ended with exit codes {codes}")
-    return sum(rates.get() for _ in processes)
+        why = next((report for report in found if isinstance(report, str)), f"the processes ended with exit codes {codes}")
+        raise RunFailed(f"{counted(count, 'run')} of {work.turn.method} at once: {why}")
+    return sum(rates)
 
 
-def _run(work: Work, threads: int, barrier: Barrier, rates: SimpleQueue) -> None:
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Ctrl-C takes effect afterwards. Processes that are started meanwhile never notice it: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(work: Work, threads: int, barrier: Barrier, reports: SimpleQueue) -> None:
+    """In a process of its own: reports its iterations per second, or, if it is the first to fail, why. Then it exits with 1."""
+    try:
+        reports.put(_rate(work, threads, barrier))
+    except BrokenBarrierError:  # another one has failed
+        sys.exit(1)
+    except Exception as error:
+        is_first = not barrier.broken
+        barrier.abort()  # the others must not wait
+        if is_first:
+            reports.put(shortened(machine_failure(error) or first_line(error)))
+        if not isinstance(error, (BadInput, BadPart)) and machine_failure(error) is None:
+            raise
+        sys.exit(1)
+
+
+def _rate(work: Work, threads: int, barrier: Barrier) -> float:
+    """Iterations per second, once all have warmed up."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     device = choose_device(work.device)
-    try:
-        run = trainer(work.turn, work.setup, work.optimizer, device, work.eager)
-        run(WARM_UP + 2)
-        _wait_for(device)
-    except BaseException:
-        barrier.abort()  # the others must not wait
-        raise
+    run = trainer(work.turn, work.setup, work.optimizer, device, work.eager)
+    run(WARM_UP + 2)
+    _wait_for(device)
     barrier.wait(PATIENCE)
     begun = time.perf_counter()
     run(work.iterations)
     _wait_for(device)
-    rates.put(work.iterations / (time.perf_counter() - begun))
+    return work.iterations / (time.perf_counter() - begun)
 
 
 def _wait_for(device: torch.device) -> None:

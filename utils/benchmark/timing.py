@@ -5,32 +5,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count, islice, product, repeat
-from pathlib import Path
-from typing import Any
+from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from meta_utils.capture import CudaGraphs
-from meta_utils.iterations import WARM_UP, Iterations
-from utils.batches import ImageSet, Loader, ResidentLoader
-from utils.benchmark.costs import Cost
-from utils.benchmark.costs import count as count_cost
-from utils.benchmark.options import PLAIN, BenchmarkOptions, Method, Turn
-from utils.choices import FLOAT32, STE, TF32
-from utils.environment import describe, git_state, peak_memory, product_dtype, use_tf32, versions
-from utils.files import strict_json
+from meta_utils.iterations import WARM_UP
+from utils.benchmark.options import PLAIN, BenchmarkOptions, Turn
+from utils.benchmark.trainer import trainer
+from utils.choices import FLOAT32, STE
 from utils.files.markdown import markdown_table
-from utils.run.build import build_loop
-from utils.run.nets import plain_net
-from utils.run.settings import TrainSettings
 
 WHOLE = "iterations"
 PROFILED = 5  # iterations at most
@@ -60,66 +48,6 @@ class Measurement:
     ratio_to_float32: float | None
     phases: dict[str, float]
     cuda_bytes: int | None
-
-
-def _loader(batch_size: int, device: torch.device) -> Loader:
-    """Random images in CIFAR's form, augmented by the loader that training uses; on a GPU about as many."""
-    generator = torch.Generator().manual_seed(0)
-    total = batch_size * max(8, 50_000 // batch_size if device.type == "cuda" else 0)
-    images = torch.randint(256, (total, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    targets = torch.randint(10, (total,), generator=generator)
-    return ResidentLoader(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "train", batch_size, device=device)
-
-
-def _plain(model: str, precision: str, loader: Loader, device: torch.device) -> Callable[[int], None]:
-    net = plain_net(model, loader.image_set.num_classes).to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    endless, dtype = chain.from_iterable(repeat(loader)), product_dtype(precision)
-
-    def run(iterations: int) -> None:
-        for inputs, targets in islice(endless, iterations):
-            optimizer.zero_grad()
-            with torch.autocast(device.type, dtype) if dtype else nullcontext():
-                loss = F.cross_entropy(net(inputs.contiguous()), targets)  # the default memory format, inputs included
-            loss.backward()
-            optimizer.step()
-
-    return run
-
-
-def _quantized(
-    turn: Turn, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
-) -> Callable[[int], None]:
-    method = Method(turn.method)
-    setup = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
-    how = {"meta_nonlinear": method.nonlinear, "precision": turn.precision}
-    loop = build_loop(TrainSettings(**setup, **how), loader, device)
-    work = Iterations(loop, loader, graphs)
-    sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
-
-    def run(iterations: int) -> None:
-        for size in islice(sizes, iterations):
-            work.run(size)
-
-    return run
-
-
-def trainer(turn: Turn, setup: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
-    """What runs so many iterations of a method, in its precision, on a net, batch size and quantizer."""
-    model, batch_size, quantizer = setup
-    torch.manual_seed(0)
-    loader = _loader(batch_size, device)
-    if turn.method == PLAIN:
-        iterate = _plain(model, turn.precision, loader, device)
-    else:
-        graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
-        iterate = _quantized(turn, model, quantizer, optimizer, loader, device, graphs)
-
-    def run(iterations: int) -> None:
-        use_tf32(turn.precision == TF32)
-        iterate(iterations)
-
-    return run
 
 
 class _Clock:
@@ -239,18 +167,6 @@ def _look_inside(
     return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
 
 
-def count_costs(
-    models: Sequence[str], batch_sizes: Sequence[int], quantizers: Sequence[str], methods: Sequence[str], optimizer: str
-) -> dict[tuple[Any, ...], Cost]:
-    """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
-    costs = {}
-    for *setup, name in product(models, batch_sizes, quantizers, methods):
-        run = trainer(Turn(name, FLOAT32), tuple(setup), optimizer, torch.device("meta"), eager=True)
-        run(2)
-        costs[*setup, name] = count_cost(partial(run, 1))
-    return costs
-
-
 def _ratio(rounds: list[dict[Turn, float]], turn: Turn, other: Turn) -> float | None:
     """The median of the ratios round by round; None where the other was not measured."""
     return statistics.median(each[turn] / each[other] for each in rounds) if other in rounds[0] else None
@@ -280,24 +196,3 @@ def table(measurements: list[Measurement]) -> str:
         setup = [m.model, str(m.batch_size), m.quantizer, m.method, m.precision]
         rows.append([*setup, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
     return markdown_table(columns, *rows)
-
-
-def heading(options: BenchmarkOptions, device: torch.device) -> str:
-    """A line with the device, how much was timed, and the versions of the packages."""
-    iterations = f"{options.repeats} x {options.iterations} iterations"
-    if options.at_once:
-        iterations = f"{options.repeats * options.iterations} iterations of each run"
-    return f"{describe(device)}; {iterations}; {', '.join(f'{name} {version}' for name, version in versions().items())}"
-
-
-def write_json(measurements: Sequence[Any], options: BenchmarkOptions, device: torch.device) -> None:
-    """Writes the measurements (dataclasses) with options, device, versions, commit and peak memory into the file --out names."""
-    record = {
-        "device": describe(device),
-        "versions": versions(),
-        "git": git_state(),
-        "settings": options.as_dict(),
-        "peak_memory": peak_memory(device),
-        "measurements": [asdict(m) for m in measurements],
-    }
-    Path(options.out).write_text(strict_json.dumps(record, indent=1) + "\n")

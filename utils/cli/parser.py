@@ -61,13 +61,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:
-    """The parser of a program; commands: subcommand -> the function that carries it out, its docstring the help."""
+    """The parser of a program; commands: subcommand -> the function that carries it out, its docstring the help.
+
+    A command that FLAGS does not know has no flags.
+    """
     parser = Parser(prog=program.name, description="MetaQuant: 1-bit networks with a learned gradient through the quantizer.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, function in commands.items():
-        line = function.__doc__.splitlines()[0]
+        line = (function.__doc__ or "").partition("\n")[0]
         how = {"help": line, "description": line, "allow_abbrev": False, "formatter_class": HelpFormatter}
-        subparsers.add_parser(name, build=FLAGS[name], **how).set_defaults(command=name, function=function, program=program)
+        subparsers.add_parser(name, build=FLAGS.get(name), **how).set_defaults(command=name, function=function, program=program)
     return parser
 
 
@@ -157,7 +160,9 @@ def _export(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs")
+    parser.add_argument(
+        "roots", type=argument(PATH), nargs="+", metavar="ROOT", help="folders that hold runs, at any depth, or CSV files of runs"
+    )
     parser.add_argument(
         "--out",
         type=argument(PATH),
@@ -190,6 +195,8 @@ FLAGS = {
 
 def flags_without_effect(args: argparse.Namespace) -> list[str]:
     """A line for each flag that was given and does nothing beside the others."""
+    if args.command not in FLAGS:
+        return []
     parser = Parser()
     FLAGS[args.command](parser)
     notes = []
@@ -224,7 +231,7 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
             if TF32 in args.precision:
                 yield ["precision"], TF32_ON_CPU
     if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
-        yield ["model"], "with a run's folder or an exported file, which know their own"
+        yield ["model"], "with a run's folder or an exported file, whose net is recorded"
     if args.command == "evaluate" and args.path.endswith(ONNX):
         yield ["precision"], "with an ONNX file, which computes in float32"
     elif args.command == "evaluate" and args.precision == TF32 and _on_cpu(args.device):

@@ -10,7 +10,7 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def prepare_streams() -> None:
-    """Puts the null device where a standard stream is closed, so that no file of ours gets its number.
+    """Puts the null device where a standard stream is closed, so that a file opened later does not become standard output.
 
     Characters that a stream's encoding lacks are written as escapes.
     """
@@ -35,6 +35,15 @@ def discard(number: int) -> None:
     else:
         os.dup2(null, number)
         os.close(null)
+
+
+def flush_or_discard(stream: TextIO) -> None:
+    """Writes what a stream still holds, or discards it where that fails."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            discard(stream.fileno())
 
 
 class _BestEffort:

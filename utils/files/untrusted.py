@@ -1,4 +1,7 @@
-"""Files that were not necessarily written by this program: read whole, but only if they are regular files of a sensible size."""
+"""Files that were not necessarily written by this program: only regular files are read, and no more bytes than a limit.
+
+Links are followed: a user may put one in the place of a file. Where none may be, see utils/files/regular.py.
+"""
 
 import os
 import stat
@@ -10,7 +13,7 @@ MIB = 1 << 20
 
 def read_limited(path: str | Path, limit: int) -> bytes:
     """A file's bytes, links followed. Raises OSError if it cannot be read, is no regular file, or has more than `limit` bytes."""
-    with open(path, "rb", opener=_open_regular) as file:
+    with open(path, "rb", opener=_open_through_links) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(EFBIG, f"it is larger than {limit / MIB:g} MiB")
@@ -19,29 +22,22 @@ def read_limited(path: str | Path, limit: int) -> bytes:
 
 def read_tail(path: str | Path, size: int) -> bytes:
     """The last bytes of a file, at most `size`. Raises OSError as read_limited does."""
-    with open(path, "rb", opener=_open_regular) as file:
+    with open(path, "rb", opener=_open_through_links) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size)
 
 
-def _open_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK)  # a FIFO does not make it wait
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(EINVAL, "it is not a regular file")
-
-
-def why_no_folder(path: str | Path, may_be_absent: bool = False) -> str | None:
-    """Why a path is not a folder that can be looked at; None where it is one. may_be_absent: or where it can be made."""
+def _open_through_links(path: str, flags: int) -> int:
+    _require_regular(os.stat(path))  # before it is opened: opening a device may already do something
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)  # a FIFO that has come in between does not make it wait
     try:
-        return None if stat.S_ISDIR(os.stat(path).st_mode) else "it is not a folder"
-    except FileNotFoundError as error:
-        return None if may_be_absent else reason(error)
-    except (OSError, ValueError) as error:
-        return reason(error)
+        _require_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def reason(error: OSError | ValueError) -> str:
-    """What an error of the operating system says, without its number and path."""
-    return getattr(error, "strerror", None) or str(error)
+def _require_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(EINVAL, "it is not a regular file")

@@ -7,7 +7,7 @@ from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
-RECENT = 3  # epochs whose median stands for those to come: one that was disturbed does not count
+RECENT = 3  # epochs whose median stands for those to come: the median ignores a single slow epoch
 USUAL_COLUMNS = 80
 
 
@@ -28,8 +28,9 @@ def time_left(done: int, total: int, elapsed: float, seconds: Sequence[float], e
 
     seconds: of each epoch before it, test included; elapsed counts likewise, also where the epoch was resumed in its middle.
     epochs: that the run has. In the first epoch, whose test has no time yet, the pace of its iterations is all that is known.
+    done 0: only the times of earlier epochs count.
     """
-    pace = elapsed / done
+    pace = elapsed / done if done else 0.0
     usual = seconds_per_epoch(seconds)
     rest = pace * (total - done)
     epoch = rest if usual is None else max(rest, usual - elapsed)

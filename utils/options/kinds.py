@@ -14,6 +14,7 @@ from utils.choices import DATASETS, MODELS, TORCHVISION, is_net
 from utils.errors import shortened
 from utils.schedules import ADAPTIVE, COSINE, MOST_EPOCHS, Schedule
 
+SMALLEST, LARGEST = 1e-38, 1e38  # of the positive numbers that a setting takes; float32 holds them
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on the file systems of Linux and macOS
 
 
@@ -86,17 +87,19 @@ class Real(Kind):
     """A number of at least 0, or above `above`, and at most `most`, that float32 holds too."""
 
     above: float | None = None
-    most: float = 1e38
+    most: float = LARGEST
     stored = (int, float)
 
     @property
     def limits(self) -> str:
-        return f"at most {self.most:g}".replace("e+", "e")
+        return "" if self.most == LARGEST else f"at most {self.most:g}"
 
     @property
     def accepts(self) -> str:
-        low = "of at least 0" if self.above is None else f"above {self.above:g}"
-        return f"a number {low} and {self.limits} (0 or at least 1e-38, which float32 can hold)"
+        low, zero = ("of at least 0", "0 or ") if self.above is None else (f"above {self.above:g}", "")
+        return f"a number {low} and at most {self.most:g} ({zero}at least {SMALLEST:g}, which float32 can hold)".replace(
+            "e+", "e"
+        )
 
     def _parsed(self, text: str) -> float:
         if not text.isascii() or "_" in text:  # float takes digits of every script
@@ -104,7 +107,7 @@ class Real(Kind):
         return float(text)
 
     def _checked(self, value: Any) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= self.most or 0 < value < 1e-38:
+        if type(value) not in (int, float) or not 0 <= value <= self.most or 0 < value < SMALLEST:
             raise ValueError
         if self.above is not None and value <= self.above:
             raise ValueError

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.errors import BadInput, first_line
+from utils.errors import BadInput, first_line, reason
 from utils.files import strict_json
 from utils.files.checks import MAX_NAME, is_name
 from utils.files.text import printable, shown
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.files.untrusted import MIB, read_limited
 from utils.report.labels import OTHER_FORM
 from utils.report.trials import Trial
 from utils.run.folder.fields import check_settings

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from utils import LAYERS_LOG, TEST_LOG, log_file
-from utils.files.untrusted import reason
+from utils.errors import reason
 from utils.run.folder.record import REPLACED
 from utils.run.paths import RECORD
 

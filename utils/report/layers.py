@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import BadInput, first_line
+from utils.errors import BadInput, first_line, reason
 from utils.files.checks import is_name
 from utils.files.text import counted, shown
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.files.untrusted import MIB, read_limited
 from utils.logs.layers_csv import LayerRow
 from utils.report.logs import NUMBER
 

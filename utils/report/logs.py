@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import BadInput
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.errors import BadInput, reason
+from utils.files.untrusted import MIB, read_limited
 
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?"
 ROW = re.compile(rb"\d{1,12}, *" + NUMBER)

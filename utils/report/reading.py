@@ -12,8 +12,8 @@ import numpy as np
 from utils import LAYERS_LOG, LOSS_LOG, TEST_LOG, TRAIN_LOG, VALIDATION_LOG, log_file
 from utils.choices import ESTIMATORS, META_NETWORKS, MODELS, OPTIMIZEES, PROXIMAL, QUANTIZERS, STE, usual_bits
 from utils.errors import BadInput, shortened
+from utils.files.look import why_no_folder
 from utils.files.text import counted, printable
-from utils.files.untrusted import why_no_folder
 from utils.report.csv_files import CSV_SUFFIXES, read_csv
 from utils.report.folders import find_runs
 from utils.report.labels import OTHER_FORM

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from utils.batches import Loader
 from utils.choices import FLOAT32
-from utils.errors import BadInput, RunFailed
-from utils.files.look import look_at
+from utils.errors import BadInput, RunFailed, reason
+from utils.files.look import look_at, why_no_folder
 from utils.files.markdown import markdown_table
 from utils.files.regular import open_new
 from utils.files.text import counted
-from utils.files.untrusted import reason, why_no_folder
 from utils.quantize import Evaluation, evaluate
 from utils.quantizers.quantizer import Quantizer
 from utils.run.evaluation import Trained

@@ -51,7 +51,7 @@ from utils.options.kinds import (
 )
 from utils.options.options import REQUIRED, Options, flag, like, noted, setting, settings_of, spelling
 from utils.run.paths import base_model_path
-from utils.schedules import MOST_EPOCHS, Schedule
+from utils.schedules import DROP, LOWEST_LR, MOST_EPOCHS, PATIENCE, Schedule
 
 MODEL = NetName()
 QUANTIZER = OneOf(lambda: sorted(QUANTIZERS))
@@ -71,8 +71,9 @@ class Settings(Options):
     epochs: int = setting(100, "number of epochs", "-n", kind=Whole(1, MOST_EPOCHS))
     lr_adjust: int | str = setting(
         30,
-        "N: alpha x 0.1 after every N-th epoch; N,N,...: after each of these epochs; cosine: half a cosine from alpha to 0; "
-        "adaptive: x 0.1 after 3 epochs without a new lowest training loss, and the run ends once alpha is below 1e-6",
+        f"N: alpha x {DROP} after every N-th epoch; N,N,...: after each of these epochs; cosine: half a cosine from alpha to 0; "
+        f"adaptive: x {DROP} after {PATIENCE} epochs without a new lowest training loss, and the run ends once alpha is below "
+        f"{LOWEST_LR:.0e}",
         "-ad",
         kind=LearningRateSchedule(),
         metavar="N|N,N,...|cosine|adaptive",

@@ -6,9 +6,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import NamedTuple, Protocol
 
-import torch
-
-from utils.environment import cpu_cores
+from utils.environment import cpu_cores, visible_gpus
 from utils.errors import BadInput, first_line
 from utils.files import regular
 from utils.tables import child
@@ -48,7 +46,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Processes on this machine, one per slot; a slot is what its process gets on top of this one's environment."""
+    """Processes on this machine, one per slot; a slot holds the environment variables added for its process."""
 
     def __init__(self, slots: list[dict[str, str]]):
         self.slots, self._free = slots, list(slots)
@@ -82,7 +80,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Tasks of Ray's core, each holding its share of a GPU, or CPUs; Ray starts one again whose worker or node has died.
+    """Tasks of Ray's core, each holding CPUs and, unless it runs on the CPU, a share of a GPU; Ray restarts one that died.
 
     Every node must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
     or the cluster cannot be reached.
@@ -99,11 +97,12 @@ class RayEngine:
             own = {} if address else {"num_cpus": cores, "include_dashboard": False}
             ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise BadInput(f"--engine ray, --address {address}: {first_line(error)}") from None
+            where = f", --address {address}" if address else ""
+            raise BadInput(f"--engine ray{where}: {first_line(error)}") from None
         for module in (child, regular):
             ray.cloudpickle.register_pickle_by_value(module)
-        gpus = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(child.run_child)
+        self._share = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0  # of a GPU
+        self._task = ray.remote(num_cpus=cpus, max_retries=retries)(child.run_child)
         self._active = {}
 
     @property
@@ -115,7 +114,8 @@ class RayEngine:
         return self._jobs is None or len(self._active) < self._jobs  # Ray queues what does not fit yet
 
     def start(self, run: TableRun) -> None:
-        self._active[self._task.remote(*child_arguments(run), {})] = run
+        task = self._task.options(num_gpus=self._share if run.settings.device != "cpu" else 0)
+        self._active[task.remote(*child_arguments(run), {})] = run
 
     def ended(self) -> list[Ended]:
         if not self._active:
@@ -167,14 +167,6 @@ def local_slots(options: EngineOptions, gpus: list[str], devices: Collection[str
     if options.cpus_per_run or "OMP_NUM_THREADS" not in os.environ:
         slots = [slot | {"OMP_NUM_THREADS": str(threads)} for slot in slots]
     return slots
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not torch.cuda.is_available():
-        return []
-    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def child_arguments(run: TableRun) -> tuple[list[str], Path, Path]:

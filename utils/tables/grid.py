@@ -6,6 +6,7 @@ A run's --exp-spec names its values, after the word "grid": the folders are dist
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput
@@ -17,7 +18,7 @@ from utils.tables.manifest import NOT_SETTINGS
 MARK = "grid"
 NAMES = "|".join(name.replace("_", "-") for name in settings_of(TrainSettings))
 SPEC = re.compile(rf"(?:(.*)-)?{MARK}-(?:{NAMES})-.+")
-OF_ALL_VALUES = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")  # what all runs of a sweep share
+SHARED_BY_A_SWEEP = ("epochs", "exp-spec", "seed", "validation", "deterministic", "loader")
 PATHS = ("phi", "pretrained")  # of which a folder's name would not tell two apart
 Grid = Mapping[str, Sequence[str]]  # setting with dashes -> its values as texts
 
@@ -28,7 +29,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.
     """
     known = {name.replace("_", "-"): entry for name, entry in settings_of(TrainSettings).items()}
-    not_varied = {*NOT_SETTINGS, *OF_ALL_VALUES, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
+    not_varied = {*NOT_SETTINGS, *SHARED_BY_A_SWEEP, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
     grid: dict[str, list[str]] = {}
     for name, texts in given:
         if name in not_varied:
@@ -50,7 +51,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
 
 
 def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
-    """Every combination of a grid's values, as settings; one that the cell's method or quantizer has not is not varied there."""
+    """Every combination of a grid's values; settings that the cell's method or quantizer lacks are left out."""
     trained = cell.quantizer in QUANTIZERS and is_trained(cell.quantizer)  # an unknown name is the settings' to refuse
     used = {*method_defaults(cell.backward), *(["quantizer_lr"] if trained else [])}
     of_some = {*META_OPTIONS, *LEARNED_DEFAULTS, "quantizer_lr"} - used
@@ -58,18 +59,13 @@ def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:
     return [dict(zip(names, values, strict=True)) for values in product(*(grid[name] for name in names))]
 
 
-def exp_spec(base: str | None, varied: Mapping[str, str]) -> str:
+def exp_spec(base: Any, varied: Mapping[str, str]) -> str:
     """The --exp-spec of a run of a sweep: init-lr 0.01 of a run that has the spec "short" is short-grid-init-lr-0.01."""
     parts = [f"{name}-{re.sub('[^A-Za-z0-9._-]', '-', value.replace('+', ''))}" for name, value in varied.items()]
-    return "-".join([*filter(None, [base]), MARK, *parts])
+    return "-".join([*([] if base is None else [str(base)]), MARK, *parts])
 
 
 def sweep_of(spec: str | None) -> str | None:
     """What the --exp-spec of a run says beside its values in a sweep ("" for nothing); None where the run is of no sweep."""
     found = SPEC.fullmatch(spec or "")
     return found and (found[1] or "")
-
-
-def values_in_words(varied: Mapping[str, str]) -> str:
-    """A run's values of a sweep: init-lr 0.01, weight-decay 0.0."""
-    return ", ".join(f"{name} {value}" for name, value in varied.items())

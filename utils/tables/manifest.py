@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils import PROJECT
-from utils.errors import BadInput
+from utils.errors import BadInput, reason, shortened
 from utils.files.text import is_scalar, shown
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.files.untrusted import MIB, read_limited
 from utils.tables.cells import Cell
 
 MANIFEST = PROJECT / "scripts" / "manifest.toml"
@@ -18,14 +18,17 @@ MANIFEST_LIMIT = MIB
 MAX_TRIALS = 1000  # of a cell
 PROTOCOLS = ("logs", "paper")
 ALL = "all"  # in the place of tables: every table
-NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")  # said elsewhere
+# Set by the cell, the trial or a flag:
+NOT_SETTINGS = (*Cell._fields, "trial", "pretrained", "results-root", "data-root", "overwrite", "help")
+Key = tuple[Cell, str | None]  # of a row: its cell and exp-spec
 
 
 @dataclass(frozen=True)
 class Row:
     """A cell of a table: how often it is run, with which settings, and what was printed.
 
-    varied: the settings, with dashes, in which it differs from the cell's other rows in a sweep, as texts.
+    settings: those of all cells, of the rules that the cell meets, and its own. varied: the settings, with dashes, in which it
+    differs from the cell's other rows in a sweep, as texts.
     """
 
     cell: Cell
@@ -33,6 +36,25 @@ class Row:
     settings: dict[str, Any]  # main.py train's long flags without their dashes -> values
     published: str | None  # mean (population variance) of the last 10 epochs, percent
     varied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def exp_spec(self) -> str | None:
+        """The name by which its runs' folders differ from those of the cell's other variants."""
+        spec = self.settings.get("exp-spec")
+        return None if spec is None else str(spec)
+
+    @property
+    def key(self) -> Key:
+        """What identifies it among the rows of a manifest."""
+        return self.cell, self.exp_spec
+
+    def __str__(self) -> str:
+        """ResNet20 CIFAR10 dorefa SGD STE (exp-spec short, init-lr 0.01)."""
+        own = ({"exp-spec": shortened(self.exp_spec)} if self.exp_spec else {}) | dict(self.varied)
+        return f"{self.cell} ({', '.join(f'{name} {value}' for name, value in own.items())})" if own else str(self.cell)
+
+
+TYPES = {dict: "a table", list: "an array", int: "an integer", str: "a text"}  # in TOML's words
 
 
 @dataclass(frozen=True)
@@ -77,27 +99,43 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
         raise BadInput(f"{origin}: a table cannot be called {ALL}, which stands for every table")
     if not any(table.rows for table in tables.values()):
         raise BadInput(f"{origin}: it lists no cells")
+    _check_shared_rows(tables, origin)
     for rule in rules:
         if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
             raise BadInput(f"{origin}: no cell meets the rule when {rule.when}")
     return tables
 
 
-def _table(entry: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
+def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
     """A table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
-    _check(entry, where, {"dataset": str, "cells": list}, {"trials": int})
-    rows = {}
-    for number, row in enumerate(entry["cells"], 1):
+    _check(table, where, {"dataset": str, "cells": list}, {"trials": int})
+    rows: dict[Key, Row] = {}
+    for number, entry in enumerate(table["cells"], 1):
         names = [field for field in Cell._fields if field != "dataset"]
-        _check(row, f"{where}, cell {number}", dict.fromkeys(names, str), {"published": str, "trials": int})
-        cell = Cell(dataset=entry["dataset"], **{field: row[field] for field in names})
-        if cell in rows:
-            raise BadInput(f"{where}, cell {number}: {cell} is there twice")
-        own = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
-        count = row.get("trials", entry.get("trials", trials))
-        _check_trials(count, f"{where}, cell {number}")
-        rows[cell] = Row(cell, count, settings | own, row.get("published"))
+        known = {"published": str, "trials": int, "set": dict}
+        _check(entry, here := f"{where}, cell {number}", dict.fromkeys(names, str), known)
+        cell = Cell(dataset=table["dataset"], **{field: entry[field] for field in names})
+        count, own = entry.get("trials", table.get("trials", trials)), entry.get("set", {})
+        _check_trials(count, here)
+        _check_settings(own, here)
+        of_rules = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
+        row = Row(cell, count, settings | of_rules | own, entry.get("published"))
+        if row.key in rows:
+            raise BadInput(f"{here}: {row} is there twice; give one an exp-spec in its `set`")
+        rows[row.key] = row
     return Table(tuple(rows.values()))
+
+
+def _check_shared_rows(tables: Mapping[str, Table], origin: str) -> None:
+    """Raises BadInput where a cell has other settings in another table, but the same folders."""
+    seen: dict[Key, tuple[str, Row]] = {}
+    for name, table in tables.items():
+        for row in table.rows:
+            first, other = seen.setdefault(row.key, (name, row))
+            if other.settings != row.settings:
+                raise BadInput(
+                    f"{origin}, table {name}: {row} has other settings in table {first}; give one an exp-spec in its `set`"
+                )
 
 
 def _rules(entries: list[Any], origin: str) -> list[Rule]:
@@ -128,7 +166,7 @@ def _check(entry: Any, where: str, needed: dict[str, type], known: dict[str, typ
         if kind is None:
             raise BadInput(f"{where}: unknown key {shown(key)}; known are {', '.join(needed | known)}")
         if type(value) is not kind:
-            raise BadInput(f"{where}: {key} must be of type {kind.__name__}, not {shown(value)}")
+            raise BadInput(f"{where}: {key} must be {TYPES[kind]}, not {shown(value)}")
         if kind is str and not value.isprintable():
             raise BadInput(f"{where}: {key} must be a text without control characters, not {shown(value)}")
 
@@ -139,12 +177,12 @@ def _check_trials(count: int, where: str) -> None:
 
 
 def _check_settings(settings: dict[str, Any], where: str) -> None:
-    """Raises BadInput for what is not a setting's name, belongs to the cell, the trial or the command line, or is no value."""
+    """Raises BadInput for what is not a setting's name, is set by the cell, the trial or a flag, or is no value."""
     for name, value in settings.items():
         if not re.fullmatch(r"[a-z0-9-]{1,100}", name):
             raise BadInput(f"{where}: {shown(name)} is not a setting: the name of one consists of a-z, 0-9 and '-'")
         if name in NOT_SETTINGS:
-            raise BadInput(f"{where}: {name} is not a setting: it is the cell's, the trial's or the command line's")
+            raise BadInput(f"{where}: {name} is not a setting: the cell, the trial or a flag of `tables` sets it")
         values = value if isinstance(value, list) else [value]
         if not all(is_scalar(one) and (not isinstance(one, str) or one.isprintable()) for one in values):
             raise BadInput(

@@ -5,13 +5,22 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from utils.options.kinds import Kind, OneOf, Switch, Whole
+from utils.options.kinds import PATH, Kind, OneOf, Switch, Whole
 from utils.options.options import REQUIRED, Options, like, setting
 from utils.run.settings import Settings
 from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
 
 ENGINES = ("local", "ray", "slurm")
 MOST_JOBS = 10_000  # processes at once; no machine has more cores
+
+
+def pair(value: Any, kind: type) -> tuple[Any, Any]:
+    """The two members of a pair, each of a type (a bool is no int). Raises ValueError for anything else."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError
+    if not all(isinstance(member, kind) and not isinstance(member, bool) for member in value):
+        raise ValueError
+    return tuple(value)
 
 
 class Share(Kind):
@@ -29,10 +38,10 @@ class Share(Kind):
         return int(index), int(count)
 
     def _checked(self, value: Any) -> tuple[int, int]:
-        index, count = value
+        index, count = pair(value, int)
         if not 1 <= index <= count:
             raise ValueError
-        return value
+        return index, count
 
 
 class Assignment(Kind):
@@ -48,10 +57,10 @@ class Assignment(Kind):
         return name.replace("_", "-"), value
 
     def _checked(self, value: Any) -> tuple[str, str]:
-        name, text = value
+        name, text = pair(value, str)
         if not (name and text) or name.startswith("-"):
             raise ValueError
-        return value
+        return name, text
 
 
 class Values(Kind):
@@ -71,10 +80,12 @@ class Values(Kind):
         return name.replace("_", "-"), tuple(values.split(";" if ";" in values else ","))
 
     def _checked(self, value: Any) -> tuple[str, tuple[str, ...]]:
-        name, values = value
-        if not name or name.startswith("-") or len(values) < 2 or not all(values):
+        name, values = pair(value, object)
+        if not isinstance(name, str) or not name or name.startswith("-"):
             raise ValueError
-        return value
+        if not isinstance(values, (list, tuple)) or len(values) < 2 or not all(isinstance(one, str) and one for one in values):
+            raise ValueError
+        return name, tuple(values)
 
 
 CELLS, RUNS, ENGINE = "selection of cells", "settings of the runs", "engine"  # headings of the help
@@ -91,7 +102,7 @@ class Selection(Options):
         positional=True,
         metavar="TABLE",
     )
-    manifest: str = setting(str(MANIFEST), "file of the tables to run", metavar="TOML")
+    manifest: str = setting(str(MANIFEST), "file of the tables to run", kind=PATH, metavar="TOML")
     protocol: str = setting("logs", "settings as the published logs show, or as the paper's text says", kind=OneOf(PROTOCOLS))
     model: tuple[str, ...] = setting((), "only these networks", "-m", several=True, group=CELLS)
     quantizer: tuple[str, ...] = setting((), "only these quantizers", "-q", several=True, group=CELLS)
@@ -126,8 +137,9 @@ class Selection(Options):
     data_root: str = like(Settings, "data_root", group=RUNS)
     results_root: str = like(Settings, "results_root", group=RUNS)
     pretrained_root: str | None = setting(
-        lambda: os.environ.get("METAQUANT_PRETRAINED"),
+        lambda: os.environ.get("METAQUANT_PRETRAINED") or None,
         "folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",
+        kind=PATH,
         metavar="DIR|none",
         group=RUNS,
     )

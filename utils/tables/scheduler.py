@@ -10,9 +10,9 @@ from collections import Counter, deque
 
 from tqdm import tqdm
 
-from utils.errors import Interrupted, InUse
+from utils.errors import Interrupted, InUse, reason
 from utils.files.text import counted, printable
-from utils.files.untrusted import read_tail, reason
+from utils.files.untrusted import read_tail
 from utils.logs.progress import is_terminal
 from utils.run.folder.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
@@ -26,12 +26,14 @@ STOPPED_BY_SIGNAL = tuple(128 + which for which in STOPPING)
 
 
 def carry_out(runs: list[TableRun], options: EngineOptions) -> dict[TableRun, str]:
-    """Carries out what is not done of some runs; returns those that failed, and why.
+    """Carries out what is not done of some runs; prints and returns those that failed, and why.
 
     Raises BadInput where nothing can be begun: no run has its base model, or the data are not available.
     """
     to_do = [run for run in runs if run.state()[0] is not State.DONE]
     failures = without_base_model(to_do)
+    for run, why in failures.items():
+        print(printable(f"failed: {run}: {why}"))
     fetch_data(run for run in to_do if run not in failures)
     runnable = [run for run in runs if run not in failures]
     return failures | Scheduler(runnable, make_engine(options, runnable), options.retries).carry_out()
@@ -78,7 +80,7 @@ class Scheduler:
     def _begin(self, run: TableRun) -> None:
         state, why = run.state()
         if state is State.DONE:
-            self._progress.conclude(run, "done before:")
+            self._progress.conclude(run, "done before")
         elif state is State.RUNNING:
             self._elsewhere.append(run)
         elif state is State.REFUSED:
@@ -93,7 +95,7 @@ class Scheduler:
         run, code = end.run, end.code
         killed = code < 0 or code in STOPPED_BY_SIGNAL
         if code == 0:
-            self._progress.conclude(run, f"{run.state()[0]}:")  # with --set stop-after it is not done
+            self._progress.conclude(run, run.state()[0])  # with --set stop-after it is not done
         elif code == InUse.exit_code:
             self._elsewhere.append(run)
         elif killed and self._kills[run] < self._retries:
@@ -105,7 +107,7 @@ class Scheduler:
 
     def _fail(self, run: TableRun, why: str) -> None:
         self.failures[run] = why
-        self._progress.conclude(run, f"failed: {why}:")
+        self._progress.conclude(run, "failed", why)
 
     def _look(self) -> None:
         """Takes up the runs that another process has ended or left, and moves the bar."""
@@ -142,15 +144,15 @@ class Progress:
         tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
 
-    def conclude(self, run: TableRun, outcome: str) -> None:
-        """Says that a run has ended, how many have, and how long the rest takes at the pace so far."""
+    def conclude(self, run: TableRun, outcome: str, why: str = "") -> None:
+        """Says that a run has ended, and why it failed; how many have ended, and how long the rest takes at the pace so far."""
         self._ended += 1
         done, total = self._epochs()
         left = ""
         if self._before < done < total:
             seconds = (time.monotonic() - self._began) / (done - self._before) * (total - done)
             left = f", {tqdm.format_interval(seconds)} left"
-        self.say(f"{outcome} {run} ({self._ended} of {counted(len(self._runs), 'run')}{left})")
+        self.say(f"{outcome}: {run}{f': {why}' if why else ''} ({self._ended} of {counted(len(self._runs), 'run')}{left})")
 
     def close(self) -> None:
         self.refresh()

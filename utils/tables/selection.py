@@ -10,17 +10,17 @@ from pathlib import Path
 
 from utils import MAIN
 from utils.errors import BadInput, Finished, shortened
+from utils.files.look import why_no_folder
 from utils.files.markdown import markdown_table
 from utils.files.text import counted, printable
-from utils.files.untrusted import why_no_folder
 from utils.run.folder.lock import is_locked
 from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
 from utils.run.identity import program_contents
 from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.grid import Grid, combinations, exp_spec, read_grid, values_in_words
-from utils.tables.manifest import ALL, NOT_SETTINGS, Row, read_manifest
+from utils.tables.grid import Grid, combinations, exp_spec, read_grid
+from utils.tables.manifest import ALL, NOT_SETTINGS, Key, Row, read_manifest
 from utils.tables.options import Selection
 
 MAX_RUNS = 100_000
@@ -39,7 +39,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class TableRun:
-    """A trial of a cell: its settings, its folder, and the program that runs it (main.py, or one like it)."""
+    """A trial of a row: its settings, its folder, and the program that runs it (main.py, or one like it)."""
 
     row: Row
     settings: TrainSettings
@@ -47,7 +47,7 @@ class TableRun:
     program: Path
 
     def __str__(self) -> str:
-        return f"{_named(self.row)} trial {self.trial}"
+        return f"{self.row} trial {self.trial}"
 
     @property
     def trial(self) -> int:
@@ -87,10 +87,11 @@ class TableRun:
 
 
 def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
-    """The selected runs of the chosen tables, first trials first; a cell that two tables share counts once.
+    """The selected runs of the chosen tables, first trials first.
 
-    program: what runs them. Raises BadInput for an unknown table, a selection that leaves nothing, or settings that `train` does
-    not take.
+    A row that two tables share counts once, with the larger number of trials. program: what runs them. Raises BadInput for an
+    unknown table, a selection that leaves nothing, a trial that no cell has, settings that `train` does not take, or rows whose
+    runs would share a folder.
     """
     if why := why_no_folder(selection.results_root, may_be_absent=True):
         raise BadInput(f"--results-root {selection.results_root}: {why}")
@@ -99,29 +100,48 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     for table in tables:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
-    rows = _chosen_rows({row.cell: row for table in tables for row in manifest[table].rows}, selection, tables)
-    trials = {cell: _chosen_trials(selection.trials or row.trials, selection.trial) for cell, row in rows.items()}
-    if not any(trials.values()):
-        there = selection.trials or max(row.trials for row in rows.values())
-        raise BadInput(f"--trial {' '.join(map(str, selection.trial))}: there are trials 1 to {there}")
+    rows = _chosen_rows(_each_once(row for table in tables for row in manifest[table].rows), selection, tables)
+    there = selection.trials or max(row.trials for row in rows.values())
+    if absent := [str(trial) for trial in selection.trial if trial > there]:
+        raise BadInput(f"--trial {' '.join(absent)}: there are trials 1 to {there}")
+    trials = {key: _chosen_trials(selection.trials or row.trials, selection.trial) for key, row in rows.items()}
     varied = _varied_rows(rows.values(), read_grid(selection.grid, dict(selection.set)))
-    if (selected := sum(len(trials[row.cell]) for row in varied)) > MAX_RUNS:
+    if (selected := sum(len(trials[row.key]) for row in varied)) > MAX_RUNS:
         raise BadInput(f"--manifest {selection.manifest}: these are {selected} runs; at most {MAX_RUNS} can be selected")
-    pairs = sorted(((trial, row) for row in varied for trial in trials[row.cell]), key=lambda pair: pair[0])
+    pairs = sorted(((trial, row) for row in varied for trial in trials[row.key]), key=lambda pair: pair[0])
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
         raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
-    return [_table_run(row, trial, selection, program) for trial, row in pairs[index - 1 :: count]]
+    runs = [_table_run(row, trial, selection, program) for trial, row in pairs]
+    _check_folders(runs)
+    return runs[index - 1 :: count]
 
 
-def _chosen_rows(rows: dict[Cell, Row], selection: Selection, tables: Iterable[str]) -> dict[Cell, Row]:
+def _each_once(rows: Iterable[Row]) -> dict[Key, Row]:
+    """The rows by key; of several with one key, the one with most trials."""
+    once: dict[Key, Row] = {}
+    for row in rows:
+        if row.key not in once or row.trials > once[row.key].trials:
+            once[row.key] = row
+    return once
+
+
+def _check_folders(runs: Iterable[TableRun]) -> None:
+    """Raises BadInput for two runs of one folder, as where --set gives the variants of a cell one exp-spec."""
+    owners: dict[Path, TableRun] = {}
+    for run in runs:
+        if (other := owners.setdefault(run.path, run)) is not run:
+            raise BadInput(f"{other} and {run} would have the same folder, {run.path}; each needs an exp-spec of its own")
+
+
+def _chosen_rows(rows: dict[Key, Row], selection: Selection, tables: Iterable[str]) -> dict[Key, Row]:
     """The rows that meet the selection. Raises BadInput for a name that no cell has, naming those there are, and for no row."""
     wanted = {field: names for field in Cell._fields if (names := getattr(selection, field, ()))}
     for field, names in wanted.items():
-        there = dict.fromkeys(getattr(cell, field) for cell in rows)
+        there = dict.fromkeys(getattr(row.cell, field) for row in rows.values())
         if unknown := [name for name in names if name not in there]:
             raise BadInput(f"no cell of {', '.join(tables)} has --{field} {' '.join(unknown)}; there are {', '.join(there)}")
-    chosen = {cell: row for cell, row in rows.items() if all(getattr(cell, field) in names for field, names in wanted.items())}
+    chosen = {key: row for key, row in rows.items() if all(getattr(row.cell, field) in names for field, names in wanted.items())}
     if not chosen:
         listed = ", ".join(f"--{field} {' '.join(names)}" for field, names in wanted.items())
         raise BadInput(f"no cell of {', '.join(tables)} has {listed}")
@@ -136,24 +156,20 @@ def _varied_rows(rows: Iterable[Row], grid: Grid) -> list[Row]:
     return varied
 
 
-def _named(row: Row) -> str:
-    return f"{row.cell} ({values_in_words(row.varied)})" if row.varied else str(row.cell)
-
-
 def _chosen_trials(count: int, only: Collection[int]) -> list[int]:
     """Trials 1 to count, or those of them in `only`."""
     return [trial for trial in range(1, count + 1) if not only or trial in only]
 
 
 def status_table(runs: list[TableRun]) -> str:
-    """A Markdown table, a row per cell and combination of a sweep's values: how many of its trials are in which state.
+    """A Markdown table, a row per cell, exp-spec and combination of a sweep's values: how many of its trials are in which state.
 
     Below it: why runs failed, are refused or ended before their last epoch.
     """
     states = {run: run.state() for run in runs}
     by_row: dict[str, list[TableRun]] = {}
     for run in runs:
-        by_row.setdefault(_named(run.row), []).append(run)
+        by_row.setdefault(str(run.row), []).append(run)
 
     def counts(members: Iterable[TableRun]) -> list[str]:
         tally = Counter(states[run][0] for run in members)
@@ -205,7 +221,7 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
     if selection.pretrained_root:
         values["pretrained"] = _base_model(selection.pretrained_root, row.cell, selection.results_root)
     told = [*(["--set", *map("=".join, chosen.items())] if chosen else []), *selection.flags(["grid"])]
-    settings = TrainSettings.from_values(values, f"{' '.join(told) or f'--manifest {selection.manifest}'}, {_named(row)}")
+    settings = TrainSettings.from_values(values, f"{' '.join(told) or f'--manifest {selection.manifest}'}, {row}")
     return TableRun(row, settings, run_path(settings), program)
 
 

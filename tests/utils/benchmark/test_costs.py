@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.benchmark.costs import Cost, Machine, count, table, this_cpu
-from utils.benchmark.timing import count_costs
+from utils.benchmark.costs import Cost, Machine, count, count_costs, table, this_cpu
 
 
 def test_a_product_and_a_convolution():

@@ -1,19 +1,39 @@
 """The benchmark: what it prints and writes. What it finds is the machine's."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from subprocess import PIPE
 
 import pytest
 import torch
+from conftest import PROJECT, until
 from torch.profiler import ProfilerActivity, profile
 
 from utils.benchmark.options import Turn
 from utils.benchmark.throughput import Work, _run, together
-from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of, trainer
-from utils.errors import BadInput, RunFailed
+from utils.benchmark.timing import PHASES, is_within_a_phase, phase_of
+from utils.benchmark.trainer import trainer
+from utils.errors import RunFailed
 
 STE = Turn("STE", "float32")
+
+
+def two_children(parent):
+    """The processes that a process has started and that have loaded torch; None unless there are two of them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == parent and "libtorch" in stat.with_name("maps").read_text():
+                found.append(stat.parent.name)
+    return found if len(found) == 2 else None
 
 
 def test_benchmark_prints_a_table_and_writes_json(call_main, tmp_path):
@@ -54,10 +74,6 @@ def test_precisions_take_turns_and_are_compared(call_main, tmp_path):
             ratio = one[f"ratio_to_{name}"]
             assert ratio == 1 if other == turn else fastest[turn] / slowest[other] <= ratio <= slowest[turn] / fastest[other]
     assert len({*seconds.values()}) == 4
-
-
-def test_a_precision_is_timed_once(refuses):
-    refuses(["benchmark", "--precision", "bf16", "float32", "bf16"], ["--precision: bf16 is there twice"])
 
 
 def test_a_methods_products_are_in_the_precision_of_its_turn():
@@ -110,19 +126,32 @@ def test_several_runs_at_once(call_main, tmp_path):
 
 
 def test_a_process_that_fails_lets_no_other_wait_for_it():
-    barrier = threading.Barrier(2)
+    barrier, reports = threading.Barrier(2), SimpleQueue()
     work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
     with ThreadPoolExecutor() as pool:
         other = pool.submit(barrier.wait, 60)
-        with pytest.raises(BadInput, match="ResNet9"):
-            _run(work, torch.get_num_threads(), barrier, None)
+        with pytest.raises(SystemExit):
+            _run(work, torch.get_num_threads(), barrier, reports)
         assert isinstance(other.exception(), threading.BrokenBarrierError)
+    assert "ResNet9" in reports.get()
 
 
-def test_processes_that_fail_are_an_error():
-    work = Work(("ResNet9", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
-    with pytest.raises(RunFailed, match=r"2 runs of STE at once: the processes ended with exit codes 1, 1"):
+def test_processes_that_fail_are_an_error_in_one_line(capfd):
+    work = Work(("torchvision:alexnet", 2, "dorefa"), STE, "SGD", "cpu", iterations=1, eager=False)
+    with pytest.raises(RunFailed, match=r"^2 runs of STE at once: -m torchvision:alexnet: this net cannot take 32x32 images "):
         together(2, work)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_ends_runs_at_once_in_one_line(tmp_path):
+    """A terminal sends the signal to all processes of the group; here while the runs begin."""
+    command = [sys.executable, "main.py", "benchmark", "--at-once", "2", "--methods", "STE", "--iterations", "1000000"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+    children = until(lambda: two_children(process.pid))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "main.py: stopped by SIGINT\n")
+    assert process.returncode == 130
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 @pytest.mark.parametrize(

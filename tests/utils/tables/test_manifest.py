@@ -140,15 +140,15 @@ def test_layers_in_full_precision_are_a_list_or_a_text(tmp_path):
         ("[settings]", "[settings", ["line 3"]),
         ("[tables.one]", "[other.one]", ["tables is missing"]),
         ("trials = 2", "trails = 2", ["unknown key 'trails'", "trials"]),
-        ("trials = 2", "trials = true", ["trials must be of type int", "True"]),
+        ("trials = 2", "trials = true", ["trials must be an integer", "True"]),
         ("trials = 4", "trials = 0", ["table one, cell 1", "at least 1"]),
         ('optimizer = "SGD", trials', "trials", ["table one, cell 1", "optimizer is missing"]),
         ('"FC-Grad", optimizer', '"STE", optimizer', ["table one, cell 2", "ResNet20 Digits dorefa SGD STE is there twice"]),
         ('when = { backward = "STE" }', 'when = { backwards = "STE" }', ["rule 1", "backwards", "backward"]),
-        ('when = { backward = "STE" }', "when = { backward = 3 }", ["rule 1", "backward must be of type list"]),
+        ('when = { backward = "STE" }', "when = { backward = 3 }", ["rule 1", "backward must be an array"]),
         ('when = { backward = "STE" }', 'when = { backward = "LSTMFC" }', ["no cell meets the rule", "LSTMFC"]),
         ('why = "a reason"', 'why = "a reason"\nprotocol = "pape"', ["rule 1", "logs, paper", "'pape'"]),
-        ("lr-adjust = 7", "trial = 7", ["rule 1", "trial is not a setting"]),
+        ("lr-adjust = 7", "trial = 7", ["rule 1", "trial is not a setting: the cell, the trial or a flag of `tables` sets it"]),
         ("epochs = 3", 'model = "ResNet56"', ["settings", "model is not a setting"]),
         ("cells = [", "cells = [ 3,", ["table one, cell 1", "must be a table", "3"]),
         ("epochs = 3", 'keep = [["fc"]]', ["settings", "keep must be a printable text", "a list of them"]),
@@ -184,5 +184,7 @@ def test_the_manifest_of_the_scripts_page_is_one(tmp_path):
     assert [(row.cell.backward, row.trials, row.settings.get("weight-decay")) for row in rows] == [
         ("STE", 2, None),
         ("MultiFC", 2, 5e-4),
+        ("STE", 2, None),
     ]
+    assert rows[2].settings == rows[0].settings | {"init-lr": 1e-2, "exp-spec": "fast"}
     assert rows[0].settings["keep"] == ["conv1", "fc"]

@@ -18,7 +18,7 @@ from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection
 from utils.tables.scheduler import Progress
-from utils.tables.selection import State, without_base_model
+from utils.tables.selection import State, select_runs, without_base_model
 from utils.tables.slurm import slurm_script
 
 
@@ -31,7 +31,7 @@ def test_selection():
     assert count("table1", "fig3") == 210
     assert count("table2", "-m", "ResNet110", "-q", "BWN", "-o", "SGD", "Adam", "-meta", "STE", "--trials", "2") == 4
     assert count("table1", "-meta", "STE", "FC-Grad", "--trial", "2", "5") == 48
-    assert {run.trial for run in runs_of(["tables", "run", "table1", "--trials", "7", "--trial", "6", "9"])} == {6}
+    assert {run.trial for run in runs_of(["tables", "run", "table1", "--trials", "7", "--trial", "6", "7"])} == {6, 7}
 
 
 def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
@@ -72,7 +72,7 @@ def test_a_slurm_task_is_told_what_the_command_was_told():
     told = {"model": ["ResNet20"], "trial": [1, 2], "epochs": 3, "set": [("batch-size", "64")], "protocol": "paper"}
     selection = Selection(tables=["table1", "fig3"], **told)
     options = EngineOptions(engine="slurm", dry_run=True, trials_per_device=2, cpus_per_run=3, retries=1)
-    script = slurm_script(selection, options, runs=5)
+    script = slurm_script(selection, options, select_runs(selection)[:5])
     assert "#SBATCH --array=1-3\n" in script
     assert "#SBATCH --cpus-per-task=6\n" in script
     (line,) = [line for line in script.splitlines() if " tables run " in line]
@@ -255,7 +255,7 @@ def test_epochs_that_were_not_run_are_not_counted(call_main, command, tmp_path):
     progress = Progress(runs)
     assert (progress._before, progress._bar.total) == (13, 27)
     (runs[2].path / "run.json").write_text(json.dumps(records[2] | {"state": "done"}))
-    progress.conclude(runs[2], "done:")
+    progress.conclude(runs[2], "done")
     progress.refresh()
     assert (progress._bar.n, progress._bar.total) == (13, 21)
     lines = call_main(*command("R", "-n", "8", "--trials", "2", action="status")).out.splitlines()

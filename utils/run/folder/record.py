@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.choices import META_NETWORKS, STE
-from utils.errors import BadInput, Finished
+from utils.errors import BadInput, Finished, reason
 from utils.files import strict_json
 from utils.files.look import look_at
 from utils.files.text import counted
-from utils.files.untrusted import MIB, read_limited, reason
+from utils.files.untrusted import MIB, read_limited
 from utils.run.folder.fields import check_record_fields
 from utils.run.identity import NOTHING, Identity
 from utils.run.paths import RECORD, checked_name, experiment_folder, has_checkpoint

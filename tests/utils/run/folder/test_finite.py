@@ -24,6 +24,7 @@ from utils.run.folder.record import fault_of_result, read_record
 from utils.run.folder.run import Run
 from utils.run.settings import TrainSettings
 from utils.run.start.base_model import load_base_model, write_base_model
+from utils.schedules import DROP, AdaptiveDrops
 
 ODD = (math.nan, math.inf, -math.inf)
 
@@ -211,7 +212,8 @@ def test_a_run_says_why_it_ends_early(call_main, tmp_path, tiny_set, monkeypatch
     record = strict((only_run(tmp_path / "whole") / "run.json").read_text())
     assert (record["state"], record["epochs_done"]) == ("done", 3)
     assert "ended_early" not in record
-    monkeypatch.setattr(Recorder, "_watch_loss", lambda self, loss: setattr(self, "_drops", self._drops + (self.epoch == 2)))
+    factors = iter((1.0, DROP))
+    monkeypatch.setattr(AdaptiveDrops, "after_epoch", lambda self, loss: next(factors))
     command += ["-n", "8", "-ad", "adaptive", "--results-root", str(tmp_path / "early")]
     early = call_main(*command)
     assert early.code == 0
