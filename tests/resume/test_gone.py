@@ -40,6 +40,11 @@ def link(name):
     return act
 
 
+def remove(folder):
+    """In one step: TensorBoard's thread could add a file while the folder is emptied."""
+    shutil.rmtree(folder.rename(folder.with_name("removed")))
+
+
 def move(run):
     run.rename(run.with_name("moved"))
 
@@ -61,7 +66,7 @@ GONE = {
     **{f"{name} deleted": (delete(name), name) for name in (*LOGS, LAYERS)},
     **{f"{name} replaced": (replace(name), name) for name in (*LOGS, LAYERS)},
     "log linked": (link("loss.txt"), "loss.txt"),
-    "folder deleted": (shutil.rmtree, "run.lock"),
+    "folder deleted": (remove, "run.lock"),
     "folder moved": (move, "run.lock"),
     "folder replaced": (move_and_copy, "run.lock"),
 }
@@ -143,7 +148,7 @@ def test_a_second_process_is_kept_out_where_the_lock_was_deleted(server, command
 
 def test_a_base_model_is_not_written_where_the_folder_has_gone(call_main, at_batch, tiny_set, tmp_path):
     """Neither the run's folder nor the one above it is made again."""
-    at_batch(2, lambda: shutil.rmtree(tmp_path / "R"))
+    at_batch(2, lambda: remove(tmp_path / "R"))
     result = call_main("pretrain", "-m", "ResNet8", "-d", tiny_set, "-bs", "4", "-n", "1", "--results-root", tmp_path / "R")
     assert result.code == 1
     (line,) = [line for line in result.err.splitlines() if "note:" not in line]
@@ -155,6 +160,7 @@ def test_tensorboard_writes_nothing_into_a_folder_that_was_replaced(tmp_path):
     path = tmp_path / "run"
     recorder = Recorder(path, state={})
     recorder.update(loss=1.0, acc=50.0, batch_size=1, cur_lr=0.1)
+    recorder._writer.flush()  # its thread writes on its own time
     path.rename(tmp_path / "moved")
     path.mkdir()
     recorder.close()

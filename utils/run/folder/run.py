@@ -116,7 +116,10 @@ class Run:
                 self.write(error=str(error))
             else:
                 self.write(state="failed", ended=_now(), error=first_line(error))
-        except (OSError, RunFailed):
+        except RunFailed:  # the folder has gone, which explains an OSError
+            if error is None or isinstance(error, OSError):
+                raise
+        except OSError:
             if error is None:
                 raise
         finally:
