@@ -67,7 +67,8 @@ def train(args: Namespace) -> None:
     from utils.environment import choose_device, keep_freed_memory, seed_everything
     from utils.run.build import build_loop, contents_of, load_data
     from utils.run.epochs import fit
-    from utils.run.folder.record import check_record, run_path
+    from utils.run.folder.name import run_path
+    from utils.run.folder.record import check_record
     from utils.run.folder.run import Run
     from utils.run.nets import check_net_name
     from utils.run.settings import TrainSettings

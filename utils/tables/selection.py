@@ -14,7 +14,8 @@ from utils.files.look import why_no_folder
 from utils.files.markdown import markdown_table
 from utils.files.text import counted, printable
 from utils.run.folder.lock import is_locked
-from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record, run_path
+from utils.run.folder.name import run_path
+from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record
 from utils.run.identity import program_contents
 from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings

@@ -10,7 +10,7 @@ from run_folders import CELL, DIGITS, make_run, settings_of, write_logs
 
 from utils.choices import methods
 from utils.report.reading import find_trials, iterations_per_epoch, read_folder
-from utils.run.folder.record import run_name
+from utils.run.folder.name import run_name
 from utils.run.paths import experiment_folder
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell

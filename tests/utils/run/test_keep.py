@@ -7,7 +7,8 @@ from parsed import REQUIRED, train_settings
 
 from utils.errors import BadInput
 from utils.run.folder.fields import check_record_fields
-from utils.run.folder.record import check_record, patterns_label, run_name, run_path
+from utils.run.folder.name import patterns_label, run_name, run_path
+from utils.run.folder.record import check_record
 from utils.run.identity import Identity
 from utils.run.settings import TrainSettings
 

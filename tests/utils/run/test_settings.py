@@ -10,7 +10,7 @@ from utils.errors import BadInput
 from utils.layout import ONE_TENSOR
 from utils.options.options import settings_of
 from utils.quantizers.quantizer import Unprocessed
-from utils.run.folder.record import run_name
+from utils.run.folder.name import run_name
 from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
 

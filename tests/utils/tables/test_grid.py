@@ -10,7 +10,7 @@ from run_folders import rows_of
 from table_runs import by_hand, runs_of
 
 from utils.report.report import make_report
-from utils.run.folder.record import run_name
+from utils.run.folder.name import run_name
 from utils.tables.grid import exp_spec, sweep_of
 from utils.tables.options import EngineOptions, Selection
 from utils.tables.slurm import slurm_script

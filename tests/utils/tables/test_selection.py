@@ -13,7 +13,7 @@ from parsed import parsed, train_settings
 from table_runs import by_hand, record, runs_of, states
 
 from utils.errors import BadInput
-from utils.run.folder.record import run_path
+from utils.run.folder.name import run_path
 from utils.tables import engines
 from utils.tables.engines import local_slots
 from utils.tables.options import EngineOptions, Selection

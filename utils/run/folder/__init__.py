@@ -1,1 +1,1 @@
-"""A run's folder: its lock, its record run.json, its checkpoints, and the process at work on it."""
+"""A run's folder: its name, its lock, its record run.json, its checkpoints, and the process at work on it."""

@@ -23,10 +23,10 @@ from utils.recorder import Recorder
 from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.finite import first_not_finite
 from utils.run.folder.lock import LOCKED, Lock
-from utils.run.folder.record import NOTHING, REPLACED, check_record
+from utils.run.folder.record import REPLACED, check_record
 from utils.run.folder.signals import Signals
 from utils.run.folder.state import load_state, restore
-from utils.run.identity import Identity, check_checkpoint
+from utils.run.identity import NOTHING, Identity, check_checkpoint
 from utils.run.paths import CHECKPOINTS, RECORD
 from utils.run.settings import Settings
 
