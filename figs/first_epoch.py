@@ -4,7 +4,8 @@
     python figs/first_epoch.py [ROOT]
 
 ROOT: the folder with the runs of scripts/evidence_first_iterations.sh and evidence_first_epochs.sh. They are added to
-figs/first_epoch/, which keeps the longest run of each cell and trial; runs with an epoch's 391st batch have a file of their own.
+figs/first_epoch/, which keeps the longest run of each cell and trial; runs with an epoch's 391st batch, and runs in bf16, have
+files of their own.
 Prints the tables of figs/first_epoch/README.md and draws figs/first_epoch.png, from what is stored there.
 """
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(FOLDER.parent))
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
 from figs.stored import as_expected, in_order, merged, read_stored, trials_below  # noqa: E402
 from utils import LOSS_LOG, TRAIN_LOG, log_file  # noqa: E402
+from utils.choices import BF16  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import TRIAL, read_frame, write_csv  # noqa: E402
 from utils.report.pictures import COLOURS, logarithmic  # noqa: E402
@@ -38,6 +40,7 @@ from utils.tables.cells import Cell  # noqa: E402
 
 DATA = FOLDER / "first_epoch"
 EPOCHS, ITERATIONS, ALL_BATCHES = DATA / "epochs.csv.xz", DATA / "iterations.csv.xz", DATA / "epochs_of_391.csv.xz"
+IN_BF16 = DATA / "epochs_in_bf16.csv.xz"  # of 390 batches
 SHOWN = (10, 20, 60, 100)  # iterations
 COLUMNS = 2  # of panels
 TEST_DIGITS = next(digits for name, _, digits in CURVES if name == "test_acc")
@@ -59,19 +62,32 @@ def collect(root: Path) -> None:
         trial for trial in trials_below([root]) if (log := trial.source / log_file(LOSS_LOG)).is_file() and log.stat().st_size
     ]
     new = as_expected(started, _expected_settings)
-    of_390 = [trial for trial in new if trial.settings.get("drop_last")]
-    begun = merged(beginnings(), map(_beginning, of_390), length=lambda beginning: len(beginning.loss))
-    for path, found in ((EPOCHS, of_390), (ALL_BATCHES, [trial for trial in new if trial not in of_390])):
+    kinds: dict[Path, list[Trial]] = {EPOCHS: [], ALL_BATCHES: [], IN_BF16: []}
+    for trial in new:
+        kinds[IN_BF16 if _is_bf16(trial) else EPOCHS if trial.settings.get("drop_last") else ALL_BATCHES].append(trial)
+    begun = merged(beginnings(), map(_beginning, kinds[EPOCHS]), length=lambda beginning: len(beginning.loss))
+    for path, found in kinds.items():
         finished = [trial for trial in found if trial.state == "done"]
         write_csv(merged(read_stored(path), finished, length=lambda trial: trial.epochs), path)
     if begun:
         pd.concat(map(_frame, begun)).to_csv(ITERATIONS, index=False, lineterminator="\n")
 
 
+def _is_bf16(trial: Trial) -> bool:
+    return trial.settings.get("precision") == BF16
+
+
 def _expected_settings(trial: Trial) -> dict[str, Any] | None:
-    """Those of the published runs of its cell, but one epoch, with the 391st batch or without. BWN MultiFC has dorefa's."""
+    """Those of the published runs of its cell, but one epoch, with the 391st batch or without, or without it in bf16.
+
+    BWN MultiFC has dorefa's.
+    """
     settings = published_settings(trial.cell) or published_settings(trial.cell._replace(quantizer="dorefa"))
-    return settings and settings | {"epochs": 1, "drop_last": bool(trial.settings.get("drop_last"))}
+    if settings is None:
+        return None
+    if _is_bf16(trial):
+        return settings | {"epochs": 1, "precision": BF16}
+    return settings | {"epochs": 1, "drop_last": bool(trial.settings.get("drop_last"))}
 
 
 def _beginning(trial: Trial) -> Beginning:
@@ -188,6 +204,20 @@ def last_batch_difference() -> str:
     return f"by {min(changes):.1f} to {max(changes):+.1f} points over {len(changes)} pairs of runs, mean {np.mean(changes):.1f}"
 
 
+def bf16_table() -> str:
+    """Epoch 1's training loss and accuracies in float32 and in bf16, of the trials that were run in both."""
+    in_float32 = {(trial.cell, trial.number): trial for trial in read_stored(EPOCHS)}
+    pairs = [
+        (in_float32[key], trial) for trial in in_order(read_stored(IN_BF16)) if (key := (trial.cell, trial.number)) in in_float32
+    ]
+    heads = [f"{what}: {precision}" for _, what, _ in CURVES for precision in ("float32", "bf16")]
+    rows = []
+    for pair in pairs:
+        values = [f"{getattr(trial, name)[0]:.{digits}f}" for name, _, digits in CURVES for trial in pair]
+        rows.append((pair[0].cell.net, pair[0].cell.method, str(pair[0].number), *values))
+    return markdown_table(("net", "method", "trial", *heads), *rows)
+
+
 def draw(path: Path) -> None:
     """Draws a panel per quantizer and optimizer of ResNet20: our running means as lines, the published ranges as bars.
 
@@ -231,7 +261,7 @@ def main() -> None:
     root = parser.parse_args().root
     if root:
         collect(root)
-    texts = (epochs_table, iterations_table, summary, last_batch_difference, last_batch_table)
+    texts = (epochs_table, iterations_table, summary, last_batch_difference, last_batch_table, bf16_table)
     print("\n\n".join(text() for text in texts))
     draw(FOLDER / "first_epoch.png")
 

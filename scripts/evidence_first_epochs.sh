@@ -3,7 +3,8 @@
 # comparison with the published runs; goes on where scripts/evidence_first_iterations.sh stopped. About 3 minutes a run on two CPU
 # cores.
 #   METAQUANT_PRETRAINED=folder/of/base/models bash scripts/evidence_first_epochs.sh [--dry-run]
-# TRIALS (1), RESULTS (Results-first-epoch), METAQUANT_DATA. BATCHES="": with the 391st batch of an epoch, into other RESULTS.
+# TRIALS (1), RESULTS (Results-first-epoch), METAQUANT_DATA. Into other RESULTS: BATCHES="", with the 391st batch of an epoch;
+# PRECISION=bf16, which takes about three quarters of an hour a run on a processor without bf16 instructions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TRIALS=${TRIALS:-1} EPOCHS=1 RESULTS=${RESULTS:-Results-first-epoch}
@@ -13,7 +14,7 @@ released ResNet20 CIFAR10
 for cell in "dorefa SGD" "BWN SGD" "dorefa Adam"; do
   read -r quantizer optimizer <<<"$cell"
   for method in STE "FC-Grad --meta-init identity" MultiFC; do
-    row -m ResNet20 -d CIFAR10 ${BATCHES---drop-last} -q "$quantizer" -o "$optimizer" -meta $method
+    row -m ResNet20 -d CIFAR10 ${BATCHES---drop-last} ${PRECISION:+--precision $PRECISION} -q "$quantizer" -o "$optimizer" -meta $method
   done
 done
 finish figs/first_epoch.py "$RESULTS"

@@ -73,6 +73,13 @@ def test_the_first_epochs_with_all_batches_differ_in_nothing_else(tmp_path):
     assert {run["drop_last"] for run in runs} == {False}
 
 
+def test_the_first_epochs_in_bf16_differ_in_nothing_else(tmp_path):
+    runs, _ = commands("evidence_first_epochs", tmp_path, PRECISION="bf16", RESULTS="there")
+    usual, _ = commands("evidence_first_epochs", tmp_path, RESULTS="there")
+    assert [run | {"precision": "float32"} for run in runs] == usual
+    assert {run["precision"] for run in runs} == {"bf16"}
+
+
 def test_the_long_runs_are_as_the_published_ones(tmp_path):
     (tmp_path / "ResNet20-CIFAR10-pretrain.pth").touch()
     variables = os.environ | {"METAQUANT_PRETRAINED": str(tmp_path), "RESULTS": "there"}

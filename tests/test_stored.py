@@ -78,8 +78,9 @@ def test_what_is_stored_would_be_stored_again():
 @pytest.fixture
 def copies(tmp_path, monkeypatch):
     """The stored first epochs, in a folder of their own."""
-    for name in ("EPOCHS", "ITERATIONS", "ALL_BATCHES"):
-        shutil.copy(getattr(first_epoch, name), tmp_path)
+    for name in ("EPOCHS", "ITERATIONS", "ALL_BATCHES", "IN_BF16"):
+        if getattr(first_epoch, name).is_file():
+            shutil.copy(getattr(first_epoch, name), tmp_path)
         monkeypatch.setattr(first_epoch, name, tmp_path / getattr(first_epoch, name).name)
 
 
@@ -94,11 +95,26 @@ def test_runs_that_were_stopped_take_nothing_away(copies, tmp_path, capsys):
     before = stored_first_epochs()
     settings = published_settings(CELL) | {"trial": 1, "epochs": 1}
     make_run(tmp_path / "R" / "1", epochs=0, extra_rows=2, state="running", settings=settings)
-    bf16 = published_run(tmp_path / "R" / "2", BWN, epochs=1, precision="bf16")
+    tf32 = published_run(tmp_path / "R" / "2", BWN, epochs=1, precision="tf32")
     first_epoch.collect(tmp_path / "R")
     assert stored_first_epochs() == before
     assert len(before[0]) == 14
-    assert capsys.readouterr().err == f"{bf16}: skipped, because of its settings: precision bf16\n"
+    assert capsys.readouterr().err == f"{tf32}: skipped, because of its settings: precision tf32\n"
+
+
+def test_first_epochs_in_bf16_stand_beside_those_in_float32(copies, tmp_path):
+    before = stored_first_epochs()
+    first_epoch.IN_BF16.unlink(missing_ok=True)
+    published_run(tmp_path / "R" / "1", BWN, epochs=1, precision="bf16")
+    first_epoch.collect(tmp_path / "R")
+    assert stored_first_epochs() == before
+    (bf16,) = read_csv(first_epoch.IN_BF16)
+    (float32,) = [trial for trial in read_csv(first_epoch.EPOCHS) if (trial.cell, trial.number) == (BWN, 1)]
+    _, _, row = first_epoch.bf16_table().splitlines()
+    values = [part.strip() for part in row.strip("|").split("|")]
+    assert values[:3] == ["ResNet20 CIFAR10", "BWN SGD STE", "1"]
+    assert values[3:5] == [f"{float32.train_loss[0]:.3f}", f"{bf16.train_loss[0]:.3f}"]
+    assert values[-2:] == [f"{float32.test_acc[0]:.2f}", f"{bf16.test_acc[0]:.2f}"]
 
 
 def test_first_epochs_are_added_and_their_panels_drawn(copies, tmp_path):
