@@ -68,7 +68,8 @@ def collect(root: Path) -> None:
     begun = merged(beginnings(), map(_beginning, kinds[EPOCHS]), length=lambda beginning: len(beginning.loss))
     for path, found in kinds.items():
         finished = [trial for trial in found if trial.state == "done"]
-        write_csv(merged(read_stored(path), finished, length=lambda trial: trial.epochs), path)
+        if finished:
+            write_csv(merged(read_stored(path), finished, length=lambda trial: trial.epochs), path)
     if begun:
         pd.concat(map(_frame, begun)).to_csv(ITERATIONS, index=False, lineterminator="\n")
 
@@ -207,14 +208,13 @@ def last_batch_difference() -> str:
 def bf16_table() -> str:
     """Epoch 1's training loss and accuracies in float32 and in bf16, of the trials that were run in both."""
     in_float32 = {(trial.cell, trial.number): trial for trial in read_stored(EPOCHS)}
-    pairs = [
-        (in_float32[key], trial) for trial in in_order(read_stored(IN_BF16)) if (key := (trial.cell, trial.number)) in in_float32
-    ]
+    both = [trial for trial in in_order(read_stored(IN_BF16)) if (trial.cell, trial.number) in in_float32]
     heads = [f"{what}: {precision}" for _, what, _ in CURVES for precision in ("float32", "bf16")]
     rows = []
-    for pair in pairs:
-        values = [f"{getattr(trial, name)[0]:.{digits}f}" for name, _, digits in CURVES for trial in pair]
-        rows.append((pair[0].cell.net, pair[0].cell.method, str(pair[0].number), *values))
+    for trial in both:
+        pair = in_float32[trial.cell, trial.number], trial
+        values = [f"{getattr(one, name)[0]:.{digits}f}" for name, _, digits in CURVES for one in pair]
+        rows.append((trial.cell.net, trial.cell.method, str(trial.number), *values))
     return markdown_table(("net", "method", "trial", *heads), *rows)
 
 
