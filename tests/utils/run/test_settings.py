@@ -1,11 +1,13 @@
 """Settings: the same from every source, resolved where they are made, with the defaults of their command and method."""
 
+import re
 from dataclasses import FrozenInstanceError, replace
+from itertools import groupby
 
 import pytest
 from parsed import REQUIRED, parsed, train_settings
 
-from utils.choices import META_NETWORKS, QUANTIZERS
+from utils.choices import META_NETWORKS, OPTIMIZEES, QUANTIZERS, usual_bits
 from utils.errors import BadInput
 from utils.layout import ONE_TENSOR
 from utils.options.options import settings_of
@@ -142,3 +144,25 @@ def test_the_defaults_of_ones_own_meta_network_are_values_that_the_flags_take(mo
         BadInput, match="--backward Deep: its class's default of num_layers must be a whole number from 1 to 100, not 0"
     ):
         TrainSettings(**REQUIRED, backward="Deep")
+
+
+@pytest.mark.parametrize("name", META_OPTIONS)
+def test_the_defaults_in_help_texts_are_the_registries(name):
+    (stated,) = re.findall(r"\(default: (\S+)\)$", settings_of(TrainSettings)[name].metadata["text"])
+    options = [META_NETWORKS.options(method) for method in META_NETWORKS]
+    assert {str(taken[META_OPTIONS[name]]).lower() for taken in options if META_OPTIONS[name] in taken} == {stated}
+
+
+def test_the_bits_in_a_help_text_are_the_registries():
+    text = settings_of(TrainSettings)["bits"].metadata["text"]
+    assert text.endswith("BWN and BWN-F 1, ternary and TTQ 2 (default: 1; ternary, TTQ: 2)")
+    assert {name for name in QUANTIZERS if usual_bits(name) == 2} == {"ternary", "TTQ"}
+
+
+def test_the_weight_decays_in_a_help_text_are_the_registries():
+    (stated,) = re.findall(r"as published: (.*)\)$", settings_of(TrainSettings)["weight_decay"].metadata["text"])
+    expected = []
+    for decays, names in groupby(OPTIMIZEES, lambda name: (OPTIMIZEES[name].decay_learned, OPTIMIZEES[name].decay_ste)):
+        expected.append((", ".join(names), *decays))
+    assert stated == "SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, 0 without"
+    assert expected == [("SGD", 0.0, 0.0), ("SGD-M, Nesterov", 5e-4, 5e-4), ("Adam, AMSGrad", 5e-4, 0.0)]
