@@ -16,7 +16,7 @@ def test_a_table_is_run_and_reported(call_main, tmp_path):
     assert call_main("tables", "run", *table).code == 0
     status = call_main("tables", "status", *table).out
     for method in METHODS:
-        assert f"| ResNet20 Digits dorefa {method} SGD |  | 2 |" in status
+        assert f"| ResNet20 Digits dorefa SGD {method} |  | 2 |" in status
     report = call_main("report", results, "--out", out)
     assert report.code == 0, report.err
     assert "4 trials counted, 0 left out" in report.out
