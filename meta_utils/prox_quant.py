@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from meta_utils.optimizee import rate_of
 from meta_utils.training import TrainingLoop
-from utils.layout import ONE_TENSOR
-from utils.quantizers.quantizer import Quantizer
+from utils.quantizers.quantizer import Quantizer, quantized
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,9 @@ class ProxQuant:
         if isinstance(self.quantizer, nn.Module):
             return  # TrainingLoop refuses it
         W = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-        W_hat, again = self._quantized(W), self._quantized(self._quantized(W))
-        if not torch.allclose(again, W_hat, rtol=1e-5):
+        W_hat = quantized(self.quantizer, W)
+        if not torch.allclose(quantized(self.quantizer, W_hat), W_hat, rtol=1e-5):
             raise ValueError(f"ProxQuant needs a quantizer with Q(A(W_hat)) = W_hat, and {self.quantizer} is none")
-
-    def _quantized(self, W: Tensor) -> Tensor:
-        """Q(A(W)) of one tensor."""
-        return self.quantizer.quantize(self.quantizer.preprocess(W, ONE_TENSOR), W, ONE_TENSOR)
 
     @torch.no_grad()
     def __call__(self, loop: TrainingLoop) -> None:

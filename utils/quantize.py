@@ -19,7 +19,7 @@ from utils.files.text import counted
 from utils.layout import ONE_TENSOR, Layout, nonzero
 from utils.miscellaneous import accuracy
 from utils.quantizers.discretize import BY_STE, Discretize
-from utils.quantizers.quantizer import METHODS, Quantizer, Unprocessed, require_bits, require_two_bits, sign
+from utils.quantizers.quantizer import METHODS, Quantizer, Unprocessed, quantized, require_bits, require_two_bits, sign
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _values(quantizer: Quantizer) -> Tensor:
     if isinstance(quantizer, nn.Module):
         quantizer = deepcopy(quantizer)
         quantizer.start(W)
-    return quantizer.quantize(quantizer.preprocess(W, ONE_TENSOR), W, ONE_TENSOR)
+    return quantized(quantizer, W)
 
 
 class Evaluation(NamedTuple):

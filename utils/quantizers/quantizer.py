@@ -112,6 +112,11 @@ def lets_estimators_in(quantizer: Quantizer) -> bool:
     return "discretize" in signature(quantizer.quantize).parameters
 
 
+def quantized(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
+    """W_hat = Q(A(W)); keeps the graph to W."""
+    return quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
+
+
 def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
     """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph.
 
@@ -119,5 +124,5 @@ def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layou
     """
     W = W.detach().requires_grad_()
     with torch.enable_grad():
-        W_hat = quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
+        W_hat = quantized(quantizer, W, layout)
     return torch.autograd.grad(W_hat, W, g_W_hat)[0]
