@@ -61,6 +61,7 @@ def pytest_configure(config):
         "MANIFEST",
         "MODEL",
         "DATASET",
+        "PRECISION",
     ):
         os.environ.pop(name, None)  # the scripts heed them
     if not config.getoption("--cuda"):

@@ -115,11 +115,11 @@ def draw_crops(number: int, generator: torch.Generator, flip: bool = True) -> Cr
 
 def crop_and_flip(images: Tensor, crops: Crops) -> Tensor:
     """Pads by 4 zeros, crops 32x32 at each image's offset and mirrors: (B, 32, 32, 3) -> the same."""
-    count, width = len(images), SIZE + 2 * PADDING
+    number, width = len(images), SIZE + 2 * PADDING
     padded = F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
     steps = torch.arange(SIZE, device=images.device)
     columns = crops.left[:, None] + torch.where(crops.mirrored[:, None], SIZE - 1 - steps, steps)
-    rows = crops.top[:, None] + steps + width * torch.arange(count, device=images.device)[:, None]
+    rows = crops.top[:, None] + steps + width * torch.arange(number, device=images.device)[:, None]
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten()
     return padded.view(-1, 3).index_select(0, pixels).view_as(images)
 
@@ -133,13 +133,12 @@ class ResidentLoader(Loader):
 
     def __init__(self, image_set: ImageSet, split: str, batch_size: int, **options: Any):
         super().__init__(image_set, split, batch_size, **options)
-        count = len(self.chosen)
         self._images, self._targets = image_set.images.to(self.device), image_set.targets.to(self.device)
         self._mean, self._std = (255 * torch.tensor(numbers, device=self.device) for numbers in (image_set.mean, image_set.std))
         self._order = self.chosen.to(self.device, copy=True)
         self._crops = Crops(*(torch.zeros_like(self._order) for _ in "xy"), torch.zeros_like(self._order, dtype=torch.bool))
         self._place = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._steps = torch.arange(min(batch_size, count), device=self.device)
+        self._steps = torch.arange(min(batch_size, len(self.chosen)), device=self.device)
 
     def _start(self, epoch: int, skip: int) -> None:
         self._place.fill_(skip * self.batch_size)
@@ -214,9 +213,9 @@ class TorchvisionLoader(Loader):
     def _start(self, epoch: int, skip: int) -> None:
         order = seeds = self.chosen
         if self.training:
-            count, generator = len(self.chosen), epoch_generator(self.seed, epoch)
-            order = self.chosen[torch.randperm(count, generator=generator)]
-            seeds = torch.randint(2**62, (count,), generator=generator)
+            number, generator = len(self.chosen), epoch_generator(self.seed, epoch)
+            order = self.chosen[torch.randperm(number, generator=generator)]
+            seeds = torch.randint(2**62, (number,), generator=generator)
         pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
         self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)

@@ -162,8 +162,7 @@ def test_refining_in_place_leaves_the_gradient_at_w_hat_alone(method, tiny_net, 
     (batch,) = batches(1)
     reference = copy.deepcopy(tiny_net)
     one_iteration(reference, batch, Through())
-    loop = make_loop(tiny_net, method, optimizee=Adam(tiny_net.parameters()))
-    loop.quantizer = Through()
+    loop = make_loop(tiny_net, method, quantizer=Through(), optimizee=Adam(tiny_net.parameters()))
     loop.step(*batch)
     for layer, other in zip(reference.meta.layers, tiny_net.meta.layers, strict=True):
         torch.testing.assert_close(other.quantized_grads, layer.weight.grad)

@@ -25,7 +25,7 @@ from utils.run.exported.read import build_exported, read_exported
 from utils.run.folder.record import fault_of_result, read_record
 from utils.run.paths import EXPORTED, ONNX
 
-ONNX_TOLERANCE = 1e-4  # of logits: onnxruntime adds in another order
+ONNX_TOLERANCE = 1e-4  # of logits, absolute plus relative: onnxruntime adds in another order
 
 
 def check_target(target: Path) -> None:

@@ -11,7 +11,7 @@ from conftest import PROJECT
 from run_folders import CELL, DIGITS, make_run, make_trial, published_run, rows_of, settings_of
 
 from utils.errors import BadInput
-from utils.report.csv_files import write_csv
+from utils.report.csv_files import read_csv, write_csv
 from utils.report.errata import errata_markdown
 from utils.report.published import ERRATA_KINDS, errata, logged, published_settings
 from utils.report.report import Report, make_report
@@ -124,6 +124,8 @@ def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally)
     if np.isinf(wrong):
         with pytest.raises(BadInput, match=f"test_acc must be a percentage, not {wrong}"):
             make_report([tmp_path / "runs.csv"])
+    else:
+        trials = read_csv(tmp_path / "runs.csv")
     report = Report(trials, *group_trials(trials, published_settings))
     markdown = report.markdown()
     rows = {row["method"].split(" (")[0]: row for row in rows_of(markdown, "Table 1")}
@@ -140,7 +142,7 @@ def test_an_accuracy_that_is_not_finite_is_said_to_be_so(wrong, tmp_path, tally)
     if wrong == np.inf:  # drawing takes seconds
         report.write(tmp_path / "out")
         assert (tmp_path / "out" / "table1.png").stat().st_size
-    tally("accuracy that is not finite in a CSV file: the report says so")
+    tally("accuracy that is not finite: the report says so; infinity in a CSV file is refused")
 
 
 def test_claims_and_fairness(whole_report):
