@@ -6,11 +6,13 @@
     python figs/controls.py ROOT --phi-of QUANTIZER RATE  # prints the folder of MultiFC's first trial at a rate, for the script
 
 Epochs are stored in figs/controls/epochs.csv.xz (--out DIR: in another folder), where a run replaces the one of the same cell,
-settings and trial, and M's gain at the start and at the end of a run in gains.csv. Tables and curves, which --out has beside them
-too, are made from what is stored there.
+settings, data, base model, phi and trial, and M's gain at the start and at the end of a run in gains.csv. Tables and curves,
+which --out has beside them too, are made from what is stored there.
 """
 
 import argparse
+import hashlib
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -34,6 +36,7 @@ from utils.report.pictures import curve_panels, draw_curves, series_of  # noqa: 
 from utils.report.sweeps import sweeps  # noqa: E402
 from utils.report.trials import Group, Trial, group_trials  # noqa: E402
 from utils.report.validation import AT_BEST, at_best, validation_numbers  # noqa: E402
+from utils.run.identity import CONTENTS  # noqa: E402
 from utils.tables.cells import Cell  # noqa: E402
 
 STORED, GAINS = "epochs.csv.xz", "gains.csv"
@@ -50,7 +53,7 @@ class Gain(NamedTuple):
         return " to ".join(values)
 
 
-GAIN_OF = (*Cell._fields, "epochs", "exp_spec", "trial", "seed", "loader")  # the columns that identify a run
+GAIN_OF = (*Cell._fields, "exp_spec", "settings", "trial", "seed", "loader")  # the columns that identify a run
 Gains = dict[tuple[str, ...], Gain]
 
 
@@ -134,11 +137,14 @@ def read_gains(folder: Path) -> Gains:
 
 
 def _gain_key(trial: Trial) -> tuple[str, ...]:
-    return (*trial.cell, str(trial.epochs), str(trial.settings.get("exp_spec") or ""), *map(str, trial.draws))
+    """What identifies a run as `_key` does, as texts: its settings and contents by a digest."""
+    _, settings, contents, draws = _key(trial)
+    digest = hashlib.sha256(json.dumps([settings, contents]).encode()).hexdigest()[:12]
+    return (*trial.cell, str(trial.settings.get("exp_spec") or ""), digest, *map(str, draws))
 
 
 def _key(trial: Trial) -> tuple[Any, ...]:
-    return trial.cell, trial.grouping_key, trial.draws
+    return trial.cell, trial.grouping_key, tuple(trial.settings.get(name) for name in CONTENTS), trial.draws
 
 
 def caption(trials: Sequence[Trial]) -> str:
@@ -187,15 +193,16 @@ def precision(trial: Trial) -> str:
 
 
 def cells_table(trials: Sequence[Trial], gains: Gains) -> str:
-    """A row per cell and settings: learning rate, n, validation accuracy, test accuracy at its best epoch, and M's gain."""
+    """A row per cell and settings: epochs, alpha, n, validation accuracy, test accuracy at its best epoch, and M's gain."""
     rows = []
     for group in groups_of(trials):
         found = validation_numbers(group.statistics)
         run = with_settings(group.cell.method, group.label)
         alpha, best_val = group.trials[0].settings["init_lr"], number(found.get("best_val", float("nan")), 2)
         gain = ", ".join(str(gains[key]) for trial in group.trials if (key := _gain_key(trial)) in gains)
-        rows.append((group.cell.net, run, f"{alpha:g}", str(len(group.trials)), best_val, at_best(found), gain))
-    return markdown_table(("net", "run", "alpha", "n", "best validation", AT_BEST, "M's gain"), *rows)
+        about = group.cell.net, run, str(group.epochs), f"{alpha:g}", str(len(group.trials))
+        rows.append((*about, best_val, at_best(found), gain))
+    return markdown_table(("net", "run", "epochs", "alpha", "n", "best validation", AT_BEST, "M's gain"), *rows)
 
 
 def answers_table(trials: Sequence[Trial]) -> str:
@@ -211,7 +218,8 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
         blocks[group.cell[:3]].append(group)
     rows = []
     for block, groups in blocks.items():
-        about = f"{counted(groups[0].trials[0].epochs, 'epoch')}, {_values(groups[0].trials, precision)}"
+        shown = [trial for group in groups for trial in group.trials]
+        about = f"{_counted([trial.epochs for trial in shown], 'epoch')}, {_values(shown, precision)}"
         series = series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}")
         rows.append(curve_panels(f"{' '.join(block)}, {about}", series))
     draw_curves(rows, path, (".png",))

@@ -3,9 +3,10 @@
 
     python figs/convergence.py [ROOT ...]
 
-ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Those with the published settings are added to
-figs/convergence/, which keeps the longest run of each cell and trial. Prints the README's first table and the tables of
-figs/convergence/README.md, and draws figs/convergence.png, from what is stored there.
+ROOT: a folder with runs, such as those of scripts/evidence_table1.sh. Those with the published settings, and with the data and
+base model of the stored runs, are added to figs/convergence/, which keeps the longest run of each cell and trial; others are
+named. Prints the README's first table and the tables of figs/convergence/README.md, and draws figs/convergence.png, from what is
+stored there.
 """
 
 import argparse
@@ -37,9 +38,10 @@ BLOCK = 10  # epochs per row of the table, which shows their means
 
 
 def collect(roots: Iterable[Path], stored: Path = STORED) -> None:
-    """Adds the epochs of the runs below the roots to what is stored. Runs with other settings are named and skipped."""
-    new = as_expected(trials_below(roots), lambda trial: published_settings(trial.cell))
-    write_csv(merged(read_stored(stored), new, length=lambda trial: trial.epochs), stored)
+    """Adds the epochs of the runs below the roots to what is stored, but for runs of other settings, data or base models."""
+    known = read_stored(stored)
+    new = as_expected(trials_below(roots), lambda trial: published_settings(trial.cell), known)
+    write_csv(merged(known, new, length=lambda trial: trial.epochs), stored)
 
 
 def is_whole(trial: Trial) -> bool:

@@ -61,8 +61,8 @@ def collect(root: Path) -> None:
     started = [
         trial for trial in trials_below([root]) if (log := trial.source / log_file(LOSS_LOG)).is_file() and log.stat().st_size
     ]
-    new = as_expected(started, _expected_settings)
     kinds: dict[Path, list[Trial]] = {EPOCHS: [], ALL_BATCHES: [], IN_BF16: []}
+    new = as_expected(started, _expected_settings, (trial for path in kinds for trial in read_stored(path)))
     for trial in new:
         kinds[IN_BF16 if _is_bf16(trial) else EPOCHS if trial.settings.get("drop_last") else ALL_BATCHES].append(trial)
     begun = merged(beginnings(), map(_beginning, kinds[EPOCHS]), length=lambda beginning: len(beginning.loss))

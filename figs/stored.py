@@ -11,7 +11,7 @@ from utils.report.labels import labels
 from utils.report.published import printed
 from utils.report.reading import find_trials
 from utils.report.trials import Trial
-from utils.run.identity import PROGRAM, in_words
+from utils.run.identity import BASE_MODEL, DATA, PROGRAM, in_words
 from utils.tables.cells import Cell
 
 DRAWS = ("seed", "loader")  # settings that a trial's random draws depend on beside its number
@@ -46,12 +46,18 @@ def read_stored(path: Path) -> list[Trial]:
     return read_csv(path) if path.is_file() else []
 
 
-def as_expected(trials: Iterable[Trial], expected: Callable[[Trial], Mapping[str, Any] | None]) -> list[Trial]:
-    """The trials with the settings that are expected of them (None: of no trial of its cell); others are named on stderr."""
-    found = []
+def as_expected(
+    trials: Iterable[Trial], expected: Callable[[Trial], Mapping[str, Any] | None], stored: Iterable[Trial]
+) -> list[Trial]:
+    """The trials with the settings that are expected of them (None: of no trial of its cell), and with the data and base model of
+    the stored trials; others are named on stderr.
+    """
+    found, stored = [], list(stored)
     for trial in trials:
         settings = expected(trial)
-        why = "its cell is none of scripts/manifest.toml" if settings is None else deviations(trial, settings)
+        why = "its cell is none of scripts/manifest.toml"
+        if settings is not None:
+            why = deviations(trial, settings) or other_contents(trial, stored)
         if why:
             print(printable(f"{trial.source}: skipped, because of its settings: {why}"), file=sys.stderr)
         else:
@@ -69,6 +75,17 @@ def deviations(trial: Trial, expected: Mapping[str, Any]) -> str:
     draws = [f"{name} {in_words(value)}" for name, value in values.items() if value != expected.get(name)]
     program = ["a program of its own"] if trial.settings.get(PROGRAM) else []
     return ", ".join(filter(None, [label, *draws, *program]))
+
+
+def other_contents(trial: Trial, stored: Iterable[Trial]) -> str:
+    """In words, a trial's data and base model if they are recorded and no stored trial of its net has them; "" otherwise."""
+    found = []
+    for name in (DATA, BASE_MODEL):
+        known = {one.settings.get(name) for one in stored if one.cell.net == trial.cell.net} - {None}
+        own = trial.settings.get(name)
+        if known and own is not None and own not in known:
+            found.append(f"{name} {in_words(own)}")
+    return ", ".join(found)
 
 
 def merged(stored: Iterable[AnyRun], new: Iterable[AnyRun], length: Callable[[AnyRun], int]) -> list[AnyRun]:

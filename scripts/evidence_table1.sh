@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Whole runs of Table 1's ResNet20 cells, from the released base model, by the protocol of the published logs: two at once, one thread
 # each, at low priority. Rerun it to go on; at SIGTERM or Ctrl-C the runs write a checkpoint, and their epochs so far are collected.
-# Two runs take about 4 hours on two cores with AVX-512, and 8 hours with AVX2; those of LSTMFC 2.6 times as long.
+# Two runs take 4.5 to 6 hours on two cores with AVX2, if nothing else runs; those of LSTMFC 2.6 times as long.
 #   METAQUANT_PRETRAINED=folder/of/base/models bash scripts/evidence_table1.sh [--dry-run | --collect]
 # --collect only writes the epochs that the runs have so far into figs/convergence, and draws its picture.
 # RESULTS (Results-table1), METAQUANT_DATA: see scripts/rows.sh. A run is finished by the commit that began it: keep a clone for it.

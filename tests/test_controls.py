@@ -113,6 +113,12 @@ def test_the_best_rate_is_chosen_by_validation_and_by_first_trials():
         controls.best_rate(trials, "BWN")
 
 
+def gains_printed(out):
+    """The last column of the table of what is stored, where it has a gain."""
+    table = controls.cells_table(read_csv(out / controls.STORED), controls.read_gains(out))
+    return [gain for line in table.splitlines()[2:] if (gain := line.strip("|").split("|")[-1].strip())]
+
+
 def test_ms_gain_is_read_from_the_events(tmp_path):
     finished = [
         make_run(tmp_path / "R" / name, LEARNED, k, settings=settings_of(LEARNED, k, init_lr=0.1))
@@ -129,9 +135,16 @@ def test_ms_gain_is_read_from_the_events(tmp_path):
     out = tmp_path / "out"
     for _ in range(2):
         controls.collect([tmp_path / "R"], out)
-        assert controls.read_gains(out) == {(*LEARNED, "12", "", "1", "0", "resident"): (0.25, 12345.0)}
-    table = controls.cells_table(read_csv(out / controls.STORED), controls.read_gains(out))
-    assert table.splitlines()[-1].endswith(" | 0.25 to 1.23e+04 |")
+        assert list(controls.read_gains(out).values()) == [(0.25, 12345.0)]
+    assert gains_printed(out) == ["0.25 to 1.23e+04"]
+    other = make_run(tmp_path / "other", LEARNED, 1, settings=settings_of(LEARNED, 1, init_lr=0.1, precision="bf16"))
+    for events in finished[0].glob("events.*"):
+        events.rename(other / events.name)
+    controls.collect([tmp_path / "other"], out)
+    assert gains_printed(out) == ["0.25 to 1.23e+04"] * 2  # a run with another precision takes no gain away
+    make_run(tmp_path / "base" / "a", LEARNED, 1, settings=settings_of(LEARNED, 1, init_lr=0.1), base_model="f" * 64)
+    controls.collect([tmp_path / "base"], out)
+    assert len(read_csv(out / controls.STORED)) == 4  # nor does one with another base model replace it
     assert str(controls.Gain(1.0, 1.0)) == "1"
 
 
@@ -165,9 +178,25 @@ def test_what_is_collected_has_caption_table_and_curves(tmp_path, capsys, monkey
         "ResNet20 Digits; 2 epochs, 16 images per batch, 30 validation images, float32; "
         "n = 1 to 2 trials per cell; cpu, torch 2.15."
     )
-    assert "| ResNet20 Digits | dorefa SGD STE (init_lr 0.1) | 0.1 | 2 | 71.00 | 51.50 (50.00, 53.00) |" in out
+    assert "| ResNet20 Digits | dorefa SGD STE (init_lr 0.1) | 2 | 0.1 | 2 | 71.00 | 51.50 (50.00, 53.00) |" in out
     assert "| SGD (init_lr 0.1) | 2 | 0.1 | 2 | 51.50 | +10.00, p = " in out
     assert controls.precision(trial("STE", 1, 1, 1, precision="bf16")) == "bf16"
+
+
+def test_titles_and_table_name_every_number_of_epochs_and_precision(tmp_path, monkeypatch):
+    longer = DIGITS._replace(backward="FC-Grad")
+    trials = [
+        trial("STE", 1e-2, 60, 55),
+        trial("STE", 1e-2, 60, 55, precision="bf16"),
+        make_trial([50.0] * 4, longer, settings=settings_of(longer, epochs=4, init_lr=1e-2)),
+    ]
+    titles = []
+    monkeypatch.setattr(controls, "curve_panels", lambda title, series: titles.append(title))
+    monkeypatch.setattr(controls, "draw_curves", lambda *arguments: None)
+    controls.draw(trials, tmp_path / "curves")
+    assert titles == ["ResNet20 Digits dorefa, 2 and 4 epochs, float32 and bf16"]
+    rows = [line.strip("| ").split(" | ") for line in controls.cells_table([trials[0], trials[2]], {}).splitlines()]
+    assert [row[rows[0].index("epochs")] for row in rows[2:]] == ["2", "4"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from run_folders import CELL, make_run, make_trial
 from figs import convergence, first_epoch, stored
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.published import published_settings
+from utils.run.identity import CONTENTS
 
 BWN = CELL._replace(quantizer="BWN")
 BATCHES = 3  # per epoch
@@ -16,10 +17,13 @@ BATCHES = 3  # per epoch
 
 def published_run(path, cell=CELL, trial=1, epochs=100, done=None, **changes):
     """A run with the published settings but for the changes, of which so many epochs are done."""
+    record = {name: changes.pop(name) for name in CONTENTS if name in changes}
     settings = {**published_settings(cell), "trial": trial, "epochs": epochs, **changes}
     done = epochs if done is None else done
     state = "done" if done == epochs else "running"
-    return make_run(path, cell, trial, done, shift=-50, settings=settings, state=state, device=path.name, per_epoch=BATCHES)
+    return make_run(
+        path, cell, trial, done, shift=-50, settings=settings, state=state, device=path.name, per_epoch=BATCHES, **record
+    )
 
 
 def test_a_shorter_run_does_not_replace_a_longer_one(tmp_path):
@@ -66,6 +70,23 @@ def test_a_run_of_no_published_cell_and_one_without_a_record_are_not_stored(tmp_
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(
         [f"{other}: {words}its cell is none of scripts/manifest.toml", f"{bare}: {words}no record"]
     )
+
+
+def test_a_run_of_another_base_model_or_other_data_is_named_and_not_stored(tmp_path, capsys):
+    path = tmp_path / "stored.csv.xz"
+    mine = {"base_model": "a" * 64, "data_digest": "d" * 64}
+    published_run(tmp_path / "first" / "1", done=50, **mine)
+    convergence.collect([tmp_path / "first"], path)
+    others = [published_run(tmp_path / "others" / name, **(mine | {name: "b" * 64})) for name in mine]
+    convergence.collect([tmp_path / "others"], path)
+    assert [trial.epochs for trial in read_csv(path)] == [50]
+    reasons = [f"{name} {'b' * 12}" for name in mine]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{run}: skipped, because of its settings: {reason}" for run, reason in zip(others, reasons, strict=True)
+    ]
+    published_run(tmp_path / "same" / "1", **mine)
+    convergence.collect([tmp_path / "same"], path)
+    assert [trial.epochs for trial in read_csv(path)] == [100]
 
 
 def test_what_is_stored_would_be_stored_again():

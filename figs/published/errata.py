@@ -161,7 +161,7 @@ def drops_of_table_4() -> list[Erratum]:
         if abs(full - value.mean - row.drop) > 0.005 + 1e-6:  # half of the drop's last digit
             words = (
                 f"Table 4 prints a drop of {row.drop:.2f}; by Table 1 it is {full:.2f} - {value.mean:.3f} = "
-                f"{full - value.mean:.3f} ({' '.join(cell[2:])}), by the best epoch of any logged trial "
+                f"{full - value.mean:.3f} ({cell.method}), by the best epoch of any logged trial of a learned gradient "
                 f"{full:.2f} - {best:.2f} = {full - best:.2f}"
             )
             found.append(Erratum("drop", row.network, row.dataset, "all", "all", "all", words))

@@ -21,9 +21,9 @@ TITLE = "Does the learned gradient help?"
 NONE_TO_COMPARE = "no STE run"
 NOTE = (
     "Each learned cell beside the best STE cell of the same net, quantizer, data, epochs and other settings, over all of STE's "
-    "learning rates, schedules, optimizers and weight decays: the one with the highest validation accuracy (each trial's best "
-    "epoch, mean over its n trials). Test accuracies in percent at the best validation epoch; difference: learned minus STE in "
-    "percentage points; p: Welch's two-sided t-test on the trials' values; "
+    "learning rates, schedules, optimizers, weight decays and clippings: the one with the highest validation accuracy (each "
+    "trial's best epoch, mean over its n trials). Test accuracies in percent at the best validation epoch; difference: learned "
+    "minus STE in percentage points; p: Welch's two-sided t-test on the trials' values; "
     f"{P_NOTE}. Whether the learned cell's own learning rate is a good one plays no part."
 )
 UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell must not be chosen by test accuracy."

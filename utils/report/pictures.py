@@ -225,7 +225,7 @@ def overview(title: str, rows: Sequence[Row]) -> Figure:
         shown = [row for row in rows if row.cell.model == net]
         for y, row in enumerate(shown):
             _draw_row(axes, y, row)
-        names = [" ".join(row.cell[2:]) for row in shown]
+        names = [row.cell.method for row in shown]
         axes.set(yticks=range(len(shown)), yticklabels=names, xlabel=f"test accuracy, last {LAST} epochs (%)")
         axes.set_title(f"{title}: {net}, {shown[0].cell.dataset}", fontsize="medium")
         axes.tick_params(axis="y", labelsize="small")

@@ -11,6 +11,7 @@ from utils.report.compared import IN_A_SWEEP
 from utils.report.formatting import Record, Table, cell_of, net_of, number, with_settings
 from utils.report.trials import Group
 from utils.report.validation import AT_BEST, at_best, validation_numbers
+from utils.run.identity import CONTENTS
 from utils.tables.grid import sweep_of
 
 BEST = "best"
@@ -23,7 +24,7 @@ NOTE = (
 
 def sweeps_table(groups: Sequence[Group]) -> Table:
     """A row per value of every sweep among the groups."""
-    records = [record for members in sweeps(groups).values() for record in _records(members)]
+    records = [record for (_, _, spec), members in sweeps(groups).items() for record in _records(members, spec)]
     return Table(
         "sweeps",
         "Sweeps",
@@ -43,17 +44,32 @@ def sweeps_table(groups: Sequence[Group]) -> Table:
 
 
 def sweeps(groups: Sequence[Group]) -> Mapping[tuple, list[Group]]:
-    """The groups of each sweep: of one cell and number of epochs, with the same --exp-spec but for their values."""
-    found = defaultdict(list)
+    """The groups of each sweep: of one cell and number of epochs, with the same --exp-spec but for their values.
+
+    Where they are known to have begun with several base models, data sets, ..., each of these has a sweep of its own. The last
+    field of a key says in words what tells a sweep from the others of its cell and number of epochs.
+    """
+    alike = defaultdict(list)
     for group in groups:
         spec = group.trials[0].settings.get("exp_spec")
         if (base := sweep_of(spec if isinstance(spec, str) else None)) is not None:
-            found[group.cell, group.trials[0].settings.get("epochs"), base].append(group)
+            alike[group.cell, group.trials[0].settings.get("epochs"), base].append(group)
+    found = defaultdict(list)
+    for (cell, epochs, base), members in alike.items():
+        several = [name for name in CONTENTS if len({_content(group, name) for group in members} - {None}) > 1]
+        for group in members:
+            contents = [f"{name} {_content(group, name) or 'not recorded'}" for name in several]
+            found[cell, epochs, ", ".join([*([base] if base else []), *contents])].append(group)
     return found
 
 
-def _records(members: Sequence[Group]) -> list[Record]:
-    """The records of a sweep's groups, in the order of their values."""
+def _content(group: Group, name: str) -> str | None:
+    """The digest that the group's trials have, as far as it is recorded."""
+    return next(filter(None, (trial.settings.get(name) for trial in group.trials)), None)
+
+
+def _records(members: Sequence[Group], spec: str) -> list[Record]:
+    """The records of a sweep's groups, in the order of their values. spec: what tells the sweep from others of its cell."""
     settings = [group.trials[0].enabled_settings for group in members]
     names = sorted({name for each in settings for name in each} - IN_A_SWEEP)
     varied = [name for name in names if len({json.dumps(each.get(name)) for each in settings}) > 1]
@@ -62,7 +78,7 @@ def _records(members: Sequence[Group]) -> list[Record]:
     for group, each, choice in zip(members, settings, choices, strict=True):
         found = group.statistics
         value = ", ".join(f"{name} {each.get(name, 'off')}" for name in varied) or each["exp_spec"]
-        about = {"spec": sweep_of(each["exp_spec"]), "epochs": group.epochs, "value": value, "n": found.n}
+        about = {"spec": spec, "epochs": group.epochs, "value": value, "n": found.n}
         records.append({**group.cell._asdict(), **about, **validation_numbers(found), "choice": choice})
     return records
 

@@ -97,6 +97,7 @@ def details(name: str, title: str, groups: Sequence[Group]) -> Table:
         {
             "net": net_of,
             "method": _method_and_settings,
+            "epochs": lambda r: str(r["epochs"]),
             "n": lambda r: Field(str(r["n"]), target=settings_anchor(cell_of(r))),
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "best, paper": lambda r: mean_variance(*_of(r, "paper_best_mean", "paper_best_variance")),

@@ -93,7 +93,7 @@ def paired(groups: Iterable[Group], published: Callable[[Cell], Mapping[str, Any
     set, quantizer and optimizer. They are comparable if they are alike in all settings but FROM_BASELINE, and those
     that differ as they do among the published runs (settings by `published`). Of several of one kind those count that differ in
     the fewest settings, of these the ones with the closest learning rate, and of equal runs with two names one. A side without a
-    record is taken to be alike, unless its folder's name is not as those of the published runs.
+    record is taken to be alike, unless its folder's name is not as those of the published runs or its length differs.
     """
     groups = [group for group in groups if group.cell.backward != FULL_PRECISION]
     found = Paired([], [])
@@ -148,15 +148,18 @@ class SettingDifference(NamedTuple):
 def differing_settings(group: Group, baseline: Group) -> list[SettingDifference]:
     """Every setting in which two groups differ, apart from those that define the method or name the run.
 
-    If a trial on either side has no record, one entry says so, and another one if one side's folder has a name that is not as
-    those of the published runs. Data and base models that are not recorded are no difference.
+    If a trial on either side has no record, one entry says so, one if one side's folder has a name that is not as those of the
+    published runs, and one if the numbers of epochs differ. Data and base models that are not recorded are no difference.
     """
     sides = [list(group.trials), list(baseline.trials)]
     recorded = [all(trial.recorded for trial in side) for side in sides]
     if not all(recorded):
-        forms = [_values(side, OTHER_FORM) for side in sides]
-        other = [SettingDifference(OTHER_FORM, *forms)] if forms[0] != forms[1] else []
-        return [SettingDifference(NOT_RECORDED, *("recorded" if known else "not recorded" for known in recorded)), *other]
+        known = {
+            NOT_RECORDED: ["recorded" if known else "not recorded" for known in recorded],
+            OTHER_FORM: [_values(side, OTHER_FORM) for side in sides],
+            "epochs": [str(one.epochs) for one in (group, baseline)],
+        }
+        return [SettingDifference(name, *v) for name, v in known.items() if name == NOT_RECORDED or v[0] != v[1]]
     base_models = [_values(side, BASE_MODEL) for side in sides]
     same_base_model = bool(base_models[0]) and base_models[0] == base_models[1]
     names = {name for side in sides for trial in side for name in trial.settings} - DEFINES_THE_METHOD - WHO_AND_WHERE

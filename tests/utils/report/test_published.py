@@ -159,7 +159,7 @@ def test_the_drops_of_table_4_are_not_those_of_table_1():
         ("ResNet44", "0.08", "1.453", "1.04"),
     ):
         assert f"a drop of {drop};" in findings[net]
-        assert f" = {by_table_1} (BWN FC-Grad Adam)" in findings[net]
+        assert f" = {by_table_1} (BWN Adam FC-Grad)" in findings[net]
         assert findings[net].endswith(f" = {by_best}")
 
 

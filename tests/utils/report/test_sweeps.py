@@ -82,3 +82,22 @@ def test_a_sweep_is_known_from_a_csv_file_too_and_other_runs_are_no_sweep(tmp_pa
     make_run(tmp_path / "a", DIGITS, settings=settings_of(DIGITS, exp_spec="short"))
     make_run(tmp_path / "b", DIGITS, 2, settings=settings_of(DIGITS, 2, init_lr=3.0))
     assert "## Sweeps" not in make_report([tmp_path / "a", tmp_path / "b"])[0].markdown()
+
+
+def test_each_base_model_and_data_set_has_a_sweep_of_its_own():
+    """Among those that are known: a run of an earlier commit, which recorded none, belongs to the only one there is."""
+    scores = {("a1", 0.1): 50, ("a1", 0.2): 60, ("b2", 0.1): 70, ("b2", 0.2): 65}
+    base = [trial(lr, val, base_model=name) for (name, lr), val in scores.items()]
+    assert choices(*base) == [
+        (f"{STE} (base_model a1)", "init_lr 0.1", "1", ""),
+        (f"{STE} (base_model a1)", "init_lr 0.2", "1", "best"),
+        (f"{STE} (base_model b2)", "init_lr 0.1", "1", "best"),
+        (f"{STE} (base_model b2)", "init_lr 0.2", "1", ""),
+    ]
+    data = [trial(0.1, 50, data_digest="x"), trial(0.2, 60, data_digest="y", base="short"), trial(0.1, 70, data_digest="y")]
+    assert [row[:2] for row in choices(*data)] == [
+        (f"{STE} (data_digest x)", "grid-init-lr-0.1"),
+        (f"{STE} (data_digest y)", "grid-init-lr-0.1"),
+        (f"{STE} (short)", "short-grid-init-lr-0.2"),
+    ]
+    assert [row[-1] for row in choices(base[0], trial(0.2, 60))] == ["", "best"]

@@ -194,8 +194,12 @@ def test_layers_in_full_precision_are_a_difference_between_a_method_and_its_base
 def test_a_setting_that_one_side_lacks_and_settings_without_a_record():
     ste = Group(CELL, "", trials(80))
     assert differing_settings(Group(LEARNED, "", trials(80, cell=LEARNED, warm_up=5)), ste) == [("warm_up", "5", "off")]
-    bare = Group(LEARNED, "", (make_trial([80], LEARNED, settings={"folder": "x"}),))
+    bare = Group(LEARNED, "", (make_trial([80] * 10, LEARNED, settings={"folder": "x"}),))
     assert differing_settings(bare, ste) == [("all settings", "not recorded", "recorded")]
+    shorter = Group(LEARNED, "", (make_trial([70, 80], LEARNED, settings={"folder": "x"}),))
+    assert differing_settings(shorter, ste) == [("all settings", "not recorded", "recorded"), ("epochs", "2", "10")]
+    assert paired([ste, shorter], lambda cell: None).pairs == []
+    assert paired([ste, shorter], lambda cell: None).alone == [(shorter, ("epochs",))]
 
 
 def test_data_are_compared_by_content_and_not_by_path():
