@@ -7,9 +7,8 @@ from typing import Any
 from torch import nn
 
 from utils.choices import QUANTIZERS
-from utils.quantizers.quantizer import Quantizer
-
-NAME = "quantizer"  # of the submodule, and of its group of parameters
+from utils.quantizers.quantizer import Quantizer, require_start
+from utils.schedules import QUANTIZER_GROUP as NAME  # of the submodule, too
 
 
 def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
@@ -22,8 +21,7 @@ def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
     """
     if not isinstance(quantizer, nn.Module):
         return quantizer
-    if not hasattr(quantizer, "start"):
-        raise ValueError(f"{type(quantizer).__name__} is a module and has no start(W, layout), which makes its parameters")
+    require_start(quantizer)
     if hasattr(net, NAME):
         raise ValueError(f"the net has a {NAME} already: {getattr(net, NAME)}")
     W = net.meta.weights().detach()

@@ -260,7 +260,8 @@ class MetaLayers:
             W_hat.register_hook(partial(self.shown.__setitem__, "g_W_hat"))
         else:  # autograd may make such a gradient a weight's .grad, which is refined in place: a copy is shown
             W_hat.register_hook(partial(self._show_copy, "g_W_hat"))
-            W_tilde.register_hook(partial(self._show_copy, "g_W_tilde"))
+            if W_tilde.requires_grad:  # it does not where only a quantizer's own parameters are trained
+                W_tilde.register_hook(partial(self._show_copy, "g_W_tilde"))
 
     def _show_copy(self, symbol: str, g: Tensor) -> None:
         self.shown[symbol] = g.clone()

@@ -14,15 +14,15 @@ from utils.quantizers.quantizer import Quantizer, quantized
 class ProxQuant:
     """A call after every update: every quantized layer's W moves towards W_hat = Q(A(W)) by alpha strength t, but not past it.
 
-    That is the proximal step of the distance |W - W_hat|_1, with a strength that grows with the iteration t of `iterations`; from
-    `hard_from` of training on, W is set to W_hat. The training forward computes with W (TrainingLoop's quantized_forward=False).
+    That is the proximal step of the distance |W - W_hat|_1, with a strength that grows with the iteration t; from `hard_from` of
+    the loop's iterations on, W is set to W_hat. The training forward computes with W (TrainingLoop's quantized_forward=False).
     As in the paper the strength grows linearly and a hard phase follows; the numbers are this project's choice.
 
-    Raises ValueError for a quantizer for which Q(A(W_hat)) is not W_hat: the hard phase would move W on and on.
+    Raises ValueError for a quantizer for which Q(A(W_hat)) is not W_hat: the hard phase would move W on and on; and when it is
+    called, for a loop that does not know how many iterations there will be.
     """
 
     quantizer: Quantizer
-    iterations: int
     strength: float = 1e-4
     hard_from: float = 2 / 3
 
@@ -37,7 +37,9 @@ class ProxQuant:
 
     @torch.no_grad()
     def __call__(self, loop: TrainingLoop) -> None:
-        t = loop.progress * self.iterations
+        if loop.iterations is None:
+            raise ValueError("ProxQuant depends on progress: say how many iterations there will be")
+        t = loop.progress * loop.iterations
         rates, is_hard = loop.rates, loop.progress >= self.hard_from
         for layer, W_hat in zip(loop.net.meta.layers, loop.net.meta.quantized(self.quantizer), strict=True):
             gap = layer.weight - W_hat

@@ -78,7 +78,7 @@ class TrainingLoop:
         self._parameters = len(list(net.parameters()))
         first = next(net.parameters())
         self.checks_loss = first.device.type == "cpu"  # elsewhere that would wait for the device
-        self._iterations = iterations
+        self.iterations = iterations
         self._clock = torch.zeros((), dtype=torch.float64, device=first.device)  # advanced by the device, captured iterations too
         self.progress = first.new_zeros(())
         self._set_iteration(0)
@@ -115,7 +115,7 @@ class TrainingLoop:
         outputs = self.forward(inputs, meta_grad_dict)  # 3: forward with W', Eqs. (1), (2), (4), (6)
         loss = self.criterion(outputs, targets)  # 4: loss, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
-        self.optimizee.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         loss.backward()  # 4: backward, Eq. (8)
         if has_meta_gradients:
             self.meta_optimizer.step()  # 5: phi
@@ -132,7 +132,7 @@ class TrainingLoop:
             outputs = self.forward(inputs)  # 3: line 4, Q(A(W))
             loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
             self._require_finite(loss, inputs, NO_META_GRADIENTS)
-            self.optimizee.zero_grad(set_to_none=True)
+            self.net.zero_grad(set_to_none=True)
             loss.backward()  # 4: line 7
             return loss, outputs
         self.meta_optimizer.zero_grad()  # 1: phi's gradients
@@ -146,7 +146,7 @@ class TrainingLoop:
         outputs = self.forward(inputs, meta_grad_dict)  # 3: lines 3-5, W' = W - alpha pi(g_W), Eq. (6)
         loss = self.criterion(outputs, targets)  # 4: line 6, Eq. (7)
         self._require_finite(loss, inputs, meta_grad_dict)
-        self.optimizee.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         loss.backward()  # 4: lines 7 and 9, Eq. (8)
         apply_gradients(parameters, self.rates, refined)  # 8: lines 10-12, p <- p - alpha pi; the backward needs the old values
         self.meta_optimizer.step()  # 5: line 13, phi
@@ -173,14 +173,14 @@ class TrainingLoop:
         """Counts an iteration, on the host and on the device."""
         self.iteration += 1
         self._clock += 1
-        if self._iterations:
-            self.progress.copy_((self._clock / self._iterations).clamp(max=1))
+        if self.iterations:
+            self.progress.copy_((self._clock / self.iterations).clamp(max=1))
 
     def _set_iteration(self, iteration: int) -> None:
         self.iteration = iteration
         self._clock.fill_(iteration)
-        if self._iterations:
-            self.progress.fill_(min(iteration / self._iterations, 1))
+        if self.iterations:
+            self.progress.fill_(min(iteration / self.iterations, 1))
 
     @property
     def trains_phi(self) -> bool:

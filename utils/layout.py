@@ -93,10 +93,9 @@ class FlatLayout:
         ]
         device = weights[0].device
         sizes = torch.tensor(self.sizes, device=device)
-        counts = [_channels(shape, where) for shape, where in zip(self.shapes, self.filters, strict=True)]
-        self._filter_sizes = torch.tensor(
-            [size // count for size, count in zip(self.sizes, counts, strict=True) for _ in range(count)], device=device
-        )
+        self._filter_counts = [_channels(shape, where) for shape, where in zip(self.shapes, self.filters, strict=True)]
+        counted = zip(self.sizes, self._filter_counts, strict=True)
+        self._filter_sizes = torch.tensor([size // count for size, count in counted for _ in range(count)], device=device)
         self._weight_of = torch.repeat_interleave(sizes, output_size=sum(self.sizes))
         self._filter_of = torch.repeat_interleave(self._filter_sizes, output_size=sum(self.sizes))
         self._sizes = sizes
@@ -155,7 +154,13 @@ class FlatLayout:
 
     def abs_mean_per_filter(self, x: Tensor) -> Tensor:
         """The mean of |x| of each output filter (of a whole linear weight), at each of its coordinates (N,)."""
-        return torch.segment_reduce(x.abs(), "mean", lengths=self._filter_sizes, unsafe=True).index_select(0, self._filter_of)
+        x = x.abs()
+        if x.is_cuda:
+            means = torch.segment_reduce(x, "mean", lengths=self._filter_sizes, unsafe=True)
+        else:  # the CPU's segment_reduce adds up one by one
+            pieces = zip(self.parts(x), self._filter_counts, strict=True)
+            means = torch.cat([part.view(count, -1).mean(dim=1) for part, count in pieces])
+        return means.index_select(0, self._filter_of)
 
     def convolutions_from(self, x: Tensor, others: Tensor) -> Tensor:
         """The coordinates of convolutions from x, those of all other weights from `others` (N,)."""

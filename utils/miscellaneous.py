@@ -35,10 +35,16 @@ def accuracy(output: Tensor, target: Tensor, topk: Iterable[int] = (1,)) -> list
 
     With fewer than k classes, top-k counts all of them.
     """
+    return [100 * count / len(target) for count in hits(output, target, topk)]
+
+
+@torch.no_grad()
+def hits(output: Tensor, target: Tensor, topk: Iterable[int] = (1,)) -> list[Tensor]:
+    """How many of the targets are among the k largest outputs, a whole number () for each k; arguments as of `accuracy`."""
     topk = [min(k, output.shape[1]) for k in topk]
     best = output.topk(max(topk), dim=1).indices
-    hits = best == target.unsqueeze(1)
-    return [100 * hits[:, :k].any(dim=1).to(output.dtype).mean() for k in topk]
+    is_hit = best == target.unsqueeze(1)
+    return [is_hit[:, :k].any(dim=1).sum() for k in topk]
 
 
 def get_layer(net: nn.Module, path: Sequence[str]) -> nn.Module:

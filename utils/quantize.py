@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from utils.choices import QUANTIZERS, usual_bits
 from utils.files.text import counted
 from utils.layout import ONE_TENSOR, Layout, nonzero
-from utils.miscellaneous import accuracy
+from utils.miscellaneous import hits
 from utils.quantizers.discretize import BY_STE, Discretize
-from utils.quantizers.quantizer import METHODS, Quantizer, Unprocessed, quantized, require_bits, require_two_bits, sign
+from utils.quantizers.quantizer import (
+    METHODS,
+    Quantizer,
+    Unprocessed,
+    quantized,
+    require_bits,
+    require_start,
+    require_two_bits,
+    sign,
+)
 
 
 def _round_half_up(x: Tensor) -> Tensor:
@@ -148,7 +157,7 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = Non
     """A registered name at `bits` bits (None: the quantizer's own number) as a quantizer; a quantizer or None as it is.
 
     Raises ValueError for an unknown name, naming the known ones, for bits that the quantizer does not take, and for a class that
-    lacks a method of `Quantizer` or has the same values at other bits than its own number.
+    lacks a method of `Quantizer`, is a module without `start`, or has the same values at other bits than its own number.
     """
     if not isinstance(quantized_type, str):
         return quantized_type
@@ -158,6 +167,7 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = Non
     quantizer = _made(quantized_type, usual if bits is None else bits)
     if missing := [name for name in METHODS if not callable(getattr(quantizer, name, None))]:
         raise ValueError(f"the quantizer {quantized_type} has no method {missing[0]}")
+    require_start(quantizer)
     if bits not in (None, usual) and torch.equal(_values(quantizer), _values(_made(quantized_type, usual))):
         raise ValueError(f"{quantized_type} quantizes as at {usual}: it takes no other number of bits")
     return quantizer
@@ -205,14 +215,15 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
             inputs, targets = inputs.to(device), targets.to(device)
             outputs = net(inputs) if quantized_type is None else net(inputs, quantized_type=quantized_type)
             loss = F.cross_entropy(outputs, targets)
-            sums += len(targets) * torch.stack([loss, *accuracy(outputs, targets, (1, 5))])
+            sums += torch.stack([len(targets) * loss.double(), *hits(outputs, targets, (1, 5))])
             count += len(targets)
     finally:
         for module, training in modes:
             module.training = training
     if not count:
         raise ValueError("there is nothing to evaluate: no batches")
-    return Evaluation(*(sums / count).tolist())
+    loss, *counts = sums.tolist()
+    return Evaluation(loss / count, *(100 * right / count for right in counts))
 
 
 def test(

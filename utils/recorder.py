@@ -266,7 +266,7 @@ class Recorder:
                 raise ValueError(f"the schedule {COSINE} needs the number of epochs: Recorder(..., epochs=...)")
             factor = schedule.factor(epoch + 1, per_epoch=1, **({"epochs": self.epochs} if self.epochs else {}))
         scale_rates((optimizer, meta_optimizer), factor)
-        self.stop = adjust_type == ADAPTIVE and ends_the_run(max(group["lr"] for group in optimizer.param_groups))
+        self.stop = adjust_type == ADAPTIVE and ends_the_run(optimizer)
 
     def get_best_test_acc(self) -> float:
         """The highest test accuracy so far, percent. Raises ValueError before the first epoch's end."""

@@ -13,6 +13,7 @@ ADAPTIVE, COSINE = "adaptive", "cosine"
 DROP = 0.1  # what a drop multiplies the learning rate by
 PATIENCE = 3  # epochs without a new lowest training loss, after which "adaptive" drops
 LOWEST_LR = 1e-6  # below which a run with "adaptive" ends
+QUANTIZER_GROUP = "quantizer"  # name of an optimizer's group of a quantizer's own parameters, whose rate is not alpha
 MILESTONES = re.compile(r"[1-9][0-9]{0,6}(,[1-9][0-9]{0,6})+")
 
 
@@ -119,9 +120,13 @@ class AdaptiveDrops:
         return cls(**{entry.name: state[f"_{entry.name}"] for entry in fields(cls)})
 
 
-def ends_the_run(rate: float) -> bool:
-    """Whether a learning rate of the schedule "adaptive" is below LOWEST_LR."""
-    return rate < LOWEST_LR * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
+def ends_the_run(optimizer: Any) -> bool:
+    """Whether alpha is below LOWEST_LR, which ends a run with the schedule "adaptive"; of several groups' rates the largest.
+
+    The rate of a quantizer's own parameters is no alpha.
+    """
+    alpha = max(group["lr"] for group in optimizer.param_groups if group.get("name") != QUANTIZER_GROUP)
+    return alpha < LOWEST_LR * (1 - 1e-9)  # 1e-3 x 0.1 x 0.1 x 0.1 must not count as below 1e-6
 
 
 def scale_rates(optimizers: Iterable[Any], factor: float) -> None:

@@ -188,7 +188,7 @@ def test_calls_come_after_every_update(method, called, order, tiny_net, batches)
 
 def test_proxquant_moves_weights_to_their_quantized_values_and_leaves_them_there(tiny_net, batches):
     quantizer, strength = BWN(), 0.01
-    prox = ProxQuant(quantizer, iterations=9, strength=strength)
+    prox = ProxQuant(quantizer, strength=strength)
     loop = TrainingLoop(
         tiny_net,
         SGD(tiny_net.parameters(), lr=LR),
@@ -219,12 +219,19 @@ def test_proxquant_moves_weights_to_their_quantized_values_and_leaves_them_there
     assert full.loss == pytest.approx(quantized.loss)
 
 
+def test_proxquant_refuses_a_loop_of_unknown_length(tiny_net, batches):
+    options = {"after_step": [ProxQuant(BWN())], "quantized_forward": False}
+    loop = TrainingLoop(tiny_net, SGD(tiny_net.parameters(), lr=LR), BWN(), **options)
+    with pytest.raises(ValueError, match="ProxQuant depends on progress: say how many iterations"):
+        loop.step(*batches(1)[0])
+
+
 @pytest.mark.parametrize("quantizer", [get_quantizer("ternary"), DoReFa(4), DoReFa(8)], ids=str)
 def test_proxquant_refuses_a_quantizer_that_moves_its_own_values(quantizer):
     with pytest.raises(ValueError, match="ProxQuant needs a quantizer with"):
-        ProxQuant(quantizer, iterations=9)
+        ProxQuant(quantizer)
 
 
 @pytest.mark.parametrize("quantizer", [BWN(), get_quantizer("BWN-F"), *map(DoReFa, (1, 2, 3))], ids=str)
 def test_proxquant_takes_quantizers_that_keep_their_own_values(quantizer):
-    assert ProxQuant(quantizer, iterations=9).quantizer == quantizer
+    assert ProxQuant(quantizer).quantizer == quantizer

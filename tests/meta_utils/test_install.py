@@ -130,6 +130,15 @@ def test_a_state_is_everything(method, quantizer, tiny_net, batches):
 class Unstarted(torch.nn.Module):
     """A module that is no quantizer with parameters."""
 
+    def __init__(self, bits=1):
+        super().__init__()
+        self.bits = bits
+
+    def preprocess(self, W, layout=None):
+        return W
+
+    quantize = calibration = preprocess
+
 
 class Fixed(TrainedQuantizer):
     """A quantizer that could have parameters and has none."""
@@ -150,7 +159,7 @@ def test_what_cannot_be_installed_or_trained_is_refused(tiny_net):
     install_quantizer(tiny_net, quantizer)
     with pytest.raises(ValueError, match=r"the net has a quantizer already: LSQ\(bits=2\)"):
         install_quantizer(tiny_net, TTQ())
-    proximal = {"after_step": [ProxQuant(quantizer, 10)], "quantized_forward": False}
+    proximal = {"after_step": [ProxQuant(quantizer)], "quantized_forward": False}
     with pytest.raises(ValueError, match=r"would not train the parameters of LSQ\(bits=2\)"):
         TrainingLoop(tiny_net, SGD(parameter_groups(tiny_net)), quantizer, **proximal)
     other = metaquantize(ResNet(8))
@@ -158,6 +167,23 @@ def test_what_cannot_be_installed_or_trained_is_refused(tiny_net):
     with pytest.raises(ValueError, match=r"the net has a quantizer already: Identity\(\)"):
         install_quantizer(other, LSQ(2))
     assert len(list(parameter_groups(other))) == len(list(other.parameters()))
+
+
+@pytest.mark.parametrize("bits", [None, 2])
+def test_a_module_without_start_is_refused_by_name(bits, monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "unstarted", Unstarted)
+    with pytest.raises(ValueError, match="Unstarted is a module and has no start"):
+        get_quantizer("unstarted", bits)
+
+
+def test_the_quantizers_parameters_are_trained_where_every_weight_is_frozen(tiny_net, batches):
+    quantizer = install_quantizer(tiny_net, LSQ(2))
+    for layer in tiny_net.meta.layers:
+        layer.weight.requires_grad_(False)
+    s, W = quantizer.s.detach().clone(), tiny_net.meta.weights().detach().clone()
+    make_loop(tiny_net, quantizer=quantizer).step(*batches(1)[0])
+    assert not torch.equal(quantizer.s, s)
+    assert torch.equal(tiny_net.meta.weights(), W)
 
 
 def test_a_module_without_parameters_has_no_group(tiny_net, batches):

@@ -202,7 +202,7 @@ def test_what_is_not_known_stays_unknown(batches):
 
 def test_proxquant_has_no_gradient_of_a_quantized_weight(batches):
     net, quantizer = small_net(), DoReFa(1)
-    prox = ProxQuant(quantizer, iterations=4)
+    prox = ProxQuant(quantizer)
     options = {"iterations": 4, "after_step": [prox], "quantized_forward": False}
     loop = TrainingLoop(net, SGD(net.parameters(), lr=1.0), quantizer, **options)
     levels = first_levels(loop, is_epochs_end=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from little_nets import Attends
 from torch import nn
 from training_loops import make_loop
 
@@ -172,6 +173,36 @@ def test_a_layer_with_several_outputs_is_named_where_the_loss_is_not_finite():
         loop.step(IMAGES, TARGETS)
     assert error.value.args[1] == "first in layer gru"
     assert not net.gru._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("parameter", "module"),
+    [("embed.weight", "embed"), ("attention.in_proj_weight", "attention"), ("attention.out_proj.weight", "attention.out_proj")],
+)
+def test_the_module_of_an_attention_that_is_not_finite_is_named(parameter, module):
+    """Also the output projection, which is never called by itself."""
+    net = metaquantize(Attends())
+    loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), BWN())
+    with torch.no_grad():
+        net.get_parameter(parameter).fill_(torch.nan)
+    with pytest.raises(NotFinite) as error:
+        loop.step(torch.randn(2, 3, 4, 4), TARGETS)
+    assert error.value.args[1] == f"first in layer {module}"
+
+
+def test_the_nets_own_parameter_that_is_not_finite_is_named():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor, self.fc = nn.Parameter(torch.tensor(torch.nan)), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.factor * self.fc(x)
+
+    net = metaquantize(Scaled())
+    with pytest.raises(NotFinite) as error:
+        TrainingLoop(net, SGD(net.parameters(), lr=0.1), BWN()).step(torch.randn(2, 3), TARGETS)
+    assert error.value.args[1] == "first in the net's own parameters"
 
 
 def test_a_loss_for_each_image_is_named():

@@ -45,6 +45,18 @@ def test_groups_have_their_own_learning_rates_with_ste(name, tiny_net, batches):
         torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10, msg=parameter)
 
 
+@pytest.mark.parametrize(("method", "order"), [("STE", "notebook"), ("FC-Grad", "notebook"), ("FC-Grad", "paper")])
+def test_the_gradient_of_a_parameter_in_no_group_is_that_of_the_last_batch(method, order, tiny_net, batches):
+    """With a rate of 0 the weights stay what they are, and so does the gradient of one batch."""
+    groups, _ = groups_of(tiny_net, rates={}, rest=0.0)
+    loop, norms = make_loop(tiny_net, method, optimizee=SGD(groups, lr=0.0), order=order), []
+    (batch,) = batches(1)
+    for _ in range(3):
+        loop.step(*batch)
+        norms.append(tiny_net.bn1.weight.grad.norm().item())
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-9)
+
+
 @pytest.mark.parametrize("order", ["notebook", "paper"])
 @pytest.mark.parametrize("optimizee", [SGD, Adam])
 @pytest.mark.parametrize("method", META_NETWORKS)

@@ -54,15 +54,15 @@ class Reference:
             return functional_call(self.net, replaced or {}, (inputs,))
 
     @staticmethod
-    def quantized(W, ste):
-        """W_hat; ste: with the gradient of the straight-through estimator to W, else with one to W_tilde."""
+    def quantized(W):
+        """W_hat, with the gradient of the straight-through estimator to W."""
         W_tilde = torch.tanh(W) / (2 * torch.tanh(W).detach().abs().max()) + 0.5
         x = 2 * W_tilde - 1
         return x + (torch.where(x >= 0, 1.0, -1.0) - x).detach()
 
     def backward(self, inputs, targets, used):
         """The loss; the gradients of the parameters, and of W_hat by name. used: name -> what W_hat and biases are made of."""
-        replaced = {name: self.quantized(W, True) if name in self.weights else W for name, W in used.items()}
+        replaced = {name: self.quantized(W) if name in self.weights else W for name, W in used.items()}
         for name in self.weights:
             replaced[name].retain_grad()
         logits = self.logits(inputs, replaced)
@@ -126,7 +126,7 @@ def test_fc_grad_is_plain_autocast(order):
             used[name] = p.detach() - LR * r
     inputs, targets = batch(1)
     found, _ = loop.step(inputs, targets)
-    replaced = {name: reference.quantized(W, True) if name in reference.weights else W for name, W in used.items()}
+    replaced = {name: reference.quantized(W) if name in reference.weights else W for name, W in used.items()}
     for name in reference.weights:
         replaced[name].retain_grad()
     loss = F.cross_entropy(reference.logits(inputs, replaced).float(), targets)
@@ -158,7 +158,7 @@ def test_an_evaluation_is_in_the_nets_precision():
         loop, reference = a_loop(precision), Reference(precision)
         reference.net.eval()
         inputs, targets = batch(0)
-        W_hat = {name: reference.quantized(reference.own[name].detach(), True) for name in reference.weights}
+        W_hat = {name: reference.quantized(reference.own[name].detach()) for name in reference.weights}
         logits = reference.logits(inputs, W_hat).float()
         found[precision] = evaluate(loop.net, loop.quantizer, [(inputs, targets)])
         assert found[precision].loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-6)

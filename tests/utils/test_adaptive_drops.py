@@ -4,6 +4,9 @@ import math
 
 import torch
 
+from meta_utils.install import install_quantizer, parameter_groups
+from meta_utils.SGD import SGD
+from utils.quantizers.trained import LSQ
 from utils.recorder import Recorder
 from utils.schedules import DROP, LOWEST_LR, PATIENCE, AdaptiveDrops, ends_the_run
 
@@ -39,5 +42,15 @@ def test_the_recorders_state_has_the_keys_of_earlier_checkpoints_in_their_order(
 
 
 def test_three_drops_from_1e_3_do_not_end_a_run():
-    assert not ends_the_run(1e-3 * 0.1 * 0.1 * 0.1)
-    assert ends_the_run(LOWEST_LR * 0.999)
+    alpha = torch.optim.SGD([torch.zeros(1)], lr=1e-3 * 0.1 * 0.1 * 0.1)
+    assert not ends_the_run(alpha)
+    alpha.param_groups[0]["lr"] = LOWEST_LR * 0.999
+    assert ends_the_run(alpha)
+
+
+def test_the_rate_of_a_quantizers_own_parameters_does_not_keep_a_run_going(tiny_net):
+    install_quantizer(tiny_net, LSQ(2))
+    optimizee = SGD(parameter_groups(tiny_net, quantizer_lr=0.1), lr=LOWEST_LR * 0.999)
+    assert ends_the_run(optimizee)
+    optimizee.param_groups[0]["lr"] = 2 * LOWEST_LR
+    assert not ends_the_run(optimizee)

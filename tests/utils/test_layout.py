@@ -76,6 +76,17 @@ def test_a_large_weights_mean_and_deviation_are_as_exact_in_float32_as_a_small_o
         assert found[0].item() == pytest.approx(exact.item(), rel=1e-6)
 
 
+def test_a_large_linear_weight_has_the_scale_of_bwn_in_float32_too():
+    W = 0.01 * torch.randn(1000, 5000, generator=torch.Generator().manual_seed(0))
+    conv = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    layout = FlatLayout([W, conv])
+    flat = layout.flatten([W, conv])
+    scales = layout.split(layout.abs_mean_per_filter(flat))
+    torch.testing.assert_close(scales[0].unique(), W.double().abs().mean().float()[None], rtol=1e-6, atol=0)
+    per_filter = conv.abs().mean(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(scales[1], per_filter.expand_as(conv), rtol=1e-6, atol=0)
+
+
 def test_a_weight_without_axes_keeps_its_shape():
     W = torch.tensor(0.3)
     for quantizer in (*QUANTIZERS, Ternary()):

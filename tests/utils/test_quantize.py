@@ -210,3 +210,21 @@ def test_a_class_that_lacks_a_method_or_does_not_take_bits_is_named(monkeypatch)
         get_quantizer("lacks")
     with pytest.raises(ValueError, match="deaf cannot be made with 1 bit: "):
         get_quantizer("deaf")
+
+
+def test_equal_numbers_of_right_answers_are_equal_accuracies(tiny_net):
+    """However they are divided among the batches, in float32: the first of equally good epochs is the best one."""
+    net = tiny_net.float()
+    targets = torch.zeros(100, dtype=torch.int64)
+
+    def batches_of(*right):
+        """Batches of 100 images, of which so many are right: where the target is what the net says."""
+        with torch.no_grad():
+            images = torch.randn(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+            said = copy.deepcopy(net).eval()(images, "BWN").argmax(dim=1)
+        return [(images, torch.where(torch.arange(100) < number, said, (said + 1) % 10)) for number in right]
+
+    found = {evaluate(net, "BWN", batches_of(*right)).top1 for right in ((50, 50), (53, 47), (54, 46), (15, 85))}
+    assert found == {50.0}
+    outputs = torch.eye(2)[[0] * 53 + [1] * 47]
+    assert accuracy(outputs, targets)[0].item() == 53.0

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.choices import MAX_BITS
 from utils.layout import ONE_TENSOR, Layout
@@ -88,6 +88,12 @@ def require_two_bits(name: str, bits: int) -> None:
     """Raises ValueError, naming the quantizer, unless bits is 2."""
     if bits != 2:
         raise ValueError(f"{name} takes 2 bits, for its three values, not {bits!r}")
+
+
+def require_start(quantizer: Quantizer) -> None:
+    """Raises ValueError for a quantizer that is a module and has no `start`."""
+    if isinstance(quantizer, nn.Module) and not hasattr(quantizer, "start"):
+        raise ValueError(f"{type(quantizer).__name__} is a module and has no start(W, layout), which makes its parameters")
 
 
 def with_estimator(quantizer: Quantizer | None, estimator: Estimator, progress: Tensor) -> EstimatedQuantizer:

@@ -103,7 +103,7 @@ def build_loop(
                 loop_options["freeze_phi_after"] = s.freeze_phi_after * len(loader)
             return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **loop_options)
         if s.backward in PROXIMAL:
-            prox = PROXIMAL.load(s.backward)(quantizer, loop_options["iterations"])
+            prox = PROXIMAL.load(s.backward)(quantizer)
             loop_options |= {"after_step": [prox], "quantized_forward": False}
         elif s.backward != STE:  # the quantizers' own
             loop_options["estimator"] = ESTIMATORS.load(s.backward)
