@@ -9,7 +9,8 @@
 # so that a rerun chooses the same one. If the report later names another rate as best, because the second trial at this rate was much
 # worse, run more trials at both rates. RESULTS (Results-controls), METAQUANT_DATA, METAQUANT_PRETRAINED: see scripts/rows.sh; without
 # a base model one is trained, which has not seen the validation images.
-# QUANTIZERS ("dorefa BWN"). MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set.
+# QUANTIZERS ("dorefa BWN"). MANIFEST, MODEL, DATASET: another manifest with the table `controls`, for one net and data set;
+# VALIDATION (5000): its number of validation images, which a base model that has to be trained must not see.
 # Then `python figs/controls.py Results-controls` writes epochs, table and curves into figs/controls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +20,7 @@ for argument in "$@"; do
 done
 set -- $DRY
 TRIALS=${TRIALS:-2} RESULTS=${RESULTS:-Results-controls}
-MANIFEST=${MANIFEST:-scripts/manifest_controls.toml} MODEL=${MODEL:-ResNet20} DATASET=${DATASET:-CIFAR10}
+MANIFEST=${MANIFEST:-scripts/manifest_controls.toml} MODEL=${MODEL:-ResNet20} DATASET=${DATASET:-CIFAR10} VALIDATION=${VALIDATION:-5000}
 source scripts/rows.sh
 read -ra QUANTIZERS <<<"${QUANTIZERS:-dorefa BWN}"
 
@@ -73,7 +74,7 @@ at_best() {
   controls 1 "${q[@]}" -meta STE-identity --set "init-lr=$RATE" "exp-spec=alpha-$RATE" || true
 }
 
-base "$MODEL" "$DATASET" --validation 5000
+base "$MODEL" "$DATASET" --validation "$VALIDATION"
 if [ -z "$DRY_RUN" ]; then trap stop TERM INT; fi
 controls 1 -q "${QUANTIZERS[@]}" -meta STE -o SGD --grid init-lr=1e-3,1e-2,1e-1 || true # a rate that fails is not the best one
 for quantizer in "${QUANTIZERS[@]}"; do

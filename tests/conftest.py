@@ -62,6 +62,7 @@ def pytest_configure(config):
         "MODEL",
         "DATASET",
         "PRECISION",
+        "VALIDATION",
     ):
         os.environ.pop(name, None)  # the scripts heed them
     if not config.getoption("--cuda"):

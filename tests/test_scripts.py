@@ -80,6 +80,15 @@ def venv_of_few_digits(tmp_path):
     return python.parent.parent
 
 
+def test_an_environment_whose_making_was_interrupted_is_made_whole(tmp_path):
+    """`python -m venv` makes the interpreter first, and pip last."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    command = 'source scripts/environment.sh; "$PYTHON" -m pip --version'
+    environment = os.environ | {"VENV": str(tmp_path / "venv"), "PYTHON3": sys.executable}
+    found = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, env=environment, cwd=PROJECT)
+    assert (found.returncode, str(tmp_path / "venv") in found.stdout) == (0, True), found.stderr
+
+
 def test_quickstart_in_a_shortened_form(venv_of_few_digits, tmp_path):
     environment = os.environ | {
         "VENV": str(venv_of_few_digits),

@@ -38,8 +38,8 @@ class Finished(Exception):
 class Interrupted(Exception):
     """Raised after a signal that asks to end, once everything is saved; printed as one line, exit code 128 + its number."""
 
-    def __init__(self, which: signal.Signals):
-        super().__init__(f"stopped by {which.name}; rerun the same command to resume")
+    def __init__(self, which: signal.Signals, how: str = "rerun the same command"):
+        super().__init__(f"stopped by {which.name}; {how} to resume")
         self.exit_code = 128 + which
 
 

@@ -155,12 +155,27 @@ def test_what_has_two_names_is_stored_once(runs, exported):
     assert not [name for name in names if name.startswith(("second", "again"))]
 
 
+def exported_epochs(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["epochs_done"])
+
+
 def test_an_unfinished_run_is_exported_with_a_note(call_main, tmp_path, tiny_set):
     where = ["-d", tiny_set, "--results-root", tmp_path / "R", "-m", "ResNet8", "--pretrained", "none"]
     assert call_main("train", *where, "-bs", "4", "-n", "3", "--stop-after", "3").code == 0
     (run,) = (tmp_path / "R" / "ResNet8-NPZ-tiny" / "runs-Quant").iterdir()
     outcome = call_main("export", run, tmp_path / "net.safetensors")
     assert (outcome.code, outcome.err) == (0, f"note: {run} is unfinished: 1 of 3 epochs, 3 iterations\n")
+    assert exported_epochs(tmp_path / "net.safetensors") == 1
+    (run / "checkpoint.pth").unlink()  # the one before it is of the epoch's end
+    behind = call_main("export", run, tmp_path / "net.safetensors")
+    assert f"note: {run} is unfinished: 1 of 3 epochs, 2 iterations\n" in behind.err
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"epochs_done": 2, "iterations_done": 4}))  # as the run trains on
+    assert call_main("export", run, tmp_path / "net.safetensors").code == 0
+    assert exported_epochs(tmp_path / "net.safetensors") == 1
     moved = shutil.copytree(run, tmp_path / "moved")
     (tmp_path / "moved" / "run.json").write_text((run / "run.json").read_text().replace("NPZ:", "NPZ:/gone"))
     outcome = call_main("export", moved, tmp_path / "net.safetensors", "-d", tiny_set)

@@ -76,6 +76,18 @@ def test_a_meta_network_whose_option_has_no_default_is_refused(refuses, monkeypa
     refuses(command, ["--backward Needs", "must give hidden_size a default"])
 
 
+def test_a_meta_network_that_is_not_linear_by_default_is_refused(refuses, monkeypatch, tiny_set):
+    """--meta-nonlinear none would have no effect."""
+
+    class Bent(Needs):
+        def __init__(self, hidden_size=100, use_nonlinear="relu"):
+            super().__init__(hidden_size)
+
+    monkeypatch.setitem(META_NETWORKS, "Bent", Bent)
+    command = ["train", "-m", "ResNet20", "-d", tiny_set, "-meta", "Bent", "--pretrained", "none"]
+    refuses(command, ["--backward Bent", "default of use_nonlinear must be None"])
+
+
 class Unclipped(MetaNetwork):
     def forward(self, g_W_hat, W_tilde, state=None):
         return g_W_hat, {}

@@ -2,15 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import write_npz
+from parsed import parsed
 from resumed import STE, only_run, record_of, train_little, without_checkpoints
 
+from utils import MAIN
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run.folder.checkpoint import load_tensors, save_tensors
+from utils.run.folder.name import run_path
+from utils.run.settings import TrainSettings
+from utils.tables.selection import State, TableRun
 
 
 def other_images(part):
@@ -132,3 +138,27 @@ def test_only_a_run_without_a_checkpoint_may_begin_with_other_data(command, call
     without_checkpoints(run)
     assert call_main(*command("R", "-meta", "STE")).code == 0
     assert record_of(run)["data_digest"] == record["data_digest"]
+
+
+def test_a_finished_run_does_not_answer_for_another_data_set_of_its_name(call_main, tmp_path):
+    """Whose folder is the same; nor `pretrain`, nor `tables`."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first = write_npz(tmp_path / "a" / "set.npz")
+    with np.load(tmp_path / "a" / "set.npz") as file:
+        np.savez(tmp_path / "b" / "set.npz", **one_pixel(dict(file)))
+    other, root = f"NPZ:{tmp_path / 'b' / 'set.npz'}", tmp_path / "R"
+    commands = [lambda data: train_little(root, data, *STE)]
+    commands += [lambda data: ["pretrain", "-m", "ResNet8", "-bs", "4", "-n", "1", "-d", data, "--results-root", root]]
+    for command in commands:
+        assert call_main(*command(first)).code == 0
+        refused = call_main(*command(other))
+        assert (refused.code, f"was trained on other data than {other} holds now" in refused.err) == (2, True)
+        shutil.copy(tmp_path / "a" / "set.npz", tmp_path / "same.npz")
+        (tmp_path / "c").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "a" / "set.npz", tmp_path / "c" / "set.npz")
+        assert "is done" in call_main(*command(f"NPZ:{tmp_path / 'c' / 'set.npz'}")).out
+    settings = TrainSettings.of(parsed(train_little(root, first, *STE)))
+    for data, state in ((first, State.DONE), (other, State.REFUSED), (f"NPZ:{tmp_path / 'd' / 'set.npz'}", State.DONE)):
+        run = TableRun(None, replace(settings, dataset=data), run_path(settings), MAIN)
+        assert run.state()[0] == state, data  # of a file that is not there nothing is known

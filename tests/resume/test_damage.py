@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 from conftest import Malicious
-from resumed import LOGS, assert_same
+from resumed import LOGS, assert_same, files_of
 
 from utils.errors import BadInput
 from utils.run.folder.checkpoint import Checkpoints, checksum_holds, load_tensors, save_tensors
@@ -75,6 +75,22 @@ def test_lost_checkpoints_are_an_error(half, command, call_main, tally):
     assert "has no checkpoint, but" in result.err
     assert (run / "loss.txt").read_bytes() == rows
     tally("lost checkpoints: refused, nothing touched")
+
+
+def test_logs_without_a_record_and_checkpoints_are_not_emptied(half, command, call_main, tmp_path, tally):
+    """As of published runs, or of runs whose large files were left out of a copy."""
+    run = half("R")
+    for path in (run / "run.json", *run.glob("checkpoint*.pth")):
+        path.unlink()
+    before = files_of(tmp_path)
+    outcome = call_main(*command("R"))
+    (line,) = outcome.err.splitlines()
+    assert f"{run} holds loss.txt of a run, and no run.json: move it away, or --overwrite" in line
+    assert (outcome.code, files_of(tmp_path)) == (2, before)
+    tally("logs without a record and checkpoints: refused, nothing written")
+    assert call_main(*command("R", "--overwrite", "--stop-after", "1")).code == 0
+    (moved,) = run.parent.glob("replaced/*")
+    assert (moved / "loss.txt").read_bytes() == before[run / "loss.txt"]
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(half, server, command, tmp_path, tally):

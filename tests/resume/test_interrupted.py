@@ -113,6 +113,16 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run(which, code, server, comm
     tally(f"{which.name}, then resumed")
 
 
+def test_a_run_that_has_replaced_another_is_resumed_without_overwrite(command, call_main, at_batch, tmp_path):
+    stopped = call_main(*command("R", "--overwrite", "--stop-after", "1"))
+    assert stopped.out.endswith("stopped after 1 iteration; rerun without --stop-after and --overwrite to continue\n")
+    at_batch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert call_main(*command("R", "--overwrite")).err.endswith(
+        "stopped by SIGTERM; rerun the same command without --overwrite to resume\n"
+    )
+    assert "resumed after 2 iterations" in call_main(*command("R", "--stop-after", "3")).out
+
+
 @pytest.mark.parametrize("iterations", [3, 4])  # within an epoch of two, and at its end, before its evaluation
 def test_stop_after_so_many_iterations_and_go_on(iterations, server, command, tmp_path, tally):
     server.start(command("whole"), tmp_path / "log")

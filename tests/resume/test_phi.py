@@ -6,13 +6,18 @@ import shutil
 import pytest
 import torch
 from conftest import write_npz
+from parsed import parsed
 from resumed import assert_no_start, assert_same, cut_checkpoints, only_run, record_of, without_checkpoints
 
 from main import main
+from utils import MAIN
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.report.verdicts import differing_settings
 from utils.run.folder.checkpoint import load_tensors, save_tensors
+from utils.run.folder.name import run_path
+from utils.run.settings import TrainSettings
+from utils.tables.selection import State, TableRun
 
 KIND = "phi of another run: changed, damaged or of another M: refused, nothing written"
 
@@ -74,6 +79,20 @@ def test_it_goes_with_another_net_quantizer_optimizer_and_data(donor, call_main,
     assert "is done" in call_main(*command).out
     change_record(donor, lambda record: record.update(ended="later"))
     assert "is done" in call_main(*command).out
+
+
+def test_a_table_does_not_take_a_run_with_another_phi_for_done(donor, call_main, tmp_path, tiny_set):
+    other = shutil.copytree(donor, tmp_path / "elsewhere" / donor.name)
+    change_checkpoint(other, lambda state: state["loop"]["meta_net"]["fc.maps.0.weight"].add_(1))
+    command = train(tmp_path / "R", tiny_set, "-n", 1)
+    assert call_main(*command, "--phi", donor).code == 0
+    found = {}
+    for phi in (donor, other):
+        settings = TrainSettings.of(parsed([*command, "--phi", str(phi)]))
+        found[phi] = TableRun(None, settings, run_path(settings), MAIN).state()
+    assert found[donor] == (State.DONE, "")
+    assert found[other][0] == State.REFUSED
+    assert f"began from another phi than {other} has now" in found[other][1]
 
 
 def test_phi_is_trained_on_from_there(donor, call_main, tmp_path, tiny_set):

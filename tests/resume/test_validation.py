@@ -114,6 +114,8 @@ def test_a_base_model_that_knows_the_validation_images_is_named(call_main, tiny_
         expected = ["", "was trained on validation images, not with --validation 2 --seed 3: validation accuracy may be too high"]
         assert expected[number] in notes("-e", f"try-{number}")
         assert bool(expected[number]) == ("note: " in notes("-e", f"once-more-{number}"))
+    ran = tmp_path / "ResNet8-NPZ-tiny" / "runs-Quant" / "Baseline-dorefa-optimizer-SGD-1bits-lr-30-try-0-trial-1"
+    assert "began with weights that may have been trained on the validation" in notes("--pretrained", ran, "-e", "from-a-run")
     elsewhere = tmp_path / "elsewhere.pth"
     (base,) = tmp_path.rglob("*8-NPZ-tiny-pretrain.pth")
     elsewhere.write_bytes(base.read_bytes())

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,13 @@ from utils.run.paths import EXPORTED, ONNX, RECORD
 from utils.run.start.base_model import load_base_model
 
 SHOWN = 8  # values of a layer
+
+
+class Progress(NamedTuple):
+    """How many epochs and iterations a checkpoint has had."""
+
+    epochs: int
+    iterations: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,15 @@ class Trained:
             return dict(zip(net.meta.layers, net.meta.quantized(self.quantizer), strict=True))
         return {layer: layer.weight.detach() for layer in net.meta.layers} if self.file else {}
 
-    def load_into(self, net: nn.Module) -> None:
+    def load_into(self, net: nn.Module) -> Progress | None:
         """Loads the weights strictly, and those of a quantizer with parameters, which is installed in the net.
 
-        Raises BadInput where they are damaged, not there, or of another net or run.
+        Returns how far their run had come; None for a base-model file. Raises BadInput where they are damaged, not there, or of
+        another net or run.
         """
         if not self.path.is_dir():
             load_base_model(self.path, net, f"-m {self.model} -d {self.dataset}")
-            return
+            return None
         state = final_state(self.path, self.made_of, self.iterations)
         if state is None:
             raise BadInput(f"{self.path} has no checkpoint yet")
@@ -106,6 +115,7 @@ class Trained:
         except ValueError as error:
             origin = f"{self.path} has a checkpoint that is not of {self.model} for {self.dataset}"
             raise BadInput(f"{origin}: {error}") from None
+        return Progress(len(state["recorder"]["test_acc"]), state["loop"]["iteration"])
 
 
 def find_trained(path: Path, model: str | None, dataset: str | None, precision: str | None = None) -> Trained:

@@ -18,7 +18,8 @@ from utils.files.regular import open_new
 from utils.files.text import counted
 from utils.quantize import Evaluation, evaluate
 from utils.quantizers.quantizer import Quantizer
-from utils.run.evaluation import Trained
+from utils.run.build import build_net
+from utils.run.evaluation import Progress, Trained
 from utils.run.exported.about import IMAGE_SIZE, About
 from utils.run.exported.packed_file import PackedFile
 from utils.run.exported.read import build_exported, read_exported
@@ -58,11 +59,12 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     if trained.quantizer is None:
         raise BadInput(f"{trained.path} is the run of a base model: it has no quantized weights to export")
     cpu = torch.device("cpu")
-    net = trained.build(loader, cpu)
+    net = build_net(trained.model, loader, cpu, keep=trained.keep, precision=trained.precision)
+    progress = trained.load_into(net)
     before, logits = _tested(net, trained.quantizer, loader)
     if fault := fault_of_result(before._asdict()):
         raise BadInput(f"{trained.path}: {fault}: the net cannot compute with these weights")
-    about = _about(trained, loader, before)
+    about = _about(trained, progress, loader, before)
     packed = PackedFile.of_net(net, trained.quantizer, about)
     if target.suffix == ONNX:
         from utils.run.exported.onnx_export import onnx_bytes
@@ -86,13 +88,14 @@ def export_net(trained: Trained, loader: Loader, target: Path) -> str:
     return f"wrote {target}\n\n{table}"
 
 
-def _about(trained: Trained, loader: Loader, result: Evaluation) -> About:
+def _about(trained: Trained, progress: Progress, loader: Loader, result: Evaluation) -> About:
+    """progress: of the checkpoint that is exported; the record may be ahead of it or behind."""
     record = read_record(trained.path)
     settings, images = record["settings"], loader.image_set
-    done, planned = record.get("epochs_done", 0), settings.get("epochs", 0)
+    done, planned = progress.epochs, settings.get("epochs", 0)
     if record["state"] != "done":
         state = "has failed" if record["state"] == "failed" else "is unfinished"
-        iterations = counted(record.get("iterations_done", 0), "iteration")
+        iterations = counted(progress.iterations, "iteration")
         print(f"note: {trained.path} {state}: {done} of {planned} epochs, {iterations}", file=sys.stderr)
     if settings["precision"] != FLOAT32:
         before = f"{trained.path} was trained in {settings['precision']}"

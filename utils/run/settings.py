@@ -362,7 +362,8 @@ def with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
 def method_defaults(backward: str) -> dict[str, Any]:
     """The settings that only some methods have, of a method, with their defaults: {} for all but the meta networks.
 
-    Raises BadInput for a meta network whose constructor gives one of them no default, or one that the setting does not take.
+    Raises BadInput for a meta network whose constructor gives one of them no default, or one that the setting does not take, or
+    the nonlinearity another one than None.
     """
     if backward not in META_NETWORKS:
         return {}
@@ -372,6 +373,8 @@ def method_defaults(backward: str) -> dict[str, Any]:
     for name, default in defaults.items():
         if default is Parameter.empty:
             raise BadInput(f"--backward {backward}: its class must give {META_OPTIONS[name]} a default")
+        if name == "meta_nonlinear" and default is not None:  # `--meta-nonlinear none` could not choose another value
+            raise BadInput(f"--backward {backward}: its class's default of {META_OPTIONS[name]} must be None")
         try:
             if default is not None:
                 kinds[name].check(default)

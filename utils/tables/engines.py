@@ -82,11 +82,14 @@ class LocalEngine:
 class RayEngine:
     """Tasks of Ray's core, each holding CPUs and, unless it runs on the CPU, a share of a GPU; Ray restarts one that died.
 
-    Every node must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
+    Without --jobs, each node runs trials_per_device of them where they run on the CPU (on_cpu, or no node has a GPU). Every node
+    must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
     or the cluster cannot be reached.
     """
 
-    def __init__(self, address: str | None, jobs: int | None, trials_per_device: int, cpus: int, retries: int):
+    def __init__(
+        self, address: str | None, jobs: int | None, trials_per_device: int, cpus: int, retries: int, on_cpu: bool = False
+    ):
         try:
             import ray
         except ImportError:
@@ -102,6 +105,8 @@ class RayEngine:
         for module in (child, regular):
             ray.cloudpickle.register_pickle_by_value(module)
         self._share = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0  # of a GPU
+        if (on_cpu or not self._share) and not jobs:
+            self._jobs = trials_per_device * sum(node["Alive"] for node in ray.nodes())
         self._task = ray.remote(num_cpus=cpus, max_retries=retries)(child.run_child)
         self._active = {}
 
@@ -143,7 +148,8 @@ def make_engine(options: EngineOptions, runs: Sequence[TableRun]) -> Engine:
     """The engine that the options ask for, for these runs."""
     o = options
     if o.engine == "ray":
-        return RayEngine(o.address, o.jobs, o.trials_per_device, o.cpus_per_run or 1, o.retries)
+        on_cpu = all(run.settings.device == "cpu" for run in runs)
+        return RayEngine(o.address, o.jobs, o.trials_per_device, o.cpus_per_run or 1, o.retries, on_cpu)
     return LocalEngine(local_slots(o, visible_gpus(), {run.settings.device for run in runs}))
 
 

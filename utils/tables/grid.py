@@ -29,10 +29,9 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
     Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.
     """
     known = {name.replace("_", "-"): entry for name, entry in settings_of(TrainSettings).items()}
-    not_varied = {*NOT_SETTINGS, *SHARED_BY_A_SWEEP, *PATHS, *(name.replace("_", "-") for name in MAY_DIFFER)}
     grid: dict[str, list[str]] = {}
     for name, texts in given:
-        if name in not_varied:
+        if not can_be_varied(name):
             raise BadInput(f"--grid {name}: cannot be varied: the manifest's cells, --set or this command's flags set it")
         if name not in known:
             raise BadInput(f"--grid {name}: there is no setting --{name}")
@@ -48,6 +47,11 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
                 raise BadInput(f"--grid {name}: {texts[index]} is there twice")
         grid[name] = list(map(kind.text, values))
     return grid
+
+
+def can_be_varied(name: str) -> bool:
+    """Whether --grid takes a setting, by its name with dashes; what is no setting is not known here."""
+    return name not in {*NOT_SETTINGS, *SHARED_BY_A_SWEEP, *PATHS, *(other.replace("_", "-") for other in MAY_DIFFER)}
 
 
 def combinations(grid: Grid, cell: Cell) -> list[dict[str, str]]:

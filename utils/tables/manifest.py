@@ -119,11 +119,16 @@ def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int,
         _check_trials(count, here)
         _check_settings(own, here)
         of_rules = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
-        row = Row(cell, count, settings | of_rules | own, entry.get("published"))
+        row = Row(cell, count, overridden(settings | of_rules, own), entry.get("published"))
         if row.key in rows:
             raise BadInput(f"{here}: {row} is there twice; give one an exp-spec in its `set`")
         rows[row.key] = row
     return Table(tuple(rows.values()))
+
+
+def overridden(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others over them. A phi of theirs takes the place of meta-init: both say where M starts."""
+    return {name: value for name, value in settings.items() if name != "meta-init" or "phi" not in own} | own
 
 
 def _check_shared_rows(tables: Mapping[str, Table], origin: str) -> None:

@@ -17,11 +17,11 @@ from utils.run.folder.lock import is_locked
 from utils.run.folder.name import run_path
 from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record
 from utils.run.identity import program_contents
-from utils.run.paths import base_model_path, has_checkpoint, missing_base_model
+from utils.run.paths import RECORD, base_model_path, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
-from utils.tables.grid import Grid, combinations, exp_spec, read_grid
-from utils.tables.manifest import ALL, NOT_SETTINGS, Key, Row, read_manifest
+from utils.tables.grid import Grid, can_be_varied, combinations, exp_spec, read_grid
+from utils.tables.manifest import ALL, NOT_SETTINGS, Key, Row, overridden, read_manifest
 from utils.tables.options import Selection
 
 MAX_RUNS = 100_000
@@ -64,7 +64,7 @@ class TableRun:
         if is_locked(self.path):
             return State.RUNNING, ""
         try:
-            record = check_record(self.path, self.settings, program_contents(self.program))
+            record = check_record(self.path, self.settings, self._contents())
         except Finished:
             return State.DONE, ended_early(read_record(self.path))
         except BadInput as error:
@@ -74,6 +74,15 @@ class TableRun:
         if record["state"] != "failed":
             return State.STOPPED, ""
         return State.FAILED, shortened(record.get("error") or "", LONGEST_ERROR)
+
+    def _contents(self) -> dict[str, str]:
+        """The digests of its program and, if it has begun, of the runs that --phi and --pretrained name, if they are there."""
+        named = [Path(given) for given in (self.settings.phi, self.settings.pretrained) if given]
+        if not (self.path / RECORD).is_file() or not any(map(Path.is_dir, named)):
+            return program_contents(self.program)
+        from utils.run.start.start import Start  # torch
+
+        return program_contents(self.program) | Start(self.settings, self.path).contents
 
     def epochs(self) -> tuple[int, int]:
         """Epochs that its last checkpoint holds, and how many there will be: no more where it is done."""
@@ -210,12 +219,14 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
     chosen = dict(selection.set)
     for name in chosen:
         if sum(other == name for other, _ in selection.set) > 1:
-            raise BadInput(f"--set {name}: is given more than once; --grid {name}=... takes several values")
+            advice = f"; --grid {name}=... takes several values" if can_be_varied(name) else ""
+            raise BadInput(f"--set {name}: is given more than once{advice}")
         if name in ("overwrite", "help"):
             raise BadInput(f"--set {name}: is not a setting; --set exp-spec=NAME or another --results-root starts runs anew")
         if name in (*NOT_SETTINGS, "epochs"):
             raise BadInput(f"--set {name}: is set by the cell or the trial, or has a flag of its own")
-    values = row.cell._asdict() | row.settings | ({"epochs": selection.epochs} if selection.epochs else {}) | chosen
+    values = overridden(row.cell._asdict() | row.settings, chosen)
+    values |= {"epochs": selection.epochs} if selection.epochs else {}
     if row.varied:
         values |= {**row.varied, "exp-spec": exp_spec(values.get("exp-spec"), row.varied)}
     values |= {"data-root": selection.data_root, "results-root": selection.results_root, "trial": trial}

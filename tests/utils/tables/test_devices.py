@@ -68,11 +68,11 @@ def test_more_jobs_than_a_slurm_task_has_runs_are_refused(refuses):
     refuses(["tables", "run", "table1", *flags], ["--jobs 3: a task takes --trials-per-device 2"])
 
 
-class ClusterWithAGpu:
+class Cluster:
     """Of Ray, what an engine calls; notes what each task asks for. Ray itself is tried in test_running.py, without a GPU."""
 
-    def __init__(self, fault=""):
-        self.asked, self.fault = [], fault
+    def __init__(self, fault="", gpus=2.0):
+        self.asked, self.fault, self.gpus = [], fault, gpus
         self.cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
 
     def init(self, address, **options):
@@ -80,7 +80,10 @@ class ClusterWithAGpu:
             raise RuntimeError(self.fault)
 
     def cluster_resources(self):
-        return {"CPU": 8.0, "GPU": 2.0}
+        return {"CPU": 8.0, "GPU": self.gpus}
+
+    def nodes(self):
+        return [{"Alive": True}, {"Alive": False}, {"Alive": True}]
 
     def remote(self, **options):
         return lambda function: SimpleNamespace(
@@ -89,7 +92,7 @@ class ClusterWithAGpu:
 
 
 def test_a_run_on_the_cpu_holds_no_share_of_rays_gpus(command, monkeypatch):
-    cluster = ClusterWithAGpu()
+    cluster = Cluster()
     monkeypatch.setitem(sys.modules, "ray", cluster)
     engine = RayEngine(None, jobs=None, trials_per_device=4, cpus=2, retries=3)
     for device in ("auto", "cuda", "cpu"):
@@ -98,8 +101,23 @@ def test_a_run_on_the_cpu_holds_no_share_of_rays_gpus(command, monkeypatch):
     assert {asked["num_cpus"] for asked in cluster.asked} == {2}
 
 
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "on_cpu", "at_once"),
+    [(None, 0, False, 6), (None, 2, True, 6), (5, 0, False, 5), (5, 2, True, 5), (5, 2, False, 5), (None, 2, False, 20)],
+)
+def test_ray_runs_as_many_at_once_on_each_nodes_cpu_as_share_it(jobs, gpus, on_cpu, at_once, command, monkeypatch):
+    """Two nodes are alive. On GPUs Ray itself queues what does not fit."""
+    monkeypatch.setitem(sys.modules, "ray", Cluster(gpus=gpus))
+    engine = RayEngine(None, jobs=jobs, trials_per_device=3, cpus=1, retries=0, on_cpu=on_cpu)
+    monkeypatch.setattr(engine, "_task", SimpleNamespace(options=lambda **more: SimpleNamespace(remote=lambda *args: object())))
+    (run, *_) = runs_of(command("R", "-meta", "STE"))
+    while engine.has_room and engine.active < 20:
+        engine.start(run)
+    assert engine.active == at_once
+
+
 @pytest.mark.parametrize(("address", "where"), [(None, "--engine ray"), ("there", "--engine ray, --address there")])
 def test_the_address_of_a_cluster_that_does_not_answer_is_named_where_there_is_one(address, where, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", ClusterWithAGpu("it is full"))
+    monkeypatch.setitem(sys.modules, "ray", Cluster("it is full"))
     with pytest.raises(BadInput, match=f"^{where}: it is full$"):
         RayEngine(address, None, 1, 1, 0)

@@ -45,6 +45,15 @@ def test_the_command_lines_settings_go_over_the_manifests(monkeypatch):
         assert run.path == run_path(s)
 
 
+def test_phi_takes_the_place_of_the_manifests_start_of_m(tmp_path):
+    flags = ["-m", "ResNet20", "-q", "BWN", "-o", "SGD", "-meta", "FC-Grad", "--trials", "1"]
+    (run,) = runs_of(["tables", "run", "table1", *flags])
+    (other,) = runs_of(["tables", "run", "table1", *flags, "--set", f"phi={tmp_path}", "exp-spec=with-phi"])
+    assert (run.settings.meta_init, other.settings.meta_init, other.settings.phi) == ("identity", None, str(tmp_path))
+    with pytest.raises(BadInput, match="--phi and --meta-init random exclude each other"):
+        runs_of(["tables", "run", "table1", *flags, "--set", f"phi={tmp_path}", "meta-init=random"])
+
+
 def test_nets_of_torchvision_and_layers_in_full_precision_in_a_table(tmp_path, monkeypatch):
     monkeypatch.delenv("METAQUANT_PRETRAINED", raising=False)
     cell = '{ model = "torchvision:resnet18", quantizer = "BWN", backward = "STE", optimizer = "SGD" }'

@@ -144,10 +144,14 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.newest, self.previous = (folder / name for name in CHECKPOINTS)
+        self._is_damaged = False  # the newest, so that it must not take the place of the previous one
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the newest; the former newest becomes the previous. Raises OSError and leaves both, whatever goes wrong."""
-        save_tensors(state, self.newest, self.previous)
+        """Writes the newest; the former newest, if it is whole, becomes the previous. Raises OSError and leaves both, whatever
+        goes wrong.
+        """
+        save_tensors(state, self.newest, None if self._is_damaged else self.previous)
+        self._is_damaged = False
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole checkpoint whose numbers are finite; None where none was ever written.
@@ -169,6 +173,7 @@ class Checkpoints:
                     continue
                 for problem in problems:
                     print(f"warning: {problem}; going on from {path}", file=sys.stderr)
+                self._is_damaged = path == self.previous
                 return state
         if problems:
             raise BadInput(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils import LOGS, log_file
+from utils.choices import npz_path
 from utils.errors import BadInput, Finished, reason
 from utils.files import strict_json
 from utils.files.look import look_at
 from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited
 from utils.run.folder.fields import check_record_fields
-from utils.run.identity import NOTHING, Identity
+from utils.run.identity import DATA, NOTHING, Identity, data_digest
 from utils.run.paths import RECORD, has_checkpoint
 from utils.run.settings import Settings, with_precision
 
@@ -67,12 +69,19 @@ def ended_early(record: Mapping[str, Any]) -> str:
 def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = NOTHING) -> dict[str, Any] | None:
     """The record of a run that is to be resumed; None where it has not begun. contents: as in Identity.
 
-    Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named.
+    The data of an NPZ file are read for it where the run is done and they are not among the contents.
+
+    Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named, and for a
+    folder that holds logs and nothing else of a run.
     """
     file = path / RECORD
     if look_at(file, "--results-root") is None and not file.is_symlink():  # a link to nothing is not a run that has not begun
+        if not has_checkpoint(path) and (log := _first_log(path)):
+            raise BadInput(f"{path} holds {log.name} of a run, and no {RECORD}: move it away, or --overwrite to start over")
         return None
     record = read_record(path)
+    if record["state"] == "done" and DATA in record and DATA not in contents and (data := _npz_digest(settings)):
+        contents = {**contents, DATA: data}
     there, here = Identity.of_record(record), Identity.of_command(settings, contents)
     if listed := there.differing_settings(here):
         another = "choose another --exp-spec, or " if "exp_spec" in here.settings else ""
@@ -92,3 +101,18 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
         early = f" after {why}" if (why := ended_early(record)) else ""
         raise Finished(f"{path} is done{early}{accuracy}")
     return record
+
+
+def _first_log(path: Path) -> Path | None:
+    """A log in a folder that has a row."""
+    return next((file for log in LOGS if (file := path / log_file(log)).is_file() and file.stat().st_size), None)
+
+
+def _npz_digest(settings: Settings) -> str | None:
+    """The digest of the NPZ file that the settings name; None where they name none, or it is not there."""
+    path = npz_path(settings.dataset)
+    if path is None or not path.is_file():
+        return None
+    from utils.npz import SPLITS, read_npz  # torch
+
+    return data_digest(*(read_npz(path, split) for split in SPLITS))

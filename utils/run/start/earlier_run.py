@@ -11,7 +11,7 @@ from torch import Tensor
 from utils.errors import BadInput
 from utils.run.folder.record import read_record
 from utils.run.folder.state import final_state, iterations_of_finished
-from utils.run.identity import Identity, content_digest
+from utils.run.identity import DATA, Identity, content_digest
 from utils.run.settings import TrainSettings
 
 
@@ -67,3 +67,12 @@ def has_seen(before: Mapping[str, Any] | None, settings: TrainSettings) -> str |
     if [before.get(name) for name in ("validation", "seed")] != [settings.validation, settings.seed]:
         return f"was trained on validation images, not with --validation {settings.validation} --seed {settings.seed}"
     return None
+
+
+def is_of_other_data(training: Mapping[str, Any], settings: TrainSettings, contents: Mapping[str, str]) -> bool:
+    """Whether a run, by its record, was trained on other data than this one, as far as that is known.
+
+    training: empty where it is not known. contents: of this run, as in Identity.
+    """
+    dataset, digest = training.get("settings", {}).get("dataset"), training.get(DATA)
+    return digest != contents[DATA] if digest and contents.get(DATA) else dataset not in (None, settings.dataset)

@@ -15,7 +15,7 @@ from utils.run.folder.weights import checked_weights
 from utils.run.identity import IMPORTS, NOTHING, PROGRAM
 from utils.run.paths import has_checkpoint
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
-from utils.run.start.earlier_run import EarlierRun, has_seen, read_earlier_run, refuse_itself
+from utils.run.start.earlier_run import EarlierRun, has_seen, is_of_other_data, read_earlier_run, refuse_itself
 
 FUNCTION = ("backward", *(name for name in META_OPTIONS if name != "meta_init"))  # the settings that say which function phi is of
 
@@ -44,7 +44,7 @@ def load_phi(meta_net: nn.Module, earlier: EarlierRun, settings: TrainSettings, 
     folder = settings.phi
     if any(earlier.record.get(name) != contents.get(name) for name in (PROGRAM, IMPORTS)):
         print(f"note: --phi {folder} was trained by another program, whose M may be another function of phi", file=sys.stderr)
-    if why := has_seen(earlier.settings, settings):
+    if not is_of_other_data(earlier.record, settings, contents) and (why := has_seen(earlier.settings, settings)):
         print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)
     try:
         meta_net.load_state_dict(checked_weights(meta_net, earlier.tensors))

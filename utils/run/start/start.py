@@ -14,11 +14,11 @@ from utils.errors import BadInput
 from utils.files.look import is_folder
 from utils.files.text import printable
 from utils.run.folder.weights import load_weights
-from utils.run.identity import BASE_MODEL, DATA, NOTHING, PHI
+from utils.run.identity import BASE_MODEL, NOTHING, PHI
 from utils.run.paths import NO_BASE_MODEL, RECORD, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.run.start.base_model import load_base_model, pretraining_of
-from utils.run.start.earlier_run import EarlierRun, has_seen, read_earlier_run, refuse_itself
+from utils.run.start.earlier_run import EarlierRun, has_seen, is_of_other_data, read_earlier_run, refuse_itself
 from utils.run.start.phi import load_phi, read_phi
 
 
@@ -100,10 +100,12 @@ def _doubt(training: Mapping[str, Any], settings: TrainSettings, contents: Mappi
 
     training: the record of the run that made them, empty where it is not known.
     """
-    dataset, digest = training.get("settings", {}).get("dataset"), training.get(DATA)
-    is_another = digest != contents[DATA] if digest and contents.get(DATA) else dataset not in (None, settings.dataset)
-    if is_another:
+    dataset = training.get("settings", {}).get("dataset")
+    if is_of_other_data(training, settings, contents):
         other = f"{printable(dataset)}, not on {settings.dataset}"
         return f"was trained on {f'other data than {dataset} holds now' if dataset == settings.dataset else other}"
-    why = has_seen(training.get("settings"), settings)
+    before = training.get("settings")
+    why = has_seen(before, settings)
+    if settings.validation and not why and before.get("pretrained", NO_BASE_MODEL) != NO_BASE_MODEL:
+        why = "began with weights that may have been trained on the validation images"
     return f"{why}: validation accuracy may be too high" if why else None

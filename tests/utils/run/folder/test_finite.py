@@ -156,6 +156,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_resumed(loop, tmp_path, capsys, 
         checkpoints.save(bad)
         assert checkpoints.load()["result"] == state["result"]
         assert f"warning: checkpoint: {checkpoints.newest} cannot be resumed: {words}; going on from" in capsys.readouterr().err
+        checkpoints.save(bad)  # in the place of the bad one: the good one stays
+        assert checkpoints.load()["result"] == state["result"]
+        checkpoints.save(bad)
         checkpoints.save(bad)
         with pytest.raises(BadInput, match="no checkpoint is whole and finite: "):
             checkpoints.load()
