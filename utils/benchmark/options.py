@@ -10,7 +10,8 @@ from utils.choices import FLOAT32, META_NETWORKS, NONLINEARITIES, methods
 from utils.errors import BadInput
 from utils.options.kinds import PATH, Kind, Switch, Whole
 from utils.options.options import Options, flag, like, setting
-from utils.run.settings import BATCH_SIZE, MODEL, OPTIMIZER, QUANTIZER, Settings
+from utils.run.common_settings import BATCH_SIZE, MODEL, Settings
+from utils.run.settings import OPTIMIZER, QUANTIZER
 
 PLAIN = "plain"  # the full-precision net in torch's default memory format with torch.optim.SGD
 ITERATIONS = {"cpu": 5, "cuda": 100}  # of a method in a round, where none are given

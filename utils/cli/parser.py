@@ -14,18 +14,9 @@ from utils.errors import shortened
 from utils.files.text import printable
 from utils.options.kinds import PATH, DataSet, Kind, OneOf, Switch
 from utils.options.options import REQUIRED, default_of, flag, noted, settings_of
+from utils.run.common_settings import CUDA_ONLY, MODEL, Settings
 from utils.run.paths import EXPORTED, ONNX
-from utils.run.settings import (
-    CUDA_ONLY,
-    LEARNED_DEFAULTS,
-    META_OPTIONS,
-    MODEL,
-    OF_PHI,
-    PretrainSettings,
-    Settings,
-    TrainSettings,
-    method_defaults,
-)
+from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, OF_PHI, PretrainSettings, TrainSettings, method_defaults
 from utils.tables.options import EngineOptions, Selection
 
 

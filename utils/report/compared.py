@@ -1,8 +1,9 @@
 """Which settings may differ among the runs that are compared: in one mean, in a sweep, with a baseline, with the best of STE."""
 
 from utils.report.labels import NAMES_THE_RUN
+from utils.run.common_settings import MAY_DIFFER
 from utils.run.identity import CONTENTS, IMPORTS, PROGRAM
-from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS
+from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS
 
 NOT_RECORDED = "all settings"  # in the place of a setting, where a trial has no record
 WHO_AND_WHERE = {"trial", NAMES_THE_RUN, *MAY_DIFFER}  # a run's number, name, device and paths

@@ -18,8 +18,8 @@ from utils.files.text import printable, shown
 from utils.files.untrusted import MIB, read_limited
 from utils.report.labels import OTHER_FORM
 from utils.report.trials import Trial
+from utils.run.common_settings import with_precision
 from utils.run.folder.fields import check_settings
-from utils.run.settings import with_precision
 from utils.tables.cells import Cell
 
 CSV_SUFFIXES = (".csv", ".csv.xz")

@@ -16,9 +16,9 @@ from utils.report.labels import NAMES_THE_RUN, labels
 from utils.report.layers import LayerTable
 from utils.report.methods import is_learned
 from utils.report.statistics import Statistics, statistics
+from utils.run.common_settings import MAY_DIFFER
 from utils.run.identity import BASE_MODEL, CONTENTS, PHI, switched_on
 from utils.run.paths import dataset_label
-from utils.run.settings import MAY_DIFFER
 from utils.tables.cells import Cell
 
 UNFINISHED = "unfinished"  # what the report calls a run that its record calls running: it may have been interrupted

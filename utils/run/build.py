@@ -19,9 +19,10 @@ from utils.dataset import get_dataloader, hold_out, load_images, make_loader
 from utils.environment import product_dtype
 from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
+from utils.run.common_settings import Settings
 from utils.run.identity import DATA, data_digest, program_contents
 from utils.run.nets import plain_net
-from utils.run.settings import Settings, TrainSettings
+from utils.run.settings import TrainSettings
 
 TEST_BATCH_SIZE = 100
 

@@ -8,9 +8,10 @@ from utils.choices import FLOAT32, TF32
 from utils.files.text import counted
 from utils.options.options import settings_of
 from utils.run.build import Loaders
+from utils.run.common_settings import CUDA_ONLY, MAY_DIFFER, Settings
 from utils.run.folder.run import Run
 from utils.run.paths import NO_BASE_MODEL
-from utils.run.settings import CUDA_ONLY, MAY_DIFFER, Settings, TrainSettings
+from utils.run.settings import TrainSettings
 
 SHOWN = (  # by the folder's name or a line
     *("model", "dataset", "epochs", "batch_size", "validation", "precision", "trial", "data_root", "results_root"),

@@ -20,11 +20,11 @@ from utils.files.text import counted
 from utils.quantize import Evaluation, evaluate
 from utils.recorder import Recorder
 from utils.run.build import Loaders
+from utils.run.common_settings import Settings
 from utils.run.description import description
 from utils.run.folder.finite import first_not_finite
 from utils.run.folder.record import fault_of_result
 from utils.run.folder.run import Run
-from utils.run.settings import Settings
 from utils.schedules import ADAPTIVE, LOWEST_LR, scale_rates
 
 COMPARE_EVERY = 100  # iterations between two comparisons of M's gradient with STE's

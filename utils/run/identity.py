@@ -18,8 +18,8 @@ from typing import Any
 from utils import MAIN, PROJECT
 from utils.choices import npz_path
 from utils.errors import BadInput
+from utils.run.common_settings import MAY_DIFFER, Settings, with_precision
 from utils.run.paths import NO_BASE_MODEL
-from utils.run.settings import MAY_DIFFER, Settings, with_precision
 
 CONTENTS = ("data_digest", "base_model", "program", "program_imports", "phi_digest")  # in run.json and checkpoints
 DATA, BASE_MODEL, PROGRAM, IMPORTS, PHI = CONTENTS

@@ -11,7 +11,8 @@ from typing import Any
 from utils.choices import QUANTIZERS, is_trained
 from utils.errors import BadInput
 from utils.options.options import settings_of, spelling
-from utils.run.settings import LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, TrainSettings, method_defaults
+from utils.run.common_settings import MAY_DIFFER
+from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, TrainSettings, method_defaults
 from utils.tables.cells import Cell
 from utils.tables.manifest import NOT_SETTINGS
 

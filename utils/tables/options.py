@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.options.kinds import PATH, Kind, OneOf, Switch, Whole
 from utils.options.options import REQUIRED, Options, like, setting
-from utils.run.settings import Settings
+from utils.run.common_settings import Settings
 from utils.tables.manifest import MANIFEST, MAX_TRIALS, PROTOCOLS
 
 ENGINES = ("local", "ray", "slurm")

@@ -1,9 +1,9 @@
 """The sets of settings that may differ, and that none of them holds what is no setting."""
 
 from utils.report import compared
+from utils.run.common_settings import MAY_DIFFER
 from utils.run.folder.fields import SETTINGS
 from utils.run.identity import CONTENTS
-from utils.run.settings import MAY_DIFFER
 
 
 def test_the_sets_differ_where_they_mean_to():

@@ -12,8 +12,9 @@ from utils.errors import BadInput
 from utils.layout import ONE_TENSOR
 from utils.options.options import settings_of
 from utils.quantizers.quantizer import Unprocessed
+from utils.run.common_settings import CUDA_ONLY, MAY_DIFFER
 from utils.run.folder.name import run_name
-from utils.run.settings import CUDA_ONLY, LEARNED_DEFAULTS, MAY_DIFFER, META_OPTIONS, PretrainSettings, TrainSettings
+from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.manifest import MANIFEST, PROTOCOLS, read_manifest
 
 

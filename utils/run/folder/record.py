@@ -13,10 +13,10 @@ from utils.files import strict_json
 from utils.files.look import look_at
 from utils.files.text import counted
 from utils.files.untrusted import MIB, read_limited
+from utils.run.common_settings import Settings, with_precision
 from utils.run.folder.fields import check_record_fields
 from utils.run.identity import DATA, NOTHING, Identity, data_digest
 from utils.run.paths import RECORD, has_checkpoint
-from utils.run.settings import Settings, with_precision
 
 REPLACED = "replaced"
 RECORD_LIMIT = 16 * MIB

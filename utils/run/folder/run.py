@@ -20,6 +20,7 @@ from utils.files.regular import is_in_place, open_new, require_regular
 from utils.files.text import counted, printable
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
+from utils.run.common_settings import Settings
 from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.finite import first_not_finite
 from utils.run.folder.lock import LOCKED, Lock
@@ -28,7 +29,6 @@ from utils.run.folder.signals import Signals
 from utils.run.folder.state import load_state, restore
 from utils.run.identity import NOTHING, Identity, check_checkpoint
 from utils.run.paths import CHECKPOINTS, RECORD
-from utils.run.settings import Settings
 
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 

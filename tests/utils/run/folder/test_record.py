@@ -6,10 +6,11 @@ import pytest
 from parsed import REQUIRED
 
 from utils.errors import BadInput, Finished
+from utils.run.common_settings import with_precision
 from utils.run.folder.fields import check_record_fields
 from utils.run.folder.record import check_record
 from utils.run.identity import Identity, check_checkpoint, switched_on
-from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings, with_precision
+from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings
 
 # of a run of commit 117f2a1, as its run.json has them
 RECORDED = {
