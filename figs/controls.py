@@ -133,6 +133,10 @@ def read_gains(folder: Path) -> Gains:
     if not (folder / GAINS).is_file():
         return {}
     frame = read_frame(folder / GAINS, dict.fromkeys(Gain._fields, float))
+    if missing := [name for name in GAIN_OF if name not in frame]:
+        sys.exit(
+            f"{folder / GAINS} has no column {missing[0]}: it is of an earlier version; delete it, and collect the runs again"
+        )
     return {row[: len(GAIN_OF)]: Gain(*row[len(GAIN_OF) :]) for row in frame.itertuples(index=False, name=None)}
 
 

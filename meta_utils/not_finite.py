@@ -25,47 +25,42 @@ def require_scalar(loss: Any) -> None:
 def first_not_finite(net: nn.Module, forward: Callable[[], Any]) -> str:
     """Names the first module, in the order of the forward, that has a parameter, buffer or output that is not finite.
 
-    A module that is never called by itself, as the output projection of nn.MultiheadAttention, is used where the one that holds
-    it is called. forward: calls the net.
+    Where it is an output, and the module holds others that it does not call but uses, as nn.MultiheadAttention its output
+    projection, the first of those that is not finite. forward: calls the net.
     """
-    called: list[str] = []
-    found: list[tuple[int, str]] = []  # by the number of calls before
+    called: set[str] = set()
+    found: list[tuple[str, bool]] = []  # with whether it is an output
 
     def before(name: str, module: nn.Module) -> None:
-        if not _are_finite([*module.parameters(recurse=False), *module.buffers(recurse=False)]):
-            found.append((len(called), name))
-        called.append(name)
+        called.add(name)
+        if not _is_finite(module):
+            found.append((name, False))
 
     def after(name: str, output: Any) -> None:
-        if not _are_finite(output if isinstance(output, (tuple, list)) else [output]):  # a recurrent layer has several
-            found.append((len(called), name))
+        outputs = output if isinstance(output, (tuple, list)) else [output]  # a recurrent layer has several
+        if not _are_finite(outputs):
+            found.append((name, True))
 
-    modules = dict(net.named_modules())
-    handles = [
-        module.register_forward_pre_hook(lambda module, _, name=name: before(name, module)) for name, module in modules.items()
-    ]
-    handles += [
-        module.register_forward_hook(lambda module, _, output, name=name: after(name, output)) for name, module in modules.items()
-    ]
+    modules, handles = dict(net.named_modules()), []
+    for name, module in modules.items():
+        handles.append(module.register_forward_pre_hook(lambda module, _, name=name: before(name, module)))
+        handles.append(module.register_forward_hook(lambda module, _, output, name=name: after(name, output)))
     try:
         forward()
     finally:
         for handle in handles:
             handle.remove()
-    for name, module in modules.items():
-        if name not in called and not _are_finite([*module.parameters(recurse=False), *module.buffers(recurse=False)]):
-            holder = next((parent for parent in _parents(name) if parent in called), "")
-            found.append((called.index(holder) if holder in called else len(called), name))
     if not found:
         return "with every layer finite"
-    name = min(found, key=lambda entry: entry[0])[1]
-    return f"first in layer {name}" if name else "first in the net's own parameters"
+    name, is_output = found[0]
+    if is_output and name:
+        held = [other for other in modules if other.startswith(f"{name}.") and other not in called]
+        name = next((other for other in held if not _is_finite(modules[other])), name)
+    return f"first in layer {name}" if name else "first in the net itself, outside of its layers"
 
 
-def _parents(name: str) -> list[str]:
-    """The modules that hold a module, by name, the closest first: a.b.c -> a.b, a and the net itself."""
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(len(parts) - 1, -1, -1)]
+def _is_finite(module: nn.Module) -> bool:
+    return _are_finite([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 def _are_finite(values: Iterable[Any]) -> bool:

@@ -95,7 +95,7 @@ def iterations(case, graphs=None, device="cpu", dtype=torch.float64, autocast=No
     elif method in ESTIMATORS:
         how["estimator"] = ESTIMATORS.load(method)
     else:
-        how |= {"after_step": [PROXIMAL.load(method)(quantizer, TOTAL, strength=50.0)], "quantized_forward": False}
+        how |= {"after_step": [PROXIMAL.load(method)(quantizer, strength=50.0)], "quantized_forward": False}
     loop = TrainingLoop(net, optimizee, quantizer, **how)
     images = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     image_set = ImageSet(images, torch.arange(IMAGES) % 10, 10, (0.5,) * 3, (0.5,) * 3)

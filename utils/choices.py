@@ -162,7 +162,7 @@ ESTIMATORS = EstimatorRegistry(  # see utils/quantizers/discretize.py
     }
 )
 
-PROXIMAL = Registry(  # (quantizer, iterations) -> a call after every update that moves W, see meta_utils/prox_quant.py
+PROXIMAL = Registry(  # (quantizer) -> a call after every update that moves W, see meta_utils/prox_quant.py
     {"ProxQuant": Place("meta_utils.prox_quant:ProxQuant")}
 )
 

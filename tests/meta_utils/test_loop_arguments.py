@@ -190,19 +190,24 @@ def test_the_module_of_an_attention_that_is_not_finite_is_named(parameter, modul
     assert error.value.args[1] == f"first in layer {module}"
 
 
-def test_the_nets_own_parameter_that_is_not_finite_is_named():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.factor, self.fc = nn.Parameter(torch.tensor(torch.nan)), nn.Linear(3, 2)
+class Scaled(nn.Module):
+    """A layer, a factor of the net's own, and a layer that no forward calls."""
 
-        def forward(self, x):
-            return self.factor * self.fc(x)
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.unused, self.fc = nn.Parameter(torch.tensor(factor)), nn.BatchNorm1d(1), nn.Linear(3, 2)
 
-    net = metaquantize(Scaled())
+    def forward(self, x):
+        return self.factor * 1e30 * self.fc(x)
+
+
+@pytest.mark.parametrize("factor", [torch.nan, 1e30])  # which is finite, and the output is not
+def test_a_net_that_is_not_finite_outside_of_its_layers_is_said_to_be_so(factor):
+    net = metaquantize(Scaled(factor))
+    net.unused.weight.data.fill_(torch.nan)
     with pytest.raises(NotFinite) as error:
         TrainingLoop(net, SGD(net.parameters(), lr=0.1), BWN()).step(torch.randn(2, 3), TARGETS)
-    assert error.value.args[1] == "first in the net's own parameters"
+    assert error.value.args[1] == "first in the net itself, outside of its layers"
 
 
 def test_a_loss_for_each_image_is_named():

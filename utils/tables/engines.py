@@ -82,20 +82,26 @@ class LocalEngine:
 class RayEngine:
     """Tasks of Ray's core, each holding CPUs and, unless it runs on the CPU, a share of a GPU; Ray restarts one that died.
 
-    Without --jobs, each node runs trials_per_device of them where they run on the CPU (on_cpu, or no node has a GPU). Every node
-    must see the project, its Python and the results under the same paths. Raises BadInput where Ray is not installed
-    or the cluster cannot be reached.
+    On the CPU (on_cpu, or no node has a GPU) they are spread over the nodes; without `jobs`, trials_per_device times the nodes
+    run at once, and each holds its share of a node's CPUs unless `cpus` says how many. Every node must see the project, its
+    Python and the results under the same paths. Raises BadInput where Ray is not installed or the cluster cannot be reached.
     """
 
     def __init__(
-        self, address: str | None, jobs: int | None, trials_per_device: int, cpus: int, retries: int, on_cpu: bool = False
+        self,
+        address: str | None,
+        jobs: int | None,
+        trials_per_device: int,
+        cpus: int | None,
+        retries: int,
+        on_cpu: bool = False,
     ):
         try:
             import ray
         except ImportError:
             raise BadInput("--engine ray: Ray is not installed: pip install -r requirements-ray.txt") from None
         self._ray, self._jobs = ray, jobs
-        cores = jobs * cpus if jobs else cpu_cores()
+        cores = jobs * (cpus or 1) if jobs else cpu_cores()
         try:
             own = {} if address else {"num_cpus": cores, "include_dashboard": False}
             ray.init(address or "local", **own, log_to_driver=False, logging_level="error")
@@ -105,9 +111,14 @@ class RayEngine:
         for module in (child, regular):
             ray.cloudpickle.register_pickle_by_value(module)
         self._share = 1 / trials_per_device if ray.cluster_resources().get("GPU") else 0  # of a GPU
-        if (on_cpu or not self._share) and not jobs:
-            self._jobs = trials_per_device * sum(node["Alive"] for node in ray.nodes())
-        self._task = ray.remote(num_cpus=cpus, max_retries=retries)(child.run_child)
+        spread = {}
+        if on_cpu or not self._share:
+            spread = {"scheduling_strategy": "SPREAD"}
+            nodes = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+            if nodes and not jobs:
+                self._jobs = trials_per_device * len(nodes)
+                cpus = cpus or max(1, min(nodes) // trials_per_device)
+        self._task = ray.remote(num_cpus=cpus or 1, max_retries=retries, **spread)(child.run_child)
         self._active = {}
 
     @property
@@ -149,7 +160,7 @@ def make_engine(options: EngineOptions, runs: Sequence[TableRun]) -> Engine:
     o = options
     if o.engine == "ray":
         on_cpu = all(run.settings.device == "cpu" for run in runs)
-        return RayEngine(o.address, o.jobs, o.trials_per_device, o.cpus_per_run or 1, o.retries, on_cpu)
+        return RayEngine(o.address, o.jobs, o.trials_per_device, o.cpus_per_run, o.retries, on_cpu)
     return LocalEngine(local_slots(o, visible_gpus(), {run.settings.device for run in runs}))
 
 

@@ -155,7 +155,10 @@ class EngineOptions(Options):
     )
     trials_per_device: int = setting(1, "runs that share a GPU, or the CPU", kind=Whole(1, MOST_JOBS), group=ENGINE)
     cpus_per_run: int | None = setting(
-        None, "CPU threads of a run (default: cores / runs at once; Ray, Slurm: 1)", kind=Whole(1, MOST_JOBS), group=ENGINE
+        None,
+        "CPU threads of a run (default: cores / runs at once; Slurm, and Ray on GPUs or with --jobs: 1)",
+        kind=Whole(1, MOST_JOBS),
+        group=ENGINE,
     )
     retries: int = setting(3, "times that a run whose process was killed is started again", kind=Whole(0), group=ENGINE)
     address: str | None = setting(None, "address of a running Ray cluster (default: a local Ray instance)", group=ENGINE)

@@ -34,7 +34,7 @@ class State(StrEnum):
     RUNNING = "running"  # a process works on it
     STOPPED = "cut off"  # began, and nobody works on it: to be resumed
     FAILED = "failed"
-    REFUSED = "refused"  # its folder holds a run with other settings, or a damaged record
+    REFUSED = "refused"  # its folder holds another run, a damaged record, or logs without one
     MISSING = "missing"
 
 

@@ -83,11 +83,17 @@ class Cluster:
         return {"CPU": 8.0, "GPU": self.gpus}
 
     def nodes(self):
-        return [{"Alive": True}, {"Alive": False}, {"Alive": True}]
+        return [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 8.0), (False, 2.0), (True, 6.0))] + [
+            {"Alive": True, "Resources": {}}
+        ]
+
+    def _start(self, asked):
+        self.asked.append(asked)
+        return object()
 
     def remote(self, **options):
         return lambda function: SimpleNamespace(
-            options=lambda **more: SimpleNamespace(remote=lambda *arguments: self.asked.append(options | more))
+            options=lambda **more: SimpleNamespace(remote=lambda *arguments: self._start(options | more))
         )
 
 
@@ -102,18 +108,29 @@ def test_a_run_on_the_cpu_holds_no_share_of_rays_gpus(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "gpus", "on_cpu", "at_once"),
-    [(None, 0, False, 6), (None, 2, True, 6), (5, 0, False, 5), (5, 2, True, 5), (5, 2, False, 5), (None, 2, False, 20)],
+    ("jobs", "cpus", "gpus", "on_cpu", "at_once", "each"),
+    [
+        (None, None, 0, False, 6, 2),
+        (None, None, 2, True, 6, 2),
+        (None, 5, 0, False, 6, 5),
+        (5, None, 0, False, 5, 1),
+        (5, 3, 2, True, 5, 3),
+        (None, None, 2, False, 20, 1),
+    ],
 )
-def test_ray_runs_as_many_at_once_on_each_nodes_cpu_as_share_it(jobs, gpus, on_cpu, at_once, command, monkeypatch):
-    """Two nodes are alive. On GPUs Ray itself queues what does not fit."""
-    monkeypatch.setitem(sys.modules, "ray", Cluster(gpus=gpus))
-    engine = RayEngine(None, jobs=jobs, trials_per_device=3, cpus=1, retries=0, on_cpu=on_cpu)
-    monkeypatch.setattr(engine, "_task", SimpleNamespace(options=lambda **more: SimpleNamespace(remote=lambda *args: object())))
-    (run, *_) = runs_of(command("R", "-meta", "STE"))
+def test_rays_runs_on_the_cpu_share_the_nodes(jobs, cpus, gpus, on_cpu, at_once, each, command, monkeypatch):
+    """Two nodes with CPUs are alive, the smaller one with 6. On GPUs Ray itself queues what does not fit."""
+    cluster = Cluster(gpus=gpus)
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    engine = RayEngine(None, jobs=jobs, trials_per_device=3, cpus=cpus, retries=0, on_cpu=on_cpu)
+    device = "cpu" if on_cpu else "auto"
+    (run, *_) = runs_of(command("R", "-meta", "STE", "--set", f"device={device}"))
     while engine.has_room and engine.active < 20:
         engine.start(run)
     assert engine.active == at_once
+    assert {asked["num_cpus"] for asked in cluster.asked} == {each}
+    spread = {asked.get("scheduling_strategy") for asked in cluster.asked}
+    assert spread == ({"SPREAD"} if on_cpu or not gpus else {None})
 
 
 @pytest.mark.parametrize(("address", "where"), [(None, "--engine ray"), ("there", "--engine ray, --address there")])

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,12 @@ def _npz_digest(settings: Settings) -> str | None:
     path = npz_path(settings.dataset)
     if path is None or not path.is_file():
         return None
+    found = path.stat()
+    return _digest_of_version(path, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _digest_of_version(path: Path, modified: int, size: int) -> str:
     from utils.npz import SPLITS, read_npz  # torch
 
     return data_digest(*(read_npz(path, split) for split in SPLITS))
