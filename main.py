@@ -129,9 +129,10 @@ def report(args: Namespace) -> None:
     findings, problems = make_report(args.roots)
     for problem in problems:
         print(f"{args.program.name}: warning: {printable(problem)}", file=sys.stderr)
+    print(findings.markdown())
     if args.out:
         findings.write(Path(args.out))
-    print(findings.markdown())
+        print(f"wrote {args.out}: report.html, report.md, tables and pictures", file=sys.stderr)
 
 
 def benchmark(args: Namespace) -> None:

@@ -1,5 +1,8 @@
 """What TrainingLoop is made of, checked before it begins: mistakes are named here, not by a traceback in the first iteration."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,7 +23,7 @@ def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | Non
         name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
         raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")
     if isinstance(quantizer, (type, str)):
-        made = f"{quantizer.__name__}()" if isinstance(quantizer, type) else f"get_quantizer({quantizer!r})"
+        made = f"{quantizer.__name__}()" if isinstance(quantizer, type) else f"utils.quantize.get_quantizer({quantizer!r})"
         raise ValueError(f"the quantizer {quantizer!r} is not one yet: {made} makes it")
     if not isinstance(quantizer, nn.Module):
         return
@@ -71,6 +74,14 @@ def check_gradient(
 def _owns(meta_optimizer: Optimizer, meta_net: nn.Module) -> bool:
     own = {id(p) for p in meta_net.parameters()}
     return all(id(p) in own for group in meta_optimizer.param_groups for p in group["params"])
+
+
+def check_calls(after_step: Iterable[Any]) -> tuple[Callable, ...]:
+    """The calls as a tuple. Raises ValueError where they are not several calls, such as [shrink]."""
+    calls = tuple(after_step) if isinstance(after_step, Iterable) else None
+    if calls is None or not all(map(callable, calls)):
+        raise ValueError(f"after_step must be a list of functions of the loop, not {after_step!r}")
+    return calls
 
 
 def check_weights(net: nn.Module, learned: bool) -> None:

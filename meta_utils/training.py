@@ -20,7 +20,7 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
-from meta_utils.loop_arguments import check_gradient, check_numbers, check_parts, check_weights
+from meta_utils.loop_arguments import check_calls, check_gradient, check_numbers, check_parts, check_weights
 from meta_utils.meta_gradients import NO_META_GRADIENTS, MetaGradients
 from meta_utils.not_finite import NotFinite, first_not_finite, require_scalar
 from meta_utils.optimizee import Optimizee, Rates, apply_gradients
@@ -36,7 +36,7 @@ class TrainingLoop:
     updated.
     meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
     estimator: the fixed one; the default is STE. iterations: how many there will be in all, for an estimator, or a call of
-    after_step, that depends on `progress`.
+    after_step, that depends on `progress`, which stays 1 in later ones.
     criterion: (logits, targets) -> the loss, a scalar. clip: the largest 2-norm of all of the net's gradients together, at which
     they are clipped before they are refined; None: they are not.
     after_step: called with the loop after every update of the parameters. On CUDA they are captured with the iteration, and must
@@ -69,7 +69,7 @@ class TrainingLoop:
         check_weights(net, meta_net is not None)
         check_gradient(quantizer, meta_net, meta_optimizer, estimator, iterations, quantized_forward, freeze_phi_after)
         self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
-        self.criterion, self.clip, self.after_step = criterion, clip, tuple(after_step)
+        self.criterion, self.clip, self.after_step = criterion, clip, check_calls(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
         self.learned = meta_net is not None
         self.freeze_phi_after = freeze_phi_after

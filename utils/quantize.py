@@ -156,9 +156,12 @@ class Ternary(Unprocessed):
 def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = None) -> Quantizer | None:
     """A registered name at `bits` bits (None: the quantizer's own number) as a quantizer; a quantizer or None as it is.
 
-    Raises ValueError for an unknown name, naming the known ones, for bits that the quantizer does not take, and for a class that
-    lacks a method of `Quantizer`, is a module without `start`, or has the same values at other bits than its own number.
+    Raises ValueError for a class, for an unknown name, naming the known ones, for bits that the quantizer does not take, and for
+    a class that lacks a method of `Quantizer`, is a module without `start`, or has the same values at other bits than its own
+    number.
     """
+    if isinstance(quantized_type, type):
+        raise ValueError(f"the quantizer {quantized_type.__name__} is a class: {quantized_type.__name__}() makes one of it")
     if not isinstance(quantized_type, str):
         return quantized_type
     if quantized_type not in QUANTIZERS:

@@ -178,3 +178,11 @@ def test_flags_that_do_nothing_are_named(command, named):
     notes = flags_without_effect(parsed(command.split()))
     assert [note.split()[0] for note in notes] == named
     assert all(" has no effect " in note for note in notes)
+
+
+def test_an_unknown_flag_is_answered_with_the_closest_one(refuses, tiny_set):
+    refuses(
+        ["train", "-m", "ResNet20", "-d", tiny_set, "--lr", "0.1"],
+        ["main.py train: error", "unrecognized arguments: --lr 0.1; did you mean -lr?"],
+    )
+    refuses(["train", "-m", "ResNet20", "-d", tiny_set, "--zzz"], ["unrecognized arguments: --zzz"])

@@ -52,9 +52,11 @@ class NoCalibration:
         ((BWN(), MetaFC()), {}, "a meta network and its optimizer"),
         ((None, *learned()), {}, "needs a quantizer"),
         ((BWN, *learned()), {}, "is not one yet: BWN() makes it"),
-        (("BWN",), {}, "'BWN' is not one yet: get_quantizer('BWN') makes it"),
+        (("BWN",), {}, "'BWN' is not one yet: utils.quantize.get_quantizer('BWN') makes it"),
         ((NoCalibration(), *learned()), {}, "the calibration of the quantizer"),
         ((BWN(),), {"estimator": EDE}, "EDE is a class"),
+        ((BWN(),), {"after_step": print}, "after_step must be a list of functions of the loop"),
+        ((BWN(),), {"after_step": [1]}, "after_step must be a list of functions of the loop, not"),
         ((BWN(),), {"estimator": "EDE"}, "'EDE' is not an Estimator"),
         ((BWN(),), {"estimator": EDE()}, "how many iterations"),
         ((BWN(),), {"estimator": NoCall()}, "NoCall does not define __call__"),
@@ -208,6 +210,12 @@ def test_a_net_that_is_not_finite_outside_of_its_layers_is_said_to_be_so(factor)
     with pytest.raises(NotFinite) as error:
         TrainingLoop(net, SGD(net.parameters(), lr=0.1), BWN()).step(torch.randn(2, 3), TARGETS)
     assert error.value.args[1] == "first in the net itself, outside of its layers"
+
+
+def test_the_class_of_a_quantizer_in_its_place_is_named():
+    net, _ = net_and_optimizee()
+    with pytest.raises(ValueError, match=r"the quantizer BWN is a class: BWN\(\) makes one of it"):
+        net(IMAGES, BWN)
 
 
 def test_a_loss_for_each_image_is_named():

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,30 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose error is one line.
 
-    build: adds the arguments once they are needed, so that a command builds its own flags and no other command's.
+    build: adds a command's arguments once they are needed, so that it builds its own flags and no other command's.
     """
 
     def __init__(self, *args: Any, build: Callable[["Parser"], None] | None = None, **options: Any):
         super().__init__(*args, **options)
-        self._build = build
+        self._build, self._is_command = build, build is not None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._build:
             self._build, build = None, self._build
             build(self)
-        return super().parse_known_args(args, namespace)
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._is_command:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._closest_flag(unknown[0])}")
+        return namespace, unknown
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {printable(shortened(message, 2000))}\n")
+
+    def _closest_flag(self, unknown: str) -> str:
+        """The flag that is most like an unknown argument, in words; "" where none is."""
+        flags = [name for action in self._actions for name in action.option_strings]
+        found = get_close_matches(unknown.partition("=")[0], flags, n=1, cutoff=0.7)
+        return f"; did you mean {found[0]}?" if found else ""
 
 
 def build_parser(commands: dict[str, Callable], program: Path = MAIN) -> Parser:

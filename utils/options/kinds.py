@@ -245,7 +245,7 @@ class DataSet(Kind):
 
     @property
     def accepts(self) -> str:
-        return f"one of {', '.join(sorted(DATASETS))} or NPZ:path, {PATH.accepts}"
+        return f"one of {', '.join(sorted(DATASETS))} or NPZ:path"
 
     def _checked(self, value: Any) -> str:
         name = super()._checked(value)
@@ -255,6 +255,10 @@ class DataSet(Kind):
         if kind or not path:
             raise ValueError
         return f"NPZ:{PATH.check(path)}"
+
+    def _refusal(self, value: Any) -> ValueError:
+        is_path = isinstance(value, str) and value.startswith("NPZ:")
+        return ValueError(f"must be {self.accepts}{', ' + PATH.accepts if is_path else ''}, not {shortened(repr(value))}")
 
 
 DEVICE = Pattern(r"auto|cpu|cuda(:[0-9]{1,2})?", "auto, cpu, cuda or cuda:N with N from 0 to 99")

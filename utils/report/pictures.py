@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,7 @@ MARKED = 12  # points of a line with a marker
 LONGEST = 150  # characters of a label
 MOST_LABELS = 60  # of a legend
 MOST_NAMES, LONGEST_PRINTED_NAME = 60, 40  # of layers beside a map; characters
+WHOLE_NUMBERS = partial(MaxNLocator, integer=True, steps=(1, 2, 5, 10), min_n_ticks=1)  # ticks of epochs
 LARGEST = 1e38  # number that is drawn; the axes' arithmetic overflows beyond, and no float32 is larger
 
 
@@ -161,7 +163,7 @@ def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
                 logarithmic(axes)
             if panel.curve == FLIPPED:
                 logarithmic_from_zero(axes, [value for one in panel.series for trial in one.trials for value in trial.flipped])
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+            axes.xaxis.set_major_locator(WHOLE_NUMBERS())
             axes.grid(alpha=0.3)
         if any(panel.series != row[0].series for panel in row):
             for axes in row_axes:
@@ -275,7 +277,7 @@ def flip_map(title: str, table: LayerTable) -> Figure:
     names = [plain(shortened(name, LONGEST_PRINTED_NAME)) for name in table.names[::step]]
     axes.set(title=plain(title), xlabel="epoch", yticks=range(0, layers, step), yticklabels=names)
     axes.tick_params(axis="y", labelsize="x-small")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_locator(WHOLE_NUMBERS())
     figure.colorbar(image, ax=axes, label="flipped weights (%)").solids.set_rasterized(True)
     return figure
 

@@ -46,9 +46,10 @@ DETAILS_NOTE = (
     f"of the last epoch; sd: standard deviation over the trials' means of their last {LAST} epochs; s / epoch: median."
 )
 CLAIMS_NOTE = (
-    "The runs compared differ only in the gradient, and perhaps in learning rate and weight decay, which Fairness lists. "
-    f"Difference of the means in percentage points; p: Welch's two-sided t-test on the trials' means; {P_NOTE}; not finite: an "
-    "accuracy is NaN or infinite."
+    "The runs compared differ only in how the gradient passes the quantizer, and perhaps in learning rate and weight decay, "
+    "which Fairness lists. A learned gradient may also be larger or smaller than STE's, which works as another learning rate "
+    f"(`norm` in layers.csv). Difference of the mean test accuracies of the last {LAST} epochs, in percentage points; p: "
+    f"Welch's two-sided t-test on the trials' means; {P_NOTE}; not finite: an accuracy is NaN or infinite."
 )
 MOST_NAMED = 8  # methods without a baseline, in the note
 FAIRNESS_NOTE = (

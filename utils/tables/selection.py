@@ -25,6 +25,7 @@ from utils.tables.manifest import ALL, NOT_SETTINGS, Key, Row, overridden, read_
 from utils.tables.options import Selection
 
 MAX_RUNS = 100_000
+ADVICE = "--set exp-spec=NAME gives these runs folders of their own, another --results-root, too"
 
 
 class State(StrEnum):
@@ -64,7 +65,7 @@ class TableRun:
         if is_locked(self.path):
             return State.RUNNING, ""
         try:
-            record = check_record(self.path, self.settings, self._contents())
+            record = check_record(self.path, self.settings, self._contents(), ADVICE)
         except Finished:
             return State.DONE, ended_early(read_record(self.path))
         except BadInput as error:
@@ -199,7 +200,7 @@ def without_base_model(runs: Sequence[TableRun]) -> dict[TableRun, str]:
         if has_checkpoint(run.path):
             continue
         if missing := missing_base_model(s.pretrained, s.model, s.dataset):
-            lacking[run] = f"{missing}, or name a folder with --pretrained-root"
+            lacking[run] = f"{missing}, or give --pretrained-root a folder, or none for scratch"
     if lacking and len(lacking) == len(runs):
         run, why = next(iter(lacking.items()))
         raise BadInput(f"{run.row.cell}: {why}")

@@ -197,7 +197,7 @@ def test_names_are_shown_and_not_obeyed(call_main, tmp_path, tally):
         make_run(tmp_path / f"runs/{number}-learned", epochs=2, settings=settings | {"backward": "MultiFC", "more": "off"})
     out = tmp_path / "out"
     outcome = call_main("report", tmp_path / "runs", "--out", out)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, len(outcome.err.splitlines())) == (0, 1), outcome.err
     text = (out / "report.md").read_text()
     assert text.startswith(outcome.out)
     shown = Page((out / "report.html").read_text())

@@ -235,7 +235,8 @@ def test_what_cannot_be_read_is_named_once_and_the_rest_reported(call_main, tmp_
     assert outcome.code == 0
     assert "| dorefa SGD STE |" in outcome.out
     assert (tmp_path / "out" / "report.md").read_text().startswith(outcome.out)  # what is printed lacks the pictures
-    bad, absent = outcome.err.splitlines()
+    bad, absent, wrote = outcome.err.splitlines()
+    assert wrote == f"wrote {tmp_path / 'out'}: report.html, report.md, tables and pictures"
     assert "bad/run.json" in bad
     assert "absent" in absent
 

@@ -20,6 +20,7 @@ from utils.run.identity import DATA, NOTHING, Identity, data_digest
 from utils.run.paths import RECORD, has_checkpoint
 
 REPLACED = "replaced"
+START_OVER = "--overwrite to start over"
 RECORD_LIMIT = 16 * MIB
 LONGEST_ERROR = 1000  # characters of a recorded error that are repeated
 
@@ -67,10 +68,13 @@ def ended_early(record: Mapping[str, Any]) -> str:
     return f"{done} of {counted(planned, 'epoch')}: {record.get('ended_early') or 'the reason was not recorded'}"
 
 
-def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = NOTHING) -> dict[str, Any] | None:
+def check_record(
+    path: Path, settings: Settings, contents: Mapping[str, str] = NOTHING, advice: str = ""
+) -> dict[str, Any] | None:
     """The record of a run that is to be resumed; None where it has not begun. contents: as in Identity.
 
-    The data of an NPZ file are read for it where the run is done and they are not among the contents.
+    advice: what to do where it is another run's; "": what `train` and `pretrain` have flags for. The data of an NPZ file are read
+    for it where the run is done and they are not among the contents.
 
     Raises Finished for one that is done, BadInput where it is of other settings or contents, each difference named, and for a
     folder that holds logs and nothing else of a run.
@@ -78,7 +82,7 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
     file = path / RECORD
     if look_at(file, "--results-root") is None and not file.is_symlink():  # a link to nothing is not a run that has not begun
         if not has_checkpoint(path) and (log := _first_log(path)):
-            raise BadInput(f"{path} holds {log.name} of a run, and no {RECORD}: move it away, or --overwrite to start over")
+            raise BadInput(f"{path} holds {log.name} of a run, and no {RECORD}: {advice or 'move it away, or ' + START_OVER}")
         return None
     record = read_record(path)
     if record["state"] == "done" and DATA in record and DATA not in contents and (data := _npz_digest(settings)):
@@ -86,10 +90,10 @@ def check_record(path: Path, settings: Settings, contents: Mapping[str, str] = N
     there, here = Identity.of_record(record), Identity.of_command(settings, contents)
     if listed := there.differing_settings(here):
         another = "choose another --exp-spec, or " if "exp_spec" in here.settings else ""
-        raise BadInput(f"{path} has other settings: {listed}; {another}--overwrite to start over")
+        raise BadInput(f"{path} has other settings: {listed}; {advice or another + START_OVER}")
     has_trained = record.get("iterations_done") or has_checkpoint(path)
     if has_trained and (listed := there.differing_contents(here)):
-        raise BadInput(f"{path} {listed}; --overwrite starts over")
+        raise BadInput(f"{path} {listed}; {advice or START_OVER}")
     if record.get("state") == "done":
         result = record.get("result") or {}
         accuracy = (
