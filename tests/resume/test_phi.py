@@ -151,6 +151,10 @@ def test_what_has_no_phi_for_the_run_is_one_line(donor, call_main, tmp_path, tin
             (lambda folder: change_record(folder, lambda record: record["settings"].update(bits=3)), "bits 1 there and 3 here"),
             (lambda folder: change_settings(folder, backward="STE"), "it has no M: --backward STE"),
             (lambda folder: change_settings(folder, backward=None), "it has no M: it is in full precision"),
+            (
+                lambda folder: change_settings(folder, backward="Own"),
+                "this program does not know --backward Own: use the program",
+            ),
             (lambda folder: change_settings(folder, backward="FC-Grad"), "--backward FC-Grad there and MultiFC here"),
             (lambda folder: change_settings(folder, hidden_size=6), "its M is another: --hidden-size 6 there and 5 here"),
             (lambda folder: change_settings(folder, num_fc=2), "--num-fc 2 there and 3 here"),

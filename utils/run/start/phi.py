@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from utils.choices import META_NETWORKS
+from utils.choices import META_NETWORKS, methods
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
 from utils.options.options import flag
@@ -59,9 +59,11 @@ def _run_with_phi(folder: Path, settings: TrainSettings) -> EarlierRun:
     try:
         run = read_earlier_run(folder, "meta_net")
         its = run.settings
-        if its.get("backward") not in META_NETWORKS:
-            method = f"--backward {shortened(str(its['backward']), 50)}" if its.get("backward") else "it is in full precision"
-            raise BadInput(f"it has no M: {method}")
+        if (backward := its.get("backward")) not in META_NETWORKS:
+            method = f"--backward {shortened(str(backward), 50)}"
+            if backward and backward not in methods():
+                raise BadInput(f"this program does not know {method}: use the program that trained it")
+            raise BadInput(f"it has no M: {method if backward else 'it is in full precision'}")
         if listed := _differences(its, settings):
             raise BadInput(f"its M is another: {listed}")
         if run.record["state"] != "done":
