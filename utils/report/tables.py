@@ -48,7 +48,7 @@ DETAILS_NOTE = (
 CLAIMS_NOTE = (
     "The runs compared differ only in how the gradient passes the quantizer, and perhaps in learning rate and weight decay, "
     "which Fairness lists. A learned gradient may also be larger or smaller than STE's, which works as another learning rate "
-    f"(`norm` in layers.csv). Difference of the mean test accuracies of the last {LAST} epochs, in percentage points; p: "
+    f"(norm in layers.csv). Difference of the mean test accuracies of the last {LAST} epochs, in percentage points; p: "
     f"Welch's two-sided t-test on the trials' means; {P_NOTE}; not finite: an accuracy is NaN or infinite."
 )
 MOST_NAMED = 8  # methods without a baseline, in the note

@@ -93,7 +93,7 @@ def check_record(
         raise BadInput(f"{path} has other settings: {listed}; {advice or another + START_OVER}")
     has_trained = record.get("iterations_done") or has_checkpoint(path)
     if has_trained and (listed := there.differing_contents(here)):
-        raise BadInput(f"{path} {listed}; {advice or START_OVER}")
+        raise BadInput(f"{path} {listed}; {advice or '--overwrite starts over'}")
     if record.get("state") == "done":
         result = record.get("result") or {}
         accuracy = (
