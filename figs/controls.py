@@ -78,7 +78,7 @@ def best_rate(trials: Iterable[Trial], quantizer: str) -> float:
         sys.exit(f"there are {len(found)} sweeps of {STE} with {quantizer}, not one")
     best = best_by_validation(sorted(found[0], key=lambda group: group.trials[0].settings["init_lr"]))
     if best is None:
-        sys.exit(f"the sweep of {STE} with {quantizer} has no validation images, and test accuracy must not choose")
+        sys.exit(f"the sweep of {STE} with {quantizer} has no validation images, and test accuracy must not be used to choose")
     return float(best.trials[0].settings["init_lr"])
 
 

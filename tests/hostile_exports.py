@@ -104,7 +104,7 @@ FORGED = {  # what is changed, words of the line
     "no accuracy": (_set("test", {}), "its test must be"),
     "another data set": (_set("dataset", "MNIST"), "its dataset must be"),
     "a data set that is a device": (_set("dataset", "NPZ:/dev/zero"), "/dev/zero"),
-    "other data": (_set("contents", {"data_digest": "0" * 64}), "was trained on other data"),
+    "other data": (_set("contents", {"data_digest": "0" * 64}), "was trained on data other than"),
     "layers that are none": (_set("layers", [1]), "its layers must be"),
     "no layers": (_set("layers", {}), "conv1.weight is a quantized weight in this net, but"),
     "a layer without a shape": (_layer(FC, shape=None), "its layers must be"),

@@ -116,7 +116,7 @@ def _check_size(header: Header, size: int, name: str) -> None:
     """size: the member's, unpacked."""
     needed = header.dtype.itemsize * int(np.prod(header.shape, dtype=object))
     if needed != size - header.size:
-        raise BadInput(f"{name} is said to be {header}, {needed} bytes, and has {size - header.size}")
+        raise BadInput(f"{name} is {header} by its header, {needed} bytes, but has {size - header.size}")
 
 
 def _read(file: ZipFile, info: ZipInfo) -> np.ndarray:
@@ -135,7 +135,7 @@ def _count_classes(train: np.ndarray, test: np.ndarray) -> int:
         raise BadInput("every label is 0; a classifier needs two classes")
     advice = "labels are 0, 1, 2, ... without gaps, and each has a training image"
     if largest >= len(train):
-        raise BadInput(f"the largest label is {largest}, more than {len(train)} training images have: {advice}")
+        raise BadInput(f"the largest label is {largest}, too large for {len(train)} training images: {advice}")
     unseen = np.flatnonzero(np.bincount(train.astype(np.int64), minlength=largest + 1) == 0)
     if len(unseen):
         shown = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")

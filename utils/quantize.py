@@ -172,7 +172,7 @@ def get_quantizer(quantized_type: str | Quantizer | None, bits: int | None = Non
         raise ValueError(f"the quantizer {quantized_type} has no method {missing[0]}")
     require_start(quantizer)
     if bits not in (None, usual) and torch.equal(_values(quantizer), _values(_made(quantized_type, usual))):
-        raise ValueError(f"{quantized_type} quantizes as at {usual}: it takes no other number of bits")
+        raise ValueError(f"{quantized_type} gives the same W^ as with {counted(usual, 'bit')}: it takes no other number of bits")
     return quantizer
 
 

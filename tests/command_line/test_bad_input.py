@@ -73,7 +73,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     ([*TRAIN, "-nlstm", "x"], ["-nlstm/--num-lstm", "from 1 to 100", "'x'"]),
     ([*TRAIN, "-decay", "-1"], ["-decay/--meta-weight-decay", "at least 0"]),
     ([*TRAIN, "--meta-lr", "0"], ["--meta-lr", "above 0"]),
-    ([*TRAIN, "--freeze-phi-after", "1"], ["--freeze-phi-after 1", "shorter than the run, which has 1 epoch"]),
+    ([*TRAIN, "--freeze-phi-after", "1"], ["--freeze-phi-after 1", "must be less than the run's 1 epoch"]),
     ([*TRAIN, "--freeze-phi-after", "-1"], ["--freeze-phi-after", "from 0 to 1000000", "'-1'"]),
     ([*TRAIN, "-meta", "EDE", "--freeze-phi-after", "0"], ["--freeze-phi-after: --backward EDE has no M"]),
     ([*TRAIN, "-meta", "ProxQuant", "--phi", "{root}/run"], ["--phi: --backward ProxQuant has no M"]),
@@ -102,7 +102,7 @@ BAD_INPUT = [  # arguments, words that the one line must hold
     (["benchmark", "--out", "{root}"], ["--out", "a folder"]),
     ([*TRAIN, "--pretrained", ""], ["--pretrained", "a path of 1 to"]),
     (["tables", "run", "all", "--pretrained-root", "{root}/nowhere"], ["--pretrained-root", "nowhere", "no such folder"]),
-    (["tables", "run", "all", "--engine", "slurm", "--dry-run", "--jobs", "2"], ["--jobs 2", "--trials-per-device 1"]),
+    (["tables", "run", "all", "--engine", "slurm", "--dry-run", "--jobs", "2"], ["--jobs 2", "at most 1, the runs of a task"]),
     (["tables", "run", "all", "--set", "foo=1"], ["--set foo=1", "--foo"]),
     (["tables", "run", "all", "--set", "epochs=3"], ["--set epochs", "flag of its own"]),
     (["tables", "run", "all", "--set", "init_lr=none"], ["--set init-lr=none", "-lr/--init-lr"]),
@@ -177,14 +177,14 @@ def forbid(monkeypatch, folder, number=errno.EACCES):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([*TRAIN, "--results-root", "{root}"], ["--results-root: ", "cannot be looked at: Permission denied"]),
+        ([*TRAIN, "--results-root", "{root}"], ["--results-root: ", "cannot be accessed: Permission denied"]),
         (["pretrain", "-m", "ResNet20", "-d", "{set}", "--results-root", "{root}"], ["--results-root: ", "Permission denied"]),
-        ([*TRAIN, "--pretrained", "{root}/base.pth"], ["--pretrained: ", "base.pth cannot be looked at: Permission denied"]),
-        ([*TRAIN, "--phi", "{root}/run"], ["--phi: ", "run cannot be looked at: Permission denied"]),
-        ([*TRAIN, "-d", "NPZ:{root}/set.npz"], ["--dataset NPZ:", "set.npz cannot be looked at: Permission denied"]),
-        ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}"], ["--data-root", "cannot be looked at: Permission denied"]),
-        (["evaluate", "{root}/run"], ["run cannot be looked at: Permission denied"]),
-        (["evaluate", "{root}/base.pth", "-m", "ResNet20", "-d", "{set}"], ["base.pth cannot be looked at: Permission denied"]),
+        ([*TRAIN, "--pretrained", "{root}/base.pth"], ["--pretrained: ", "base.pth cannot be accessed: Permission denied"]),
+        ([*TRAIN, "--phi", "{root}/run"], ["--phi: ", "run cannot be accessed: Permission denied"]),
+        ([*TRAIN, "-d", "NPZ:{root}/set.npz"], ["--dataset NPZ:", "set.npz cannot be accessed: Permission denied"]),
+        ([*TRAIN, "-d", "CIFAR10", "--data-root", "{root}"], ["--data-root", "cannot be accessed: Permission denied"]),
+        (["evaluate", "{root}/run"], ["run cannot be accessed: Permission denied"]),
+        (["evaluate", "{root}/base.pth", "-m", "ResNet20", "-d", "{set}"], ["base.pth cannot be accessed: Permission denied"]),
     ],
     ids=lambda x: " ".join(x)[-40:],
 )
@@ -199,9 +199,9 @@ def test_a_name_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
     """Where a file system takes less than others."""
     path = tmp_path / "name"
     forbid(monkeypatch, path, errno.ENAMETOOLONG)
-    with pytest.raises(BadInput, match="name cannot be looked at: File name too long"):
+    with pytest.raises(BadInput, match="name cannot be accessed: File name too long"):
         find_trained(path, None, None)
-    with pytest.raises(BadInput, match=r"--dataset NPZ:.*name cannot be looked at: File name too long"):
+    with pytest.raises(BadInput, match=r"--dataset NPZ:.*name cannot be accessed: File name too long"):
         load_images(f"NPZ:{path}", "train")
 
 

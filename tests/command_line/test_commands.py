@@ -90,7 +90,7 @@ def test_runs_from_different_base_models_of_one_name_are_told_apart(call_main, t
         outcome = call_main(*command, "--pretrained", base, "--results-root", tmp_path / "R")
         if base == other:
             assert outcome.code == 2
-            assert f"began from another base model than {other} is now" in outcome.err
+            assert f"began with weights other than what {other} holds now" in outcome.err
         else:
             assert "is done" in outcome.out
 

@@ -27,7 +27,8 @@ def test_a_run_whose_base_model_has_gone_is_resumed(ste_data, tmp_path, call_mai
     assert load_tensors(run / "checkpoint.pth", "test")["base_model"] == digest
     whole = base.read_bytes()
     base.write_bytes(whole[:-1])
-    refused(command, [f"began from another base model than {base} is now"], root, "base model changed before a resume: refused")
+    words = [f"began with weights other than what {base} holds now"]
+    refused(command, words, root, "base model changed before a resume: refused")
     base.unlink()
     shutil.copytree(run, tmp_path / "saved")
     outcome = call_main(*command)

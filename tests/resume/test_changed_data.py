@@ -65,7 +65,7 @@ def test_changed_data_are_refused(change, stopped_ste, copied, refused, tmp_path
     record = record_of(run)
     record["settings"]["dataset"] = data  # as if it had always been this path
     (run / "run.json").write_text(json.dumps(record))
-    words = [str(run), f"was trained on other data than {data} holds now"]
+    words = [str(run), f"was trained on data other than what {data} holds now"]
     if change == "one class more, in the test set":  # which is not a data set to train on
         words = [f"--dataset {data}: no training image has"]
     refused(train_little(root, data, *STE), words, root, "data changed before a resume: refused, nothing written")
@@ -134,7 +134,7 @@ def test_only_a_run_without_a_checkpoint_may_begin_with_other_data(command, call
     for more in ({"iterations_done": done}, {"iterations_done": 0}, {}):
         (run / "run.json").write_text(json.dumps(record | more | {"data_digest": "0" * 64}))
         refused = call_main(*command("R", "-meta", "STE"))
-        assert (refused.code, "was trained on other data" in refused.err) == (2, True)
+        assert (refused.code, "was trained on data other than" in refused.err) == (2, True)
     without_checkpoints(run)
     assert call_main(*command("R", "-meta", "STE")).code == 0
     assert record_of(run)["data_digest"] == record["data_digest"]
@@ -153,7 +153,7 @@ def test_a_finished_run_does_not_answer_for_another_data_set_of_its_name(call_ma
     for command in commands:
         assert call_main(*command(first)).code == 0
         refused = call_main(*command(other))
-        assert (refused.code, f"was trained on other data than {other} holds now" in refused.err) == (2, True)
+        assert (refused.code, f"was trained on data other than what {other} holds now" in refused.err) == (2, True)
         shutil.copy(tmp_path / "a" / "set.npz", tmp_path / "same.npz")
         (tmp_path / "c").mkdir(exist_ok=True)
         shutil.copy(tmp_path / "a" / "set.npz", tmp_path / "c" / "set.npz")

@@ -27,7 +27,7 @@ def test_without_run_json_the_checkpoint_says_what_the_run_is(copied, ste_data, 
     root, run = copied("no record")
     (run / "run.json").unlink()
     for name in ("seed", "init_lr", "weight_decay", "batch_size", "epochs", "drop_last"):  # that are not in the folder's name
-        words = [f"{run}: the run of its checkpoint has other settings: ", name, " there and ", "--overwrite starts over"]
+        words = [f"{run}: its checkpoint is of a run that has other settings: ", name, " there and ", "--overwrite starts over"]
         kind = "run.json deleted and other settings given: refused, nothing written"
         refused(train_little(root, ste_data, *STE, *OTHER_SETTINGS[name]), words, root, kind)
     outcome = call_main(*train_little(root, ste_data, *STE))
@@ -44,7 +44,7 @@ def test_the_checkpoint_of_another_run_is_refused(name, copied, ste_data, refuse
         value = state["settings"][name]
         state["settings"][name] = "other" if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
         save_tensors(state, path)
-    words = [f"{run}: the run of its checkpoint has other settings: {name} "]
+    words = [f"{run}: its checkpoint is of a run that has other settings: {name} "]
     kind = "another run's checkpoint in the folder: refused, nothing written"
     refused(train_little(root, ste_data, *STE), words, root, kind)
     refused(["evaluate", run], words, root, kind)

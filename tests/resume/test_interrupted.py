@@ -173,7 +173,7 @@ def test_two_processes_cannot_share_a_run(server, command, call_main, tmp_path, 
         assert f"{run} is in use by process {server.pid} on " in result.err.splitlines()[-1]
     result = call_main(*command("shared", *LARGER))
     assert result.code == 0, result.err
-    assert f"note: process {server.pid} on " in result.err
+    assert f": process {server.pid} on " in result.err
     assert "taking over" in result.err
     tally("second process on a run's folder: refused", len(refused))
 

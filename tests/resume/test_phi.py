@@ -92,7 +92,7 @@ def test_a_table_does_not_take_a_run_with_another_phi_for_done(donor, call_main,
         found[phi] = TableRun(None, settings, run_path(settings), MAIN).state()
     assert found[donor] == (State.DONE, "")
     assert found[other][0] == State.REFUSED
-    assert f"began from another phi than {other} has now" in found[other][1]
+    assert f"began with a phi other than what {other} holds now" in found[other][1]
 
 
 def test_phi_is_trained_on_from_there(donor, call_main, tmp_path, tiny_set):
@@ -119,7 +119,7 @@ def test_a_run_goes_on_when_phi_has_moved_or_gone_and_not_when_it_has_changed(do
     change_checkpoint(moved, lambda state: state["loop"]["meta_net"]["fc.maps.0.weight"].add_(1))
     outcome = call_main(*command, "--phi", moved)
     (line,) = outcome.err.splitlines()
-    assert f"began from another phi than {moved} has now" in line
+    assert f"began with a phi other than what {moved} holds now" in line
     assert (outcome.code, {path: path.read_bytes() for path in run.iterdir() if path.is_file()}) == (2, before)
     tally(KIND)
     for flags in ([], ["--meta-init", "identity"]):
@@ -156,7 +156,7 @@ def test_what_has_no_phi_for_the_run_is_one_line(donor, call_main, tmp_path, tin
                 "this program does not know --backward Own: use the program",
             ),
             (lambda folder: change_settings(folder, backward="FC-Grad"), "--backward FC-Grad there and MultiFC here"),
-            (lambda folder: change_settings(folder, hidden_size=6), "its M is another: --hidden-size 6 there and 5 here"),
+            (lambda folder: change_settings(folder, hidden_size=6), "its M differs: --hidden-size 6 there and 5 here"),
             (lambda folder: change_settings(folder, num_fc=2), "--num-fc 2 there and 3 here"),
             (lambda folder: change_settings(folder, meta_nonlinear="tanh"), "--meta-nonlinear tanh there and none here"),
             (lambda folder: change_record(folder, lambda r: r.update(state="running", epochs_done=1)), "not finished: 1 of 2"),
@@ -226,7 +226,7 @@ def test_what_the_other_run_has_seen_or_what_made_it_is_noted(first, donor, tiny
 
     assert notes() == []
     (note,) = notes("--validation", 2)
-    assert note.startswith(f"note: --phi {donor} was trained on validation images, not with --validation 2 --seed 0")
+    assert note.startswith(f"note: --phi {donor} was not trained with --validation 2 --seed 0 and has seen validation images")
     change_record(donor, lambda record: record.__setitem__("program", "1" * 64))
     change_checkpoint(donor, lambda state: state.__setitem__("program", "1" * 64))
     (note,) = notes()

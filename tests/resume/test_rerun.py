@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_locked_is_one_line(half, command, call_main):
     lock.mkdir()
     result = call_main(*command("locked"))
     assert result.code == 2
-    assert "cannot be worked on" in result.err.splitlines()[-1]
+    assert "cannot be used" in result.err.splitlines()[-1]
 
 
 def test_overwrite_moves_the_old_run_aside(command, call_main, tmp_path):

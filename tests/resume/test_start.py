@@ -75,7 +75,7 @@ def test_a_changed_start_is_another_run(donor, call_main, tmp_path, tiny_set, ta
     save_tensors(state, donor / "checkpoint.pth")
     outcome = call_main(*command)
     (line,) = outcome.err.splitlines()
-    assert f"began from another base model than {donor} is now" in line
+    assert f"began with weights other than what {donor} holds now" in line
     assert (outcome.code, {path: path.read_bytes() for path in run.iterdir() if path.is_file()}) == (2, before)
     tally(KIND)
     (donor / "checkpoint.pth").write_bytes(whole)

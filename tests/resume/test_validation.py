@@ -111,7 +111,8 @@ def test_a_base_model_that_knows_the_validation_images_is_named(call_main, tiny_
         assert made.code == 0, made.err
         record = tmp_path / "ResNet8-NPZ-tiny" / f"pretrain-trial-{number + 1}" / "run.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"ended": "2026-01-01T00:00:00"}))  # which says nothing
-        expected = ["", "was trained on validation images, not with --validation 2 --seed 3: validation accuracy may be too high"]
+        seen = "was not trained with --validation 2 --seed 3 and has seen validation images: validation accuracy may be too high"
+        expected = ["", seen]
         assert expected[number] in notes("-e", f"try-{number}")
         assert bool(expected[number]) == ("note: " in notes("-e", f"once-more-{number}"))
     ran = tmp_path / "ResNet8-NPZ-tiny" / "runs-Quant" / "Baseline-dorefa-optimizer-SGD-1bits-lr-30-try-0-trial-1"

@@ -194,7 +194,7 @@ def test_bits_that_change_nothing_are_refused(monkeypatch):
 
     monkeypatch.setitem(QUANTIZERS, "sign", Sign)
     assert isinstance(get_quantizer("sign"), Sign)
-    with pytest.raises(ValueError, match="sign quantizes as at 1: it takes no other number of bits"):
+    with pytest.raises(ValueError, match=r"sign gives the same W\^ as with 1 bit: it takes no other number of bits"):
         get_quantizer("sign", 4)
 
 

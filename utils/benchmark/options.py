@@ -78,7 +78,7 @@ class BenchmarkOptions(Options):
     quantizers: tuple[str, ...] = setting(("dorefa",), "quantizers", kind=QUANTIZER, several=True)
     methods: tuple[str, ...] = setting(
         (PLAIN, "STE", "FC-Grad", "MultiFC"),
-        "plain (full precision in torch's default memory format), STE, or meta networks such as MultiFC or MultiFC:tanh",
+        "plain (full precision in torch's default memory format) or a --backward of train; MultiFC:tanh: with this nonlinearity",
         kind=MethodName(),
         several=True,
     )
@@ -106,15 +106,15 @@ class BenchmarkOptions(Options):
         for name in ("models", "batch_sizes", "quantizers", "methods", "precision", "at_once"):
             values = getattr(self, name)
             if twice := [value for index, value in enumerate(values) if value in values[:index]]:
-                raise BadInput(f"{flag(name)}: {twice[0]} is there twice")
+                raise BadInput(f"{flag(name)}: {twice[0]} is listed twice")
         if self.scale and self.at_once:
-            raise BadInput("--at-once: not together with --scale")
+            raise BadInput("--at-once: cannot be combined with --scale")
         if self.scale and self.out:
             raise BadInput("--out: --scale only prints")
         if self.out and os.path.isdir(self.out):
             raise BadInput(f"--out {self.out}: this is a folder")
         if self.out and not os.path.isdir(Path(self.out).absolute().parent):
-            raise BadInput(f"--out {self.out}: there is no such folder")
+            raise BadInput(f"--out {self.out}: its folder does not exist")
 
     @property
     def setups(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:

@@ -141,9 +141,12 @@ def _evaluate(parser: Parser) -> None:
     )
     parser.add_argument("-m", "--model", type=argument(MODEL), help=f"network of a base-model file; {MODEL.limits}")
     parser.add_argument(
-        "-d", "--dataset", type=argument(DataSet()), help="data set of a base-model file; of others: where their NPZ file is now"
+        "-d",
+        "--dataset",
+        type=argument(DataSet()),
+        help="data set of a base-model file; of a run or an export trained on an NPZ file: NPZ:PATH, if the file has moved",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, help="of products (default: a run's own; float32 for a file)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="precision of products (default: a run's; float32 for a file)")
     for name in ("data_root", "device"):
         add_setting(parser, name, settings_of(Settings)[name])
 
@@ -156,7 +159,7 @@ def _export(parser: Parser) -> None:
         metavar="FILE",
         help=".safetensors for packed weights, or .onnx; an older export of this name is replaced, another file is not",
     )
-    parser.add_argument("-d", "--dataset", type=argument(DataSet()), help="where the run's NPZ file is now")
+    parser.add_argument("-d", "--dataset", type=argument(DataSet()), help="NPZ:PATH, if the run's NPZ file has moved")
     add_setting(parser, "data_root", settings_of(Settings)["data_root"])
 
 

@@ -17,7 +17,7 @@ def look_at(path: str | Path, flag: str = "") -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # a folder without permission, a loop of links, a name that is too long
-        raise BadInput(f"{f'{flag}: ' if flag else ''}{shortened(str(path))} cannot be looked at: {reason(error)}") from None
+        raise BadInput(f"{f'{flag}: ' if flag else ''}{shortened(str(path))} cannot be accessed: {reason(error)}") from None
 
 
 def is_file(path: str | Path, flag: str = "") -> bool:

@@ -84,11 +84,13 @@ class LogFiles:
         """The hash of a file's first `size` bytes, to be added to. Raises BadInput where they are not the expected ones."""
         file = self._files[name]
         if file.tell() < size:
-            raise BadInput(f"{file.name} has lost rows: it is {file.tell()} bytes long and was {size} at the checkpoint")
+            lost = f"it is {file.tell()} bytes long and was {size} at the checkpoint"
+            raise BadInput(f"{file.name} has lost rows: {lost}; restore it, or --overwrite to start over")
         rows = self._first_bytes(name, size)
         found = hashlib.sha256(rows)
         if found.hexdigest() != (expected or found.hexdigest()) or (rows and not rows.endswith(b"\n")):
-            raise BadInput(f"{file.name} has changed: its first {size} bytes are not those that it had at the checkpoint")
+            changed = f"its first {size} bytes are not those that it had at the checkpoint"
+            raise BadInput(f"{file.name} has changed: {changed}; restore it, or --overwrite to start over")
         return found
 
     def _first_bytes(self, name: str, size: int) -> bytes:

@@ -24,7 +24,7 @@ NOTE = (
     "learning rates, schedules, optimizers, weight decays and clippings: the one with the highest validation accuracy (each "
     "trial's best epoch, mean over its n trials). Test accuracies in percent at the best validation epoch; difference: learned "
     "minus STE in percentage points; p: Welch's two-sided t-test on the trials' values; "
-    f"{P_NOTE}. Whether the learned cell's own learning rate is a good one plays no part."
+    f"{P_NOTE}. Only STE's learning rate is chosen: each rate of a learned cell has a row of its own."
 )
 UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell must not be chosen by test accuracy."
 

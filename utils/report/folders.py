@@ -14,7 +14,7 @@ NOT_ENTERED = (REPLACED, RECORD, LOG, log_file(LAYERS_LOG))
 
 
 def find_runs(root: Path) -> tuple[set[Path], set[Path], list[str]]:
-    """The run folders below a root, those with a run.json and those with logs alone, and a line for what cannot be looked at.
+    """The run folders below a root, those with a run.json and those with logs alone, and a line for what cannot be accessed.
 
     Links to folders are followed, each real folder is visited once: under its own path, where it has one below the root. Folders
     named replaced/ are skipped.
@@ -64,4 +64,4 @@ def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
 
 
 def _cannot_be_looked_at(path: Path, error: OSError) -> str:
-    return f"{path} cannot be looked at: {reason(error)}"
+    return f"{path} cannot be accessed: {reason(error)}"

@@ -71,7 +71,7 @@ def curves(published: Published, others: Sequence[Group], left_out: Sequence[Lef
         caption = f"{part.title}: training loss and test accuracy of runs that the paper's tables do not have{part.remark}."
         found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=METHOD), part.key))
     for part in _parts(_each_alone(left for left in left_out if left.trial.epochs), LEFT_OUT):
-        caption = f"{part.title}: training loss and test accuracy of the runs that are in no mean, each by itself{part.remark}."
+        caption = f"{part.title}: training loss and test accuracy of the runs that are not averaged, each by itself{part.remark}."
         found.append(Picture(part.name, caption, partial(_curves, part.title, part.groups, names=METHOD), part.key))
     return found
 
@@ -86,7 +86,7 @@ def flips(published: Published, others: Sequence[Group], left_out: Sequence[Left
         name, title = f"flips_{'_'.join(block)}", " ".join(block)
         found.append(Picture(name, f"{title}: {_shown_of_layers(groups)}.", partial(_flips, title, groups)))
     for part in [*_parts(more, "flips"), *_parts(alone, f"flips_{LEFT_OUT}")]:
-        whose = " of the runs that are in no mean" if part.name.startswith(f"flips_{LEFT_OUT}") else ""
+        whose = " of the runs that are not averaged" if part.name.startswith(f"flips_{LEFT_OUT}") else ""
         caption = f"{part.title}: {_shown_of_layers(part.groups)}{whose}{part.remark}."
         found.append(Picture(part.name, caption, partial(_flips, part.title, part.groups, METHOD), part.key))
     return found + _maps([*known, *more, *alone])

@@ -81,7 +81,7 @@ def _with_layers(trial: Trial, problems: list[str]) -> Trial:
 def _sources(root: Path) -> tuple[list[Path], list[str]]:
     """The CSV file itself, or the run folders below a root: those with a run.json by their start, then those with logs alone.
 
-    Beside them a line for each folder that cannot be looked at.
+    Beside them a line for each folder that cannot be accessed.
     """
     why = why_no_folder(root)
     if why is None:

@@ -44,7 +44,7 @@ def _values(trial: Trial, left_out: str) -> dict[str, str]:
     """Name -> value, in words; where a setting has the name of another entry, the entry is shown."""
     seconds = number(float(np.median(trial.seconds)), 1) if len(trial.seconds) else ""
     about = {
-        "in no mean, because": left_out,
+        "not averaged, because": left_out,
         "source": str(trial.source),
         "made by": trial.made_by,
         "seconds per epoch (median)": seconds,

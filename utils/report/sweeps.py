@@ -18,7 +18,7 @@ BEST = "best"
 NOTE = (
     "The values of --grid; accuracies in percent. validation: each trial's best validation accuracy, mean over the trials; the "
     f"value with the highest one is {BEST}. {AT_BEST}: test accuracy at that epoch, mean over the trials; it plays no part in "
-    "the choice. Without validation images no value is named, because test accuracy must not choose one."
+    "the choice. Without validation images no value is named, because test accuracy must not be used to choose one."
 )
 
 
@@ -90,7 +90,7 @@ def _choices(members: Sequence[Group], settings: Sequence[Mapping[str, Any]]) ->
         return ["none is named: no validation images"] * len(members)
     seeds = {trial.settings.get("seed") for group in members for trial in group.trials}  # on which the images depend
     if len({each.get("validation") for each in settings}) > 1 or len(seeds) > 1:
-        return ["none is named: other validation images"] * len(members)
+        return ["none is named: the validation images differ"] * len(members)
     if len(members) == 1:
         return ["the only value so far"]
     return [BEST if score == max(scores) else "" for score in scores]

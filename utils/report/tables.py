@@ -46,8 +46,8 @@ DETAILS_NOTE = (
     f"of the last epoch; sd: standard deviation over the trials' means of their last {LAST} epochs; s / epoch: median."
 )
 CLAIMS_NOTE = (
-    "The runs compared differ only in how the gradient passes the quantizer, and perhaps in learning rate and weight decay, "
-    "which Fairness lists. A learned gradient may also be larger or smaller than STE's, which works as another learning rate "
+    "The runs compared differ in how the gradient passes the quantizer, and otherwise only in the settings that Fairness lists, "
+    "such as the learning rate. A learned gradient that is larger or smaller than STE's also acts like another learning rate "
     f"(norm in layers.csv). Difference of the mean test accuracies of the last {LAST} epochs, in percentage points; p: "
     f"Welch's two-sided t-test on the trials' means; {P_NOTE}; not finite: an accuracy is NaN or infinite."
 )
@@ -144,7 +144,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
 
     return Table(
         "other_runs",
-        "Other runs, and runs in no mean",
+        "Other runs, and runs that are not averaged",
         records,
         {
             "net": net_of,
@@ -157,7 +157,7 @@ def runs_table(trials: Sequence[Trial], left_out: Sequence[LeftOut], groups: Seq
             f"last {LAST} mean (variance)": lambda r: _measured_mean(r, "mean", "variance"),
             "s / epoch": lambda r: number(r["seconds"], 1),
             "state": lambda r: r["state"],
-            "in no mean, because": lambda r: r["left_out"],
+            "not averaged, because": lambda r: r["left_out"],
         },
     )
 

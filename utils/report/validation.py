@@ -10,7 +10,8 @@ from utils.report.statistics import Statistics
 
 AT_BEST = "at best validation"  # the column's heading
 AT_BEST_NOTE = (
-    f"{AT_BEST}: test accuracy at the first epoch with the best validation accuracy, mean over the trials; in brackets, of each."
+    f"{AT_BEST}: test accuracy at the first epoch with the best validation accuracy, mean over the trials; in brackets, the "
+    "value of each trial."
 )
 
 

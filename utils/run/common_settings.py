@@ -40,27 +40,27 @@ class Settings(Options):
         metavar="N",
     )
     batch_size: int = setting(128, "images per training batch", "-bs", kind=BATCH_SIZE)
-    drop_last: bool = setting(False, "leave out an epoch's last batch where it is smaller than the others", kind=Switch())
+    drop_last: bool = setting(False, "leave out an epoch's last batch if it is smaller than the others", kind=Switch())
     seed: int = setting(0, "with --trial, determines everything random", kind=Whole(0, 2**63 - 1))
     validation: int | None = setting(
         None,
-        "training images to hold out, the same for every trial of a --seed, and to evaluate after every epoch; 0: none",
+        "training images to hold out and evaluate after every epoch, the same ones for all trials with a --seed; 0: none",
         kind=Whole(0, MOST_IMAGES),
         metavar="N",
     )
-    data_root: str = setting(default_data_root, "folder of the CIFAR sets (METAQUANT_DATA)", kind=PATH, may_differ=True)
+    data_root: str = setting(default_data_root, "folder of the CIFAR sets (or METAQUANT_DATA)", kind=PATH, may_differ=True)
     results_root: str = setting("Results", "folder of base models and runs", kind=PATH, may_differ=True)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
+    device: str = setting("auto", "auto (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N", kind=DEVICE, may_differ=True)
     deterministic: bool = setting(
         False, "CUDA: bit-identical results on every run, somewhat slower", kind=Switch(), cuda_only=True
     )
     checkpoint_every: str = setting(
-        "1", "epochs, or iterations, between checkpoints", kind=INTERVAL, metavar="N|Nit", may_differ=True
+        "1", "epochs (N) or iterations (Nit) between checkpoints", kind=INTERVAL, metavar="N|Nit", may_differ=True
     )
     precision: str = setting(
         FLOAT32,
-        "of products: bf16 computes those of the net and of LSTMFC in bf16, by torch.autocast; tf32 computes all in TF32 (CUDA "
-        "only); W, phi, the optimizers and the loss are float32 in any case",
+        "precision of products: bf16 computes those of the net and of LSTMFC in bf16, by torch.autocast; tf32 computes all in "
+        "TF32 (CUDA only); W, phi, the optimizers and the loss are float32 in any case",
         kind=OneOf(PRECISIONS),
     )
     eager: bool = setting(
@@ -70,7 +70,9 @@ class Settings(Options):
         may_differ=True,
         cuda_only=True,
     )
-    loader: str = setting(RESIDENT, "the whole set on the device, or torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS)))
+    loader: str = setting(
+        RESIDENT, "resident: the whole set on the device; torchvision: torch's DataLoader", kind=OneOf(lambda: sorted(LOADERS))
+    )
     workers: int = setting(
         0, "processes of the torchvision loader; any number gives the same batches", kind=Whole(0, 256), may_differ=True
     )

@@ -24,9 +24,9 @@ from utils.run.paths import NO_BASE_MODEL
 CONTENTS = ("data_digest", "base_model", "program", "program_imports", "phi_digest")  # in run.json and checkpoints
 DATA, BASE_MODEL, PROGRAM, IMPORTS, PHI = CONTENTS
 OTHER = {
-    DATA: "was trained on other data than {dataset} holds now",
-    BASE_MODEL: "began from another base model than {pretrained} is now",
-    PHI: "began from another phi than {phi} has now",
+    DATA: "was trained on data other than what {dataset} holds now",
+    BASE_MODEL: "began with weights other than what {pretrained} holds now",
+    PHI: "began with a phi other than what {phi} holds now",
     PROGRAM: "was made by another version of this program, or by another program",
     IMPORTS: "was made with other versions of the files that this program imports",
 }
@@ -182,4 +182,4 @@ def check_checkpoint(folder: Path, state: Mapping[str, Any], own: Identity, advi
     settings = its.differing_settings(own) if its.settings else ""
     found = [*([f"has other settings: {settings}"] if settings else []), *filter(None, [its.differing_contents(own)])]
     if found:
-        raise BadInput(f"{folder}: the run of its checkpoint {' and '.join(found)}; {advice}")
+        raise BadInput(f"{folder}: its checkpoint is of a run that {' and '.join(found)}; {advice}")

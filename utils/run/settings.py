@@ -124,17 +124,17 @@ class TrainSettings(Settings):
     )
     freeze_phi_after: int | None = setting(
         None,
-        "epochs after which M is no longer trained and goes on as it is; 0: from the start (default: never)",
+        "epochs after which phi is no longer trained but still used; 0: from the start (default: never)",
         kind=Whole(0, MOST_EPOCHS),
         metavar="N",
         learned=None,
     )
     meta_lr: float | None = setting(None, "gamma, the learning rate of M (default: 1e-3)", kind=Real(above=0), learned=1e-3)
-    meta_lr_adjust: bool | None = setting(None, "gamma is multiplied by the same factor as alpha", kind=Switch(), learned=False)
+    meta_lr_adjust: bool | None = setting(None, "multiply gamma by the same factor as alpha", kind=Switch(), learned=False)
     meta_weight_decay: float | None = setting(None, "weight decay of M (default: 0)", "-decay", kind=Real(), learned=0.0)
     update_order: str | None = setting(
         None,
-        "order of the loop (default: notebook, which made the published curves)",
+        "order of the steps in an iteration: notebook, as for the published curves, or paper, Algorithm 1 (default: notebook)",
         kind=OneOf(UPDATE_ORDERS),
         learned="notebook",
     )
@@ -191,7 +191,7 @@ class TrainSettings(Settings):
             raise BadInput(f"--phi and --meta-init {self.meta_init} exclude each other: both say where M starts")
         if self.freeze_phi_after is not None and self.freeze_phi_after >= self.epochs:
             number = f"--freeze-phi-after {self.freeze_phi_after}"
-            raise BadInput(f"{number}: must be shorter than the run, which has {counted(self.epochs, 'epoch')}")
+            raise BadInput(f"{number}: must be less than the run's {counted(self.epochs, 'epoch')}")
 
     def _resolve_bits(self) -> None:
         usual = usual_bits(self.quantizer)

@@ -175,7 +175,7 @@ def local_slots(options: EngineOptions, gpus: list[str], devices: Collection[str
         slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(options.trials_per_device) for gpu in gpus]
         if options.jobs and options.jobs > len(slots):
             raise BadInput(
-                f"--jobs {options.jobs}: {len(gpus)} GPUs with --trials-per-device {options.trials_per_device} take {len(slots)}"
+                f"--jobs {options.jobs}: at most {len(slots)} ({len(gpus)} GPUs, --trials-per-device {options.trials_per_device})"
             )
         slots = slots[: options.jobs]
     else:

@@ -45,7 +45,7 @@ def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]
             raise BadInput(f"--grid {name}: {spelling(known[name])}: {error}") from None
         for index, value in enumerate(values):
             if value in values[:index]:
-                raise BadInput(f"--grid {name}: {texts[index]} is there twice")
+                raise BadInput(f"--grid {name}: {texts[index]} is listed twice")
         grid[name] = list(map(kind.text, values))
     return grid
 

@@ -102,7 +102,7 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     _check_shared_rows(tables, origin)
     for rule in rules:
         if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
-            raise BadInput(f"{origin}: no cell meets the rule when {rule.when}")
+            raise BadInput(f"{origin}: no cell matches the rule with when = {rule.when}")
     return tables
 
 
@@ -121,7 +121,7 @@ def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int,
         of_rules = {key: value for rule in rules if rule.meets(cell) for key, value in rule.settings.items()}
         row = Row(cell, count, overridden(settings | of_rules, own), entry.get("published"))
         if row.key in rows:
-            raise BadInput(f"{here}: {row} is there twice; give one an exp-spec in its `set`")
+            raise BadInput(f"{here}: {row} is listed twice; give one of the two an exp-spec in its `set`")
         rows[row.key] = row
     return Table(tuple(rows.values()))
 
@@ -169,7 +169,7 @@ def _check(entry: Any, where: str, needed: dict[str, type], known: dict[str, typ
     for key, value in entry.items():
         kind = (needed | known).get(key)
         if kind is None:
-            raise BadInput(f"{where}: unknown key {shown(key)}; known are {', '.join(needed | known)}")
+            raise BadInput(f"{where}: unknown key {shown(key)}; the known keys are {', '.join(needed | known)}")
         if type(value) is not kind:
             raise BadInput(f"{where}: {key} must be {TYPES[kind]}, not {shown(value)}")
         if kind is str and not value.isprintable():

@@ -47,7 +47,7 @@ class Share(Kind):
 class Assignment(Kind):
     """NAME=VALUE as the pair (NAME, VALUE), NAME with dashes."""
 
-    accepts = "NAME=VALUE with a flag's name without dashes, such as batch-size=64"
+    accepts = "NAME=VALUE with a long flag's name without the leading --, such as batch-size=64"
 
     def text(self, value: tuple[str, str]) -> str:
         return "=".join(value)
@@ -67,7 +67,7 @@ class Values(Kind):
     """NAME=VALUE,VALUE,... as the pair (NAME, (VALUE, ...)), NAME with dashes; semicolons separate values that have commas."""
 
     accepts = (
-        "NAME=VALUE,VALUE,... with a flag's name without dashes and at least two values, such as init-lr=1e-3,1e-2; "
+        "NAME=VALUE,VALUE,... with a long flag's name without the leading -- and at least two values, such as init-lr=1e-3,1e-2; "
         "semicolons separate values that have commas"
     )
 
@@ -138,7 +138,7 @@ class Selection(Options):
     results_root: str = like(Settings, "results_root", group=RUNS)
     pretrained_root: str | None = setting(
         lambda: os.environ.get("METAQUANT_PRETRAINED") or None,
-        "folder of base models (METAQUANT_PRETRAINED); else, where pretrain wrote them; none: from scratch",
+        "folder of base models (or METAQUANT_PRETRAINED); those it lacks are taken from --results-root; none: from scratch",
         kind=PATH,
         metavar="DIR|none",
         group=RUNS,
@@ -149,7 +149,12 @@ class Selection(Options):
 class EngineOptions(Options):
     """What carries the runs out, and how many at once."""
 
-    engine: str = setting("local", "processes here; Ray; or a Slurm array script", kind=OneOf(ENGINES), group=ENGINE)
+    engine: str = setting(
+        "local",
+        "local: processes on this machine; ray: a Ray cluster; slurm: print an array script (with --dry-run)",
+        kind=OneOf(ENGINES),
+        group=ENGINE,
+    )
     jobs: int | None = setting(
         None, "runs at once (default: all that --trials-per-device allows)", kind=Whole(1, MOST_JOBS), group=ENGINE
     )

@@ -122,7 +122,7 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     pairs = sorted(((trial, row) for row in varied for trial in trials[row.key]), key=lambda pair: pair[0])
     index, count = selection.slice or (1, 1)
     if count > len(pairs):
-        raise BadInput(f"--slice {index}/{count}: there are {len(pairs)} runs to share out")
+        raise BadInput(f"--slice {index}/{count}: only {len(pairs)} runs are selected; N must be at most {len(pairs)}")
     runs = [_table_run(row, trial, selection, program) for trial, row in pairs]
     _check_folders(runs)
     return runs[index - 1 :: count]
@@ -163,7 +163,7 @@ def _varied_rows(rows: Iterable[Row], grid: Grid) -> list[Row]:
     """Each row once for every combination of a grid's values. Raises BadInput for a setting that no row has a use for."""
     varied = [replace(row, varied=values) for row in rows for values in combinations(grid, row.cell)]
     if unused := [name for name in grid if not any(name in row.varied for row in varied)]:
-        raise BadInput(f"--grid {unused[0]}: no selected cell has a use for it")
+        raise BadInput(f"--grid {unused[0]}: no selected cell uses this setting")
     return varied
 
 

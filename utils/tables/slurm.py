@@ -22,12 +22,12 @@ def slurm_script(selection: Selection, options: EngineOptions, runs: Sequence[Ta
     Raises BadInput without --dry-run: submitting it is the user's, who knows partition, account and time limit.
     """
     if not options.dry_run:
-        raise BadInput("--engine slurm only writes the script: tables run ... --engine slurm --dry-run > table.sbatch")
+        raise BadInput("--engine slurm only prints a script: tables run ... --engine slurm --dry-run > table.sbatch")
     if selection.slice:
-        raise BadInput("--slice is what the script's tasks use: leave it out with --engine slurm")
+        raise BadInput("--slice cannot be combined with --engine slurm, whose tasks are slices")
     share = options.trials_per_device
     if options.jobs and options.jobs > share:
-        raise BadInput(f"--jobs {options.jobs}: a task takes --trials-per-device {share}")
+        raise BadInput(f"--jobs {options.jobs}: at most {share}, the runs of a task (--trials-per-device)")
     at_once = options.jobs or share
     slices = math.ceil(len(runs) / share)
     task = [*selection.tables, *selection.flags(), *options.flags(FOR_A_TASK)]

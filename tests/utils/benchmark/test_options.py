@@ -17,7 +17,7 @@ import pytest
     ids=" ".join,
 )
 def test_a_value_that_is_there_twice_is_refused(flags, refuses):
-    refuses(["benchmark", *flags], [f"{flags[0]}: {flags[-1]} is there twice"])
+    refuses(["benchmark", *flags], [f"{flags[0]}: {flags[-1]} is listed twice"])
 
 
 @pytest.mark.parametrize("method", ["STE:", "plain:", "MultiFC:"])

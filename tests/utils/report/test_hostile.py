@@ -149,8 +149,8 @@ def test_runs_behind_links_are_found_once(tmp_path):
         (2, str(root / "z-real" / "two")),
     ]
     gone, itself = sorted(problems)
-    assert "gone cannot be looked at: No such file" in gone
-    assert "itself cannot be looked at: Too many levels" in itself
+    assert "gone cannot be accessed: No such file" in gone
+    assert "itself cannot be accessed: Too many levels" in itself
 
 
 def test_folders_that_cannot_be_looked_at_are_named(report_beside_a_good_run, tmp_path, forbid):
@@ -158,7 +158,7 @@ def test_folders_that_cannot_be_looked_at_are_named(report_beside_a_good_run, tm
     make_run(tmp_path / "runs" / "open", DIGITS)
     forbid(tmp_path / "runs" / "locked", "scandir")
     assert report_beside_a_good_run(tmp_path / "runs") == [
-        f"main.py: warning: {tmp_path}/runs/locked cannot be looked at: Permission denied"
+        f"main.py: warning: {tmp_path}/runs/locked cannot be accessed: Permission denied"
     ]
     forbid(tmp_path / "runs" / "locked", "stat", "lstat", "open")
     (line,) = report_beside_a_good_run(tmp_path / "runs" / "locked" / "one")
@@ -263,6 +263,6 @@ def test_control_characters_never_reach_the_terminal_or_the_report(call_main, tm
     assert made.count("before") >= 6 * len(ESCAPES)  # two runs each: the data set, the error, and settings
     assert outcome.out.count("before") >= 2 * len(ESCAPES)
     assert outcome.err.count("before") >= 2 * len(ESCAPES) - 2  # a 0 and a line's end end a CSV file's head otherwise
-    assert "bad\\x1b[31m\\n cannot be looked at" in outcome.err
+    assert "bad\\x1b[31m\\n cannot be accessed" in outcome.err
     assert len(ESCAPES) >= 12
     tally("escape sequence in names, errors and settings: printed as text", len(ESCAPES))

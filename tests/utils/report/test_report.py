@@ -34,7 +34,7 @@ def test_the_table_of_runs_pools_the_last_ten_epochs_with_the_population_varianc
     one, two, base = rows_of(markdown, "Other runs")
     pooled = f"{last.mean():.3f} ({last.var():.3f})"
     assert list(one.values())[:9] == ["ResNet20 Digits", "dorefa SGD STE", "1", "12", "62.00", "62.00", pooled, "2.0", "done"]
-    assert (two["epochs"], two["test accuracy"], two["in no mean, because"]) == ("0", "", "failed, 0 of 12 epochs")
+    assert (two["epochs"], two["test accuracy"], two["not averaged, because"]) == ("0", "", "failed, 0 of 12 epochs")
     assert (base["run"], base["last 10 mean (variance)"]) == ("full precision", "51.000 (0.000)")
     assert "Errata" not in markdown
 
@@ -80,7 +80,7 @@ def test_paper_logs_and_ours_stand_side_by_side(tmp_path):
     assert {row["verdict"] for row in rest} == {"not run"}
     others = {row["trial"]: row for row in rows_of(markdown, "Other runs")}
     assert (others["6"]["run"], others["6"]["epochs"]) == ("dorefa SGD STE (epochs 12)", "12")
-    left_out = {trial: row["in no mean, because"] for trial, row in others.items()}
+    left_out = {trial: row["not averaged, because"] for trial, row in others.items()}
     assert left_out["6"] == ""
     assert left_out["7"] == f"12 epochs, not 100: {why}"
     assert left_out["1"].startswith("the same trial as")

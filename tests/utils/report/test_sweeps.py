@@ -68,10 +68,10 @@ def test_without_the_same_validation_images_no_value_is_named():
     without = "none is named: no validation images"
     assert {row[-1] for row in choices(trial(0.1, 50), trial(0.2, 0, validation=None))} == {without}
     assert {row[-1] for row in choices(trial(0.1, 50), trial(0.2, 60, validation=100))} == {
-        "none is named: other validation images"
+        "none is named: the validation images differ"
     }
     other_seed = trial(0.2, 60, seed=1)  # and so other images
-    assert {row[-1] for row in choices(trial(0.1, 50, seed=0), other_seed)} == {"none is named: other validation images"}
+    assert {row[-1] for row in choices(trial(0.1, 50, seed=0), other_seed)} == {"none is named: the validation images differ"}
 
 
 def test_a_sweep_is_known_from_a_csv_file_too_and_other_runs_are_no_sweep(tmp_path):

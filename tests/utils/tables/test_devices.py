@@ -65,7 +65,7 @@ def test_more_jobs_than_a_slurm_task_has_runs_are_refused(refuses):
         "--trials-per-device",
         "2",
     ]
-    refuses(["tables", "run", "table1", *flags], ["--jobs 3: a task takes --trials-per-device 2"])
+    refuses(["tables", "run", "table1", *flags], ["--jobs 3: at most 2, the runs of a task"])
 
 
 class Cluster:

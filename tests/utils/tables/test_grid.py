@@ -73,7 +73,7 @@ BAD_GRIDS = [  # flags, words that the one line must hold
     (["--grid", "init-lr=1e-3,"], ["--grid", "at least two values"]),
     (["--grid", "=1,2"], ["--grid", "NAME=VALUE,VALUE"]),
     (["--grid", "--init-lr=1,2"], ["--grid"]),
-    (["--grid", "init-lr=1e-3,0.001"], ["--grid init-lr", "0.001 is there twice"]),
+    (["--grid", "init-lr=1e-3,0.001"], ["--grid init-lr", "0.001 is listed twice"]),
     (["--grid", "init-lr=1,fast"], ["--grid init-lr", "-lr/--init-lr", "'fast'"]),
     (["--grid", "speed=1,2"], ["--grid speed", "no setting --speed"]),
     (["--grid", "init-lr=1,2", "--grid", "init-lr=3,4"], ["--grid init-lr", "given twice"]),

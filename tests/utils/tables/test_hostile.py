@@ -88,7 +88,7 @@ def test_a_results_root_that_cannot_be_looked_at_stops_a_run(call_main, tmp_path
     (line,) = outcome.err.splitlines()
     assert outcome.code == 2
     assert "--results-root: " in line
-    assert "cannot be looked at: Permission denied" in line
+    assert "cannot be accessed: Permission denied" in line
 
 
 def test_control_characters_never_reach_the_terminal(status, tmp_path, tally, capfd):

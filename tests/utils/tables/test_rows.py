@@ -107,7 +107,8 @@ def test_a_sweep_varies_each_variant(select):
 def test_variants_that_would_share_a_folder_are_refused(select):
     with pytest.raises(BadInput, match=r"trial 1 and .*exp-spec fast\) trial 1 would have the same folder, .*-same-trial-1;"):
         select(VARIANTS, "one", "--set", "exp-spec=same")
-    with pytest.raises(BadInput, match=r"table one, cell 3: .* \(exp-spec 3\) is there twice; give one an exp-spec in its `set`"):
+    words = r"table one, cell 3: .* \(exp-spec 3\) is listed twice; give one of the two an exp-spec in its `set`"
+    with pytest.raises(BadInput, match=words):
         select(VARIANTS.replace('"fast"', '"3"'), "one")
     other = VARIANTS + VARIANTS.partition("[tables.one]")[2].replace("\ndataset", "[tables.two]\ndataset").replace("0.2", "0.3")
     with pytest.raises(BadInput, match=r"table two: .* \(exp-spec fast\) has other settings in table one; give one an exp-spec"):

@@ -210,7 +210,7 @@ def test_runs_on_a_device_by_its_number_are_not_spread(device, gpus, monkeypatch
 
 
 def test_more_jobs_than_the_gpus_take_are_refused():
-    with pytest.raises(BadInput, match="--jobs 3: 2 GPUs with --trials-per-device 1 take 2"):
+    with pytest.raises(BadInput, match=r"--jobs 3: at most 2 \(2 GPUs, --trials-per-device 1\)"):
         local_slots(EngineOptions(jobs=3), ["0", "1"])
 
 

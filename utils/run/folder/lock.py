@@ -60,7 +60,7 @@ class Lock:
         try:
             self._descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise BadInput(f"{folder} cannot be worked on: {error}") from None
+            raise BadInput(f"{folder} cannot be used: {error}") from None
         try:
             self._take(folder)
             self.left_behind = self._read()
@@ -75,7 +75,7 @@ class Lock:
         if not hold(self._descriptor):
             raise InUse(f"{folder} is in use by {self._read() or 'another process'} ({self.path})")
         if not is_in_place(*self.file):
-            raise InUse(f"{folder} was moved by another process just now")
+            raise InUse(f"{folder} was just moved by another process; rerun the same command")
         for name in LOCKED[1:]:
             if _is_held(folder / name):
                 raise InUse(f"{folder} is in use: another process writes {folder / name}, although {FILE} was not locked")

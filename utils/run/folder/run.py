@@ -74,10 +74,10 @@ class Run:
             for name in OWN_FILES:
                 require_regular(self.path / name)
         except OSError as error:
-            raise BadInput(f"{self.path} cannot be worked on: {error}") from None
+            raise BadInput(f"{self.path} cannot be used: {error}") from None
         self._lock = Lock(self.path)
         if self._lock.left_behind:
-            print(f"note: {self._lock.left_behind} worked on {self.path} and is gone; taking over", file=sys.stderr)
+            print(f"note: {self.path}: {self._lock.left_behind} ended without unlocking it; taking over", file=sys.stderr)
         try:
             record = check_record(self.path, self.settings, self._contents) or {"started": _now()}
             contents = self._checked_contents(record)
@@ -100,7 +100,7 @@ class Run:
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise BadInput(f"{self.path} cannot be worked on: {error}") from None
+                raise BadInput(f"{self.path} cannot be used: {error}") from None
             raise
         self._signals.__enter__()
         self._output.__enter__()

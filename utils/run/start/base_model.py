@@ -28,7 +28,7 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
     """
     is_there = look_at(target, "--results-root") is not None
     if is_there and look_at(path, "--results-root") is None:
-        raise BadInput(f"{target} exists already: --overwrite makes it anew, another --results-root leaves it")
+        raise BadInput(f"{target} exists already: --overwrite replaces it, another --results-root keeps it")
     try:
         record = check_record(path, settings) or {}
     except Finished:

@@ -65,7 +65,7 @@ def has_seen(before: Mapping[str, Any] | None, settings: TrainSettings) -> str |
     if before is None:
         return "may have been trained on the validation images"
     if [before.get(name) for name in ("validation", "seed")] != [settings.validation, settings.seed]:
-        return f"was trained on validation images, not with --validation {settings.validation} --seed {settings.seed}"
+        return f"was not trained with --validation {settings.validation} --seed {settings.seed} and has seen validation images"
     return None
 
 

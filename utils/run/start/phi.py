@@ -65,7 +65,7 @@ def _run_with_phi(folder: Path, settings: TrainSettings) -> EarlierRun:
                 raise BadInput(f"this program does not know {method}: use the program that trained it")
             raise BadInput(f"it has no M: {method if backward else 'it is in full precision'}")
         if listed := _differences(its, settings):
-            raise BadInput(f"its M is another: {listed}")
+            raise BadInput(f"its M differs: {listed}")
         if run.record["state"] != "done":
             raise BadInput(f"it is not finished: {run.record.get('epochs_done', 0)} of {its.get('epochs', '?')} epochs")
     except BadInput as error:

@@ -103,7 +103,7 @@ def _doubt(training: Mapping[str, Any], settings: TrainSettings, contents: Mappi
     dataset = training.get("settings", {}).get("dataset")
     if is_of_other_data(training, settings, contents):
         other = f"{printable(dataset)}, not on {settings.dataset}"
-        return f"was trained on {f'other data than {dataset} holds now' if dataset == settings.dataset else other}"
+        return f"was trained on {f'data other than what {dataset} holds now' if dataset == settings.dataset else other}"
     before = training.get("settings")
     why = has_seen(before, settings)
     if settings.validation and not why and before.get("pretrained", NO_BASE_MODEL) != NO_BASE_MODEL:
