@@ -46,9 +46,12 @@ class CudaGraphs:
     def capture(self, body: Body) -> Body:
         """Records the work without doing it; what is returned does it. Raises RuntimeError where it cannot be captured."""
         gc.collect()  # a graph that the collector meets later, during the capture, would spoil it
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            body()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                body()
+        finally:
+            torch.cuda.set_stream(current)  # which a capture that fails leaves out
         return graph.replay
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from meta_utils.capture import Body, Graphs, why_not_captured
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
-from utils.errors import first_line
+from utils.errors import first_cause
 from utils.miscellaneous import accuracy
 
 WARM_UP = 3  # iterations before the first capture: t = 0 and t = 1 differ from the others, and kernels are chosen
@@ -166,7 +166,7 @@ class Iterations:
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             self.loop.iteration = iteration
             self.loop.set_carried(carried)
-            self._go_eager(f"the capture failed: {first_line(error)}")
+            self._go_eager(f"the capture failed: {first_cause(error)}")
             return False
         return True
 

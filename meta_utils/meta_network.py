@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from meta_utils.coordinate_lstm import CoordinateLSTM
 from utils.choices import LSTM_STATES, META_NETWORKS, STARTS
 
-CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates per chunk, chosen so that a chunk fits into the cache
+CHUNKS = {"cpu": 4096, "cuda": 65536, "meta": 65536}  # coordinates per chunk; on the CPU one fits into the cache
 
 
 class TanhInPlace(nn.Module):

@@ -179,7 +179,7 @@ class _Transformed(Dataset):
         index, seed = index_and_seed
         image = Image.fromarray(self.image_set.images[index].numpy())
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would set the GPU's generator, too
             return self.transform(image), self.image_set.targets[index]
 
 

@@ -175,9 +175,10 @@ def git_state() -> dict[str, Any] | None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Bytes: the process's largest resident set, and the most that CUDA tensors took."""
+    """Bytes: the process's largest resident set; the most that CUDA tensors took, and that was reserved, for graphs too."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"cpu_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
+        peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
     return peak

@@ -3,8 +3,12 @@
 import errno
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from utils import PROJECT
 
 
 class BadInput(Exception):
@@ -53,6 +57,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def first_cause(error: BaseException) -> str:
+    """The first error of the chain that led to this one, in a line, with the line of this project's code that it came from."""
+    while error.__context__ is not None:
+        error = error.__context__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if PROJECT in Path(frame.filename).parents and "site-packages" not in frame.filename]
+    where = [f" ({Path(frame.filename).name}:{frame.lineno})" for frame in (own or frames)[-1:]]
+    return "".join([first_line(error), *where])
+
+
 def reason(error: OSError | ValueError) -> str:
     """An error's message; that of one of the operating system without its number and path."""
     return getattr(error, "strerror", None) or str(error)
@@ -61,15 +75,20 @@ def reason(error: OSError | ValueError) -> str:
 # The words of torch, C++ and the dynamic loader.
 MEMORY = re.compile(r"(can't|cannot) allocate memory|out of memory|bad_alloc|failed to map segment", re.IGNORECASE)
 WORKER = "DataLoader worker"
+DETERMINISTIC = "does not have a deterministic implementation"
 DISK = {errno.ENOSPC: "cannot write", errno.EDQUOT: "cannot write", errno.EIO: "cannot read or write"}
 
 
 def machine_failure(error: BaseException | None) -> str | None:
-    """That memory or disk did not suffice, or that a loader's worker was killed, in a line; None for all other errors."""
+    """That memory or disk did not suffice, a loader's worker was killed, or the device has no deterministic form of an operation,
+    in a line; None for all other errors.
+    """
     if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, ImportError, OSError)) and MEMORY.search(str(error))):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, RuntimeError) and WORKER in str(error):
         return f"a worker of the loader was lost: {first_line(error)}"
+    if isinstance(error, RuntimeError) and DETERMINISTIC in str(error):
+        return f"--deterministic is not possible on this device: {first_line(error)}"
     if isinstance(error, OSError) and error.errno in DISK:
         where = f": {error.filename}" if error.filename else ""
         return f"{DISK[error.errno]}: {error.strerror}{where}"

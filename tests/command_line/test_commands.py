@@ -107,5 +107,6 @@ def test_a_run_on_cuda_with_graphs_is_the_eager_one_and_can_be_cut_off(method, t
             subprocess.run([sys.executable, *command], cwd=PROJECT, check=True)
         (log,) = (tmp_path / name).rglob("loss.txt")
         losses[name] = np.loadtxt(log, delimiter=",")
+        assert json.loads((log.parent / "run.json").read_text())["captured"] == (name != "eager")
     for other in ("eager", "cut off"):
         np.testing.assert_allclose(losses["graphs"], losses[other], rtol=0.02)

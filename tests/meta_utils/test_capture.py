@@ -96,7 +96,10 @@ def test_a_captured_iteration_heeds_every_groups_learning_rate(order):
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", CASES + WITH_PARAMETERS, ids=case_id)
 def test_cuda_graphs_equal_the_eager_iterations(case):
-    assert_equal_runs(iterations(case, device="cuda"), iterations(case, CudaGraphs(torch.device("cuda")), "cuda"), 1e-9)
+    captured = iterations(case, CudaGraphs(torch.device("cuda")), "cuda")
+    captured._on_eager = pytest.fail
+    assert_equal_runs(iterations(case, device="cuda"), captured, 1e-9)
+    assert captured._replays
 
 
 @pytest.mark.cuda
@@ -105,6 +108,8 @@ def test_cuda_graphs_freeze_phi_as_eager_iterations_do(case):
     works = [iterations(case, graphs, "cuda") for graphs in (None, CudaGraphs(torch.device("cuda")))]
     for work in works:
         work.loop.freeze_phi_after = 9
+        work._on_eager = pytest.fail
     np.testing.assert_allclose(*(train(work, drop_after=None) for work in works), rtol=1e-9)
+    assert works[1]._replays
     for ours, theirs in zip(*map(numbers, works), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -1,6 +1,7 @@
 """The check of a capture leaves everything as it was; a capture that fails or goes wrong is not used."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -110,5 +111,26 @@ def test_a_capture_that_fails_makes_the_run_go_on_eagerly(error, nth):
         work.check_capture(0)
         assert_same(whole_state(work), before)
     np.testing.assert_allclose(train(work), train(iterations(CASES[1])), rtol=1e-12)
-    assert notes == ["the capture failed: CUDA out of memory. Tried to allocate 2.00 GiB"]
+    (note,) = notes
+    assert re.fullmatch(r"the capture failed: CUDA out of memory\. Tried to allocate 2\.00 GiB \(tape\.py:\d+\)", note)
     assert work.loop.iteration == 20
+
+
+class Spoilt(CannotCapture):
+    """As torch ends a capture in which an operation was not permitted: by a second error, while the first is handled."""
+
+    def capture(self, body):
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_the_first_error_of_a_capture_is_named_with_its_place():
+    notes = []
+    work = iterations(CASES[1], Spoilt())
+    work._on_eager = notes.append
+    train(work)
+    (note,) = notes
+    words = "the capture failed: operation not permitted when stream is capturing"
+    assert re.fullmatch(rf"{words} \(test_capture_check\.py:\d+\)", note)

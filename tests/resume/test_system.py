@@ -129,6 +129,15 @@ def test_errors_of_the_program_keep_their_traceback():
         assert machine_failure(error) is None
 
 
+def test_a_device_without_a_deterministic_form_of_an_operation_is_one_line():
+    """Such as the pooling of torchvision:vgg16 on CUDA."""
+    error = RuntimeError(
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set\n'torch.use"
+    )
+    words = "--deterministic is not possible on this device: adaptive_avg_pool2d_backward_cuda does not have"
+    assert machine_failure(error).startswith(words)
+
+
 def test_no_memory_before_a_run_is_one_line(command, call_main, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.run.build.load_data", lambda *_: too_much())
     result = call_main(*command("none"))

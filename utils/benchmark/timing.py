@@ -31,6 +31,7 @@ class Measurement:
     """Seconds per iteration (median, lowest, highest), ratios (medians of the rounds' ratios), shares of phases.
 
     ratio_to_ste, ratio_to_plain: to these in the same precision; ratio_to_float32: to the same method in float32.
+    eager_because: why its iterations ran eagerly although they should have been captured; None where they did not.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Measurement:
     ratio_to_float32: float | None
     phases: dict[str, float]
     cuda_bytes: int | None
+    eager_because: str | None = None
 
 
 class _Clock:
@@ -110,7 +112,9 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
     setups = list(product(o.models, o.batch_sizes, o.quantizers))
     timed = [_take_turns(setup, o.turns, o.optimizer, device, o.repeats, o.iterations, o.eager) for setup in setups]
     measurements = []
-    for setup, rounds in zip(setups, timed, strict=True):  # after all the timing: on CUDA the profiler slows down what follows it
+    for setup, (rounds, not_captured) in zip(
+        setups, timed, strict=True
+    ):  # after all the timing: on CUDA the profiler slows down what follows it
         for turn in o.turns:
             phases, cuda_bytes = _look_inside(turn, setup, o.optimizer, device, min(o.iterations, PROFILED))
             seconds = [each[turn] for each in rounds]
@@ -129,6 +133,7 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
                     ratio_to_float32=_ratio(rounds, turn, turn._replace(precision=FLOAT32)),
                     phases=phases,
                     cuda_bytes=cuda_bytes,
+                    eager_because=not_captured.get(turn),
                 )
             )
     return measurements
@@ -142,13 +147,15 @@ def _take_turns(
     repeats: int,
     iterations: int,
     eager: bool,
-) -> list[dict[Turn, float]]:
-    """Seconds per iteration of every method and precision, round by round."""
-    trainers = {turn: trainer(turn, setup, optimizer, device, eager) for turn in turns}
+) -> tuple[list[dict[Turn, float]], dict[Turn, str]]:
+    """Seconds per iteration of every method and precision, round by round; and which were not captured, with the reason."""
+    not_captured: dict[Turn, str] = {}
+    trainers = {turn: trainer(turn, setup, optimizer, device, eager, not_captured) for turn in turns}
     for run in trainers.values():
         run(WARM_UP + 2 if device.type == "cuda" else 2)
     clock = _Clock(device)
-    return [{turn: clock.time(partial(run, iterations)) / iterations for turn, run in trainers.items()} for _ in range(repeats)]
+    times = [{turn: clock.time(partial(run, iterations)) / iterations for turn, run in trainers.items()} for _ in range(repeats)]
+    return times, not_captured
 
 
 def _look_inside(
@@ -193,6 +200,7 @@ def table(measurements: list[Measurement]) -> str:
         ratios = ["" if ratio is None else f"{ratio:.3f}" for ratio in known]
         shares = [f"{100 * m.phases[phase]:.1f} %" if m.phases else "" for phase in PHASES]
         spread = f"{1000 * m.seconds:.1f} ({1000 * m.fastest:.1f} - {1000 * m.slowest:.1f})"
-        setup = [m.model, str(m.batch_size), m.quantizer, m.method, m.precision]
+        method = f"{m.method} (not captured)" if m.eager_because else m.method
+        setup = [m.model, str(m.batch_size), m.quantizer, method, m.precision]
         rows.append([*setup, spread, f"{m.images_per_second:.0f}", *ratios, *shares])
     return markdown_table(columns, *rows)

@@ -1,5 +1,6 @@
 """What a benchmark runs: iterations of a method on random images in CIFAR's form, by the loop and the loader of `train`."""
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain, count, islice, repeat
@@ -44,13 +45,20 @@ def _plain(model: str, precision: str, loader: Loader, device: torch.device) -> 
 
 
 def _quantized(
-    turn: Turn, model: str, quantizer: str, optimizer: str, loader: Loader, device: torch.device, graphs: CudaGraphs | None
+    turn: Turn,
+    model: str,
+    quantizer: str,
+    optimizer: str,
+    loader: Loader,
+    device: torch.device,
+    graphs: CudaGraphs | None,
+    on_eager: Callable[[str], None],
 ) -> Callable[[int], None]:
     method = Method(turn.method)
     setup = {"model": model, "dataset": "CIFAR10", "quantizer": quantizer, "optimizer": optimizer, "backward": method.backward}
     how = {"meta_nonlinear": method.nonlinear, "precision": turn.precision}
     loop = build_loop(TrainSettings(**setup, **how), loader, device)
-    work = Iterations(loop, loader, graphs)
+    work = Iterations(loop, loader, graphs, on_eager)
     sizes = chain.from_iterable(work.begin(epoch) for epoch in count())
 
     def run(iterations: int) -> None:
@@ -60,8 +68,18 @@ def _quantized(
     return run
 
 
-def trainer(turn: Turn, setup: tuple[str, int, str], optimizer: str, device: torch.device, eager: bool) -> Callable[[int], None]:
-    """What runs so many iterations of a method, in its precision, on a net, batch size and quantizer."""
+def trainer(
+    turn: Turn,
+    setup: tuple[str, int, str],
+    optimizer: str,
+    device: torch.device,
+    eager: bool,
+    not_captured: dict[Turn, str] | None = None,
+) -> Callable[[int], None]:
+    """What runs so many iterations of a method, in its precision, on a net, batch size and quantizer.
+
+    not_captured: takes the reason for which its iterations run eagerly although they should be captured, which is also printed.
+    """
     model, batch_size, quantizer = setup
     torch.manual_seed(0)
     loader = _loader(batch_size, device)
@@ -69,7 +87,13 @@ def trainer(turn: Turn, setup: tuple[str, int, str], optimizer: str, device: tor
         iterate = _plain(model, turn.precision, loader, device)
     else:
         graphs = CudaGraphs(device) if device.type == "cuda" and not eager else None
-        iterate = _quantized(turn, model, quantizer, optimizer, loader, device, graphs)
+
+        def on_eager(why: str) -> None:
+            print(f"note: {turn.method} in {turn.precision} runs eagerly, and slower: {why}", file=sys.stderr)
+            if not_captured is not None:
+                not_captured[turn] = why
+
+        iterate = _quantized(turn, model, quantizer, optimizer, loader, device, graphs, on_eager)
 
     def run(iterations: int) -> None:
         use_tf32(turn.precision == TF32)

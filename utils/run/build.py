@@ -62,7 +62,7 @@ def build_net(
     keep: Sequence[str] = (),
     precision: str = FLOAT32,
 ) -> nn.Module:
-    """A net for the loader's images and classes, on the device, channels last in memory, which is faster.
+    """A net for the loader's images and classes, on the device, channels last in memory, which is faster on the CPU.
 
     keep: patterns of the layers that stay in full precision. precision: of its products. Raises BadInput for a net that cannot
     take the images, or whose layers cannot be quantized, and for a pattern that matches none of them.

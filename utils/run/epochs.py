@@ -117,7 +117,8 @@ def train_epoch(iterations: Iterations, recorder: Recorder, run: Run) -> None:
     try:
         for measured in iterations.rest_of_epoch(recorder.epoch):
             due = run.is_due(loop)
-            write_log(measured + iterations.read() if due else measured, loop, recorder, run)
+            compares = loop.learned and (loop.iteration - 1) % COMPARE_EVERY == 0  # with STE, by the state of this iteration
+            write_log(measured + iterations.read() if due or compares else measured, loop, recorder, run)
             if due:
                 run.after_iteration(loop, recorder)
             recorder.print_training_result((loop.iteration - 1) % per_epoch, per_epoch)

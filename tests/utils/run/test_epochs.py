@@ -6,6 +6,7 @@ import pytest
 import torch
 from tape import CannotCapture, Tape
 
+from meta_utils.meta_network import MetaFC
 from meta_utils.metaquantize import metaquantize
 from meta_utils.SGD import SGD
 from meta_utils.training import TrainingLoop
@@ -18,6 +19,37 @@ from utils.run.folder.run import Run
 from utils.run.settings import PretrainSettings
 
 
+def little_loader(number=20):
+    images = torch.randint(256, (number, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ResidentLoader(ImageSet(images, torch.arange(number) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)
+
+
+@pytest.mark.parametrize("lags", [False, True], ids=["read at once", "read at the epoch's end, as on CUDA"])
+def test_ms_gain_is_that_of_the_iteration_it_is_recorded_for(lags, tmp_path, monkeypatch):
+    """The first, and then one in COMPARE_EVERY: each by M as it is then, however seldom iterations are read."""
+    torch.manual_seed(0)
+    monkeypatch.setattr("utils.run.epochs.COMPARE_EVERY", 2)
+    net, meta_net, gains, expected = metaquantize(ResNet(8)), MetaFC(), [], []
+    phi = torch.optim.Adam(meta_net.parameters(), lr=0.1)
+    loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"), meta_net, phi)
+    step = loop.step
+
+    def counted(*batch):
+        result = step(*batch)
+        expected.extend([meta_net.gain().item()] if loop.iteration % 2 else [])
+        return result
+
+    monkeypatch.setattr(loop, "step", counted)
+    settings = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1)
+    with Run(tmp_path / "run", settings, torch.device("cpu")) as run, Recorder(run.path) as recorder:
+        monkeypatch.setattr(recorder, "record_gradient", lambda gain, cosine, meta_lr: gains.append(float(gain)))
+        iterations = checked_iterations(loop, little_loader(), None, 0, run)
+        iterations._lags = lags
+        train_epoch(iterations, recorder, run)
+    assert len(expected) == 3
+    assert gains == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("graphs", "captured"), [(None, False), (Tape(), True), (CannotCapture(), False)], ids=["eager", "captured", "fails"]
 )
@@ -25,8 +57,7 @@ def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_pat
     torch.manual_seed(0)
     net = metaquantize(ResNet(8)).to(memory_format=torch.channels_last)
     loop = TrainingLoop(net, SGD(net.parameters(), lr=0.1), get_quantizer("dorefa"))
-    images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
-    loader = ResidentLoader(ImageSet(images, torch.arange(20) % 10, 10, (0.5,) * 3, (0.5,) * 3), "train", 4)
+    loader = little_loader()
     settings = PretrainSettings(model="ResNet20", dataset="Digits", epochs=1, lr_adjust="cosine")
     with Run(tmp_path / "run", settings, torch.device("cpu")) as run, Recorder(run.path) as recorder:
         iterations = checked_iterations(loop, loader, graphs, 0, run)
@@ -36,7 +67,7 @@ def test_run_json_says_whether_iterations_are_captured(graphs, captured, tmp_pat
     assert record["captured"] is captured
     error = capsys.readouterr().err
     if isinstance(graphs, CannotCapture):
-        assert record["eager_because"] == "the capture failed: CUDA out of memory. Tried to allocate 2.00 GiB"
+        assert record["eager_because"].startswith("the capture failed: CUDA out of memory. Tried to allocate 2.00 GiB (tape.py:")
         assert "iterations run eagerly" in error
         assert record["eager_because"] in error
     else:
