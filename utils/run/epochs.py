@@ -151,7 +151,7 @@ def write_log(measured: Sequence[Measured], loop: TrainingLoop, recorder: Record
     first = recorder.iteration
     for loss, top1, size, lr in measured:
         if not math.isfinite(loss):
-            advice = "rerun the same command with --device cpu to resume there and to name the layer if it happens again"
+            advice = f"{run.again()} with --device cpu to resume there and to name the layer if it happens again"
             raise RunFailed(f"the training loss is {loss} at iteration {recorder.iteration}; {run.last_checkpoint()}; {advice}")
         recorder.update(loss=loss, acc=top1, batch_size=size, cur_lr=lr)
     if measured and loop.learned and (recorder.iteration - 1) // COMPARE_EVERY > (first - 1) // COMPARE_EVERY:

@@ -231,13 +231,13 @@ class Run:
         """Saves and raises: Interrupted, once a signal has come; Finished, once --stop-after is reached."""
         if self._signals.noted is not None:
             self.save(loop, recorder)
-            raise Interrupted(self._signals.noted, self._again())
+            raise Interrupted(self._signals.noted, self.again())
         if self._is_over(loop):
             self.save(loop, recorder)
             done = f"{self.path} stopped after {counted(loop.iteration, 'iteration')}"
             raise Finished(f"{done}; rerun without --stop-after{' and --overwrite' if self._overwrite else ''} to continue")
 
-    def _again(self) -> str:
+    def again(self) -> str:
         """How to go on: --overwrite would move this run aside, too."""
         return "rerun the same command" + (" without --overwrite" if self._overwrite else "")
 
