@@ -145,7 +145,7 @@ def benchmark(args: Namespace) -> None:
     options = BenchmarkOptions.of(args)
     keep_freed_memory()
     if options.scale:
-        table = costs.table(costs.count_costs(*options.setups, options.optimizer), (costs.this_cpu(), *costs.MACHINES))
+        table = costs.table(costs.count_costs(options), (costs.this_cpu(), *costs.MACHINES))
         print(f"{output.heading(options, choose_device('cpu'))}\n\n{table}")
         return
     if options.out:

@@ -226,7 +226,7 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
         about = f"{_counted([trial.epochs for trial in shown], 'epoch')}, {_values(shown, precision)}"
         series = series_of(groups, name=lambda cell: f"{cell.optimizer} {cell.backward}")
         rows.append(curve_panels(f"{' '.join(block)}, {about}", series))
-    draw_curves(rows, path, (".png",))
+    draw_curves(rows, path)
 
 
 def main() -> None:

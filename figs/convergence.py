@@ -142,12 +142,12 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
     blocks = defaultdict(list)
     for trial in trials:
         label = f"trial {trial.number}" + ("" if is_whole(trial) else f", {progress(trial)} epochs")
-        blocks[(*trial.cell[:3], trial.cell.optimizer)].append(Group(trial.cell, label, (trial,)))
+        blocks[trial.cell.block].append(Group(trial.cell, label, (trial,)))
     rows = []
     for block, groups in blocks.items():
         cells = list(dict.fromkeys(group.cell for group in groups))
         rows.append(curve_panels(" ".join(block), series_of(groups, cells)))
-    draw_curves(rows, path, (".png",))
+    draw_curves(rows, path)
 
 
 def main() -> None:

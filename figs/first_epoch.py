@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).resolve().parent
@@ -229,7 +228,6 @@ def draw(path: Path) -> None:
         return
     rows = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(5 * COLUMNS, 4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     for place, panel in enumerate(panels, start=1):
         axes, named = figure.add_subplot(rows, COLUMNS, place), set()
         for run in runs:

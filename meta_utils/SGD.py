@@ -33,16 +33,15 @@ class SGD(Optimizee):
             torch._foreach_add_(grads, params, alpha=group["weight_decay"])
         if not group["momentum"]:
             return
-        started = [s.get("momentum_buffer") is not None for s in states]
-        for state, grad, old in zip(states, grads, started, strict=True):
-            if not old:
-                state["momentum_buffer"] = grad.clone()
-        buffers = [s["momentum_buffer"] for s in states]
-        moving = [(b, g) for b, g, old in zip(buffers, grads, started, strict=True) if old]
+        moving = [(s["momentum_buffer"], g) for s, g in zip(states, grads, strict=True) if s.get("momentum_buffer") is not None]
         if moving:
             old_buffers, new_grads = map(list, zip(*moving, strict=True))
             torch._foreach_mul_(old_buffers, group["momentum"])
             torch._foreach_add_(old_buffers, new_grads, alpha=1 - group["dampening"])
+        for state, grad in zip(states, grads, strict=True):
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = grad.clone()
+        buffers = [s["momentum_buffer"] for s in states]
         if group["nesterov"]:
             torch._foreach_add_(grads, buffers, alpha=group["momentum"])
         else:

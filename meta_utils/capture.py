@@ -3,7 +3,6 @@
 import copy
 import gc
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,16 +13,6 @@ from utils.errors import first_line
 
 Body = Callable[[], None]
 TOLERANCE = 0.01  # in the 2-norm, of the losses and of what the checked iterations change in the parameters and in phi
-
-
-class Graphs(Protocol):
-    """What runs an iteration eagerly and captures it: CudaGraphs."""
-
-    def eagerly(self, body: Body) -> None:
-        """Does the work."""
-
-    def capture(self, body: Body) -> Body:
-        """Records the work without doing it; what is returned does it. Raises RuntimeError where it cannot be captured."""
 
 
 class CudaGraphs:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from meta_utils.capture import Body, Graphs, why_not_captured
+from meta_utils.capture import Body, CudaGraphs, why_not_captured
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
 from utils.errors import first_cause
@@ -49,7 +49,7 @@ class Iterations:
         self,
         loop: TrainingLoop,
         loader: Loader,
-        graphs: Graphs | None = None,
+        graphs: CudaGraphs | None = None,
         on_eager: Callable[[str], None] = print,
         set_rates: Callable[[int], None] = lambda iteration: None,
     ):
@@ -115,7 +115,7 @@ class Iterations:
         if self._graphs is None:
             return
 
-        def losses(graphs: Graphs | None) -> list[float]:
+        def losses(graphs: CudaGraphs | None) -> list[float]:
             work, measured = Iterations(self.loop, self.loader, graphs, self._fail, self._set_rates), []
             sizes = chain.from_iterable(map(work.begin, repeat(epoch)))  # a short epoch over again
             for size in islice(sizes, CHECKED):

@@ -135,9 +135,9 @@ def _of_gradients(loop: TrainingLoop, W: Tensor, layout: FlatLayout) -> dict[str
 
 def _is_ste(loop: TrainingLoop) -> bool:
     """Whether the gradient is the quantizer's own, or passes by STE."""
-    if loop.learned or loop.training_quantizer is loop.quantizer:
-        return not loop.learned
-    return loop.training_quantizer.discretize.estimator == STE()
+    if loop.learned:
+        return False
+    return loop.training_quantizer is loop.quantizer or loop.training_quantizer.discretize.estimator == STE()
 
 
 def _means(layout: FlatLayout, values: Tensor) -> Tensor:

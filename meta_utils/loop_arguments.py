@@ -53,15 +53,22 @@ def check_gradient(
         raise ValueError(f"{type(meta_net).__name__} is not a MetaNetwork: derive it from meta_utils.meta_network.MetaNetwork")
     if (meta_net is None) != (meta_optimizer is None):
         raise ValueError("a learned gradient takes a meta network and its optimizer, a fixed estimator neither")
-    if meta_net is not None and (quantizer is None or not quantized_forward):
+    if meta_net is None:
+        _check_fixed(estimator, iterations, freeze_phi_after)
+        return
+    if quantizer is None or not quantized_forward:
         raise ValueError("a learned gradient needs a quantizer")
-    if meta_net is not None and not hasattr(quantizer, "calibration"):
+    if not hasattr(quantizer, "calibration"):
         raise ValueError(f"a learned gradient needs the calibration of the quantizer, Eq. (4), and {quantizer} has none")
-    if meta_net is not None and not _owns(meta_optimizer, meta_net):
+    if not _owns(meta_optimizer, meta_net):
         raise ValueError("the meta optimizer trains other parameters than those of the meta network")
-    if meta_net is not None and estimator is not None:
+    if estimator is not None:
         raise ValueError("a learned gradient cannot be combined with a fixed estimator")
-    if meta_net is None and freeze_phi_after is not None:
+
+
+def _check_fixed(estimator: Estimator | None, iterations: int | None, freeze_phi_after: int | None) -> None:
+    """Raises ValueError for what is no estimator, one that needs the number of iterations, and a phi to freeze: there is none."""
+    if freeze_phi_after is not None:
         raise ValueError("without a learned gradient there is no phi to freeze")
     if isinstance(estimator, type):
         raise ValueError(f"the estimator {estimator.__name__} is a class: {estimator.__name__}() makes one of it")

@@ -55,10 +55,9 @@ class MetaGradients(Mapping[str, tuple]):
             self._u = self.calibration * self.g_W_tilde.detach()
 
     def __getitem__(self, name: str) -> tuple:
-        index = list(self._paths).index(name) if name in self._paths else -1
-        if index < 0:
-            raise KeyError(name)
-        return self._paths[name], self._layout.split(self.g_W_tilde)[index], self.bias_grads[index]
+        path = self._paths[name]  # KeyError for the name of no layer
+        index = list(self._paths).index(name)
+        return path, self._layout.split(self.g_W_tilde)[index], self.bias_grads[index]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)

@@ -135,7 +135,7 @@ class MetaLayers:
             layer.shown_in = (self, index)
         self.shown: dict[str, Tensor] = {}
         self._layout: FlatLayout | None = None
-        self._checked = self._kinds()
+        self._laid_out = self._kinds()  # the kinds of weights that the layout is of, or will be
 
     @property
     def layout(self) -> FlatLayout:
@@ -144,9 +144,9 @@ class MetaLayers:
         Raises ValueError for weights that metaquantize does not take.
         """
         kinds = self._kinds()
-        if kinds != self._checked:  # the net was converted or moved
+        if kinds != self._laid_out:  # the net was converted or moved
             _require_quantizable(self.layers)
-            self._layout, self._checked = None, kinds
+            self._layout, self._laid_out = None, kinds
         if self._layout is None:
             weights, filters = zip(*((layer.weight, layer.filters) for layer in self.layers), strict=True)
             self._layout = FlatLayout(weights, filters)

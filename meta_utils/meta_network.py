@@ -84,10 +84,10 @@ class CoordinateFC(nn.Module):
     @torch.no_grad()
     def _start_as_identity(self) -> None:
         """x goes in with alternating signs, straight through, and out as the mean over the units it reaches."""
-        first, *middle, last = [linear.weight for linear in self.maps] if len(self.maps) > 1 else [self.maps[0].weight, None]
-        if last is None:
-            first.fill_(1.0)
+        if len(self.maps) == 1:
+            self.maps[0].weight.fill_(1.0)
             return
+        first, *middle, last = (linear.weight for linear in self.maps)
         hidden = len(first)
         if self.use_nonlinear == "relu" and hidden < 2:
             raise ValueError("an identity start with relu needs hidden_size of at least 2: one unit passes one sign only")

@@ -1,4 +1,4 @@
-"""What the nets of this folder share: how a classifier begins."""
+"""What the nets of this folder share: the check of their number of classes, and how layers before a ReLU are initialised."""
 
 from collections.abc import Iterable
 

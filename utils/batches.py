@@ -183,27 +183,16 @@ class _Transformed(Dataset):
             return self.transform(image), self.image_set.targets[index]
 
 
-class _Epoch:
-    """The batch sampler of a DataLoader: lists of (index, seed) of the epoch that its loader is at."""
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.pairs: list[tuple[int, int]] = []
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, len(self.pairs), self.batch_size):
-            yield self.pairs[start : start + self.batch_size]
-
-
 class TorchvisionLoader(Loader):
     """torch's DataLoader with torchvision's transforms on one image at a time, prepared by `workers` processes (0: this one)."""
 
     def __init__(self, image_set: ImageSet, split: str, batch_size: int, workers: int = 0, **options: Any):
         super().__init__(image_set, split, batch_size, **options)
-        self._sampler = _Epoch(batch_size)
+        self._pairs: list[tuple[int, int]] = []  # (index, seed) of the epoch's images
         self._loader = DataLoader(
             _Transformed(image_set, self.training),
-            batch_sampler=self._sampler,
+            batch_size=batch_size,
+            sampler=self._pairs,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
@@ -217,7 +206,7 @@ class TorchvisionLoader(Loader):
             order = self.chosen[torch.randperm(number, generator=generator)]
             seeds = torch.randint(2**62, (number,), generator=generator)
         pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
-        self._sampler.pairs = pairs[skip * self.batch_size : sum(self._sizes)]
+        self._pairs[:] = pairs[skip * self.batch_size : sum(self._sizes)]
         self._batches = iter(self._loader)
 
     @record_function("data")

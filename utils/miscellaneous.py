@@ -1,7 +1,8 @@
 """Small helpers by the notebook's names: running means, top-k accuracy, a progress line, layers by path."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 import torch
@@ -52,6 +53,18 @@ def get_layer(net: nn.Module, path: Sequence[str]) -> nn.Module:
     return net.get_submodule(".".join(path))
 
 
+@contextmanager
+def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Puts the net into training or eval mode, and afterwards each module back into its own: one may be in eval mode always."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def progress_bar(
     current: int, total: int, message: str = "", elapsed: float = 0.0, file: TextIO | None = None, end: str = "\n"
 ) -> None:
@@ -75,9 +88,8 @@ def progress_bar(
     file.flush()
 
 
-def erase_bar(file: TextIO | None = None) -> None:
+def erase_bar() -> None:
     """Empties a terminal's line, for what is printed next."""
-    file = sys.stderr if file is None else file
-    if is_terminal(file):
-        file.write(f"\r{' ' * line_width(file)}\r")
-        file.flush()
+    if is_terminal(sys.stderr):
+        sys.stderr.write(f"\r{' ' * line_width(sys.stderr)}\r")
+        sys.stderr.flush()

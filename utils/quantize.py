@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from utils.choices import QUANTIZERS, usual_bits
 from utils.files.text import counted
 from utils.layout import ONE_TENSOR, Layout, nonzero
-from utils.miscellaneous import hits
+from utils.miscellaneous import hits, in_mode
 from utils.quantizers.discretize import BY_STE, Discretize
 from utils.quantizers.quantizer import (
     METHODS,
@@ -210,19 +210,14 @@ def evaluate(net: nn.Module, quantized_type: str | Quantizer | None, batches: It
     if quantized_type is not None and not any(hasattr(module, "meta") for module in net.modules()):
         raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
     device = next(net.parameters()).device
-    modes = [(module, module.training) for module in net.modules()]  # one may be frozen, in eval mode always
-    net.eval()
     sums, count = torch.zeros(3, dtype=torch.float64, device=device), 0
-    try:
+    with in_mode(net, training=False):
         for inputs, targets in batches:
             inputs, targets = inputs.to(device), targets.to(device)
             outputs = net(inputs) if quantized_type is None else net(inputs, quantized_type=quantized_type)
             loss = F.cross_entropy(outputs, targets)
             sums += torch.stack([len(targets) * loss.double(), *hits(outputs, targets, (1, 5))])
             count += len(targets)
-    finally:
-        for module, training in modes:
-            module.training = training
     if not count:
         raise ValueError("there is nothing to evaluate: no batches")
     loss, *counts = sums.tolist()

@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from utils import LAYERS_LOG, LOGS, VALIDATION_LOG
+from utils import LAYERS_LOG, LOGS, LOSS_LOG, RATE_LOG, TEST_LOG, TRAIN_LOG, VALIDATION_LOG
 from utils.logs.layers_csv import HEADER, LayerRow, csv_text, group_means
 from utils.logs.log_files import LogFiles
 from utils.logs.progress import duration, is_terminal, seconds_per_epoch, time_left
 from utils.miscellaneous import AverageMeter, erase_bar, progress_bar
-from utils.schedules import ADAPTIVE, COSINE, AdaptiveDrops, Schedule, ends_the_run, scale_rates
+from utils.schedules import ADAPTIVE, COSINE, MOST_EPOCHS, AdaptiveDrops, Schedule, ends_the_run, scale_rates
 
 LARGEST_BIN = 1e20  # of TensorBoard's histograms
 SUMMARY_EVERY = 50
@@ -164,9 +164,9 @@ class Recorder:
             return
         self.loss.update(float(loss), batch_size)
         self.top1.update(top1, batch_size)
-        for name, value in (("loss", self.loss.avg), ("train-acc", self.top1.avg), ("lr", cur_lr)):
+        for log, value in ((LOSS_LOG, self.loss.avg), (TRAIN_LOG, self.top1.avg), (RATE_LOG, cur_lr)):
             if value is not None:
-                self._logs.write(name, f"{self.iteration}, {value:.8g}\n")
+                self._logs.write(log, f"{self.iteration}, {value:.8g}\n")
         self.iteration += 1
         if (self.iteration - 1) % SUMMARY_EVERY == 0:
             self._summarise({"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "lr/alpha": cur_lr})
@@ -195,7 +195,7 @@ class Recorder:
         now = time.perf_counter()
         self.seconds_per_epoch.append(now - self._started)
         self._started = now
-        self._logs.write("test-acc", f"{self.epoch}, {test_acc:.8g}\n")
+        self._logs.write(TEST_LOG, f"{self.epoch}, {test_acc:.8g}\n")
         scalars = {"train/loss": self.loss.avg, "train/accuracy": self.top1.avg, "test/accuracy": test_acc}
         if VALIDATION_LOG in self._logs:
             self.val_acc.append(val_acc)
@@ -264,7 +264,7 @@ class Recorder:
             schedule = Schedule(adjust_type)
             if adjust_type == COSINE and self.epochs is None:
                 raise ValueError(f"the schedule {COSINE} needs the number of epochs: Recorder(..., epochs=...)")
-            factor = schedule.factor(epoch + 1, per_epoch=1, **({"epochs": self.epochs} if self.epochs else {}))
+            factor = schedule.factor(epoch + 1, per_epoch=1, epochs=self.epochs or MOST_EPOCHS)
         scale_rates((optimizer, meta_optimizer), factor)
         self.stop = adjust_type == ADAPTIVE and ends_the_run(optimizer)
 

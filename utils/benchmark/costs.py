@@ -2,7 +2,7 @@
 time that a machine needs for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from time import perf_counter
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.benchmark.options import Turn
+from utils.benchmark.options import BenchmarkOptions, Turn
 from utils.benchmark.trainer import trainer
 from utils.choices import FLOAT32
 from utils.files.markdown import markdown_table
@@ -71,13 +71,11 @@ def count(work: Callable[[], None]) -> Cost:
     return Cost(flops.get_total_flops(), moved.total)
 
 
-def count_costs(
-    models: Sequence[str], batch_sizes: Sequence[int], quantizers: Sequence[str], methods: Sequence[str], optimizer: str
-) -> dict[tuple[Any, ...], Cost]:
+def count_costs(options: BenchmarkOptions) -> dict[tuple[Any, ...], Cost]:
     """(net, batch size, quantizer, method) -> operations and bytes of an iteration, after the first two."""
     costs = {}
-    for *setup, name in product(models, batch_sizes, quantizers, methods):
-        run = trainer(Turn(name, FLOAT32), tuple(setup), optimizer, torch.device("meta"), eager=True)
+    for setup, name in product(options.setups, options.methods):
+        run = trainer(Turn(name, FLOAT32), setup, options.optimizer, torch.device("meta"), eager=True)
         run(2)
         costs[*setup, name] = count(partial(run, 1))
     return costs

@@ -117,9 +117,9 @@ class BenchmarkOptions(Options):
             raise BadInput(f"--out {self.out}: its folder does not exist")
 
     @property
-    def setups(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
-        """What is combined: models, batch sizes, quantizers and methods."""
-        return self.models, self.batch_sizes, self.quantizers, self.methods
+    def setups(self) -> list[tuple[str, int, str]]:
+        """What is measured: every net with every batch size and quantizer."""
+        return list(product(self.models, self.batch_sizes, self.quantizers))
 
     @property
     def turns(self) -> list[Turn]:

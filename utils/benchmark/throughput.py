@@ -62,8 +62,8 @@ def measure_throughput(options: BenchmarkOptions, device: torch.device) -> list[
     o = options
     work = {"device": str(device), "iterations": o.repeats * o.iterations, "eager": o.eager}
     measurements = []
-    for *setup, turn in product(o.models, o.batch_sizes, o.quantizers, o.turns):
-        rates = {count: together(count, Work(tuple(setup), turn, o.optimizer, **work)) for count in o.at_once}
+    for setup, turn in product(o.setups, o.turns):
+        rates = {count: together(count, Work(setup, turn, o.optimizer, **work)) for count in o.at_once}
         measurements += [
             Throughput(*setup, *turn, count, rate, rate / rates[1] if 1 in rates else None) for count, rate in rates.items()
         ]

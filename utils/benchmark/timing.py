@@ -4,10 +4,9 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 import torch
 from torch.autograd import DeviceType
@@ -52,24 +51,19 @@ class Measurement:
     eager_because: str | None = None
 
 
-class _Clock:
-    """Seconds between two calls: CUDA events on a GPU, the wall clock elsewhere."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-
-    def time(self, work: Callable[[], None]) -> float:
-        if not self.cuda:
-            begun = time.perf_counter()
-            work()
-            return time.perf_counter() - begun
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """How long some work takes: by CUDA events on a GPU, by the wall clock elsewhere."""
+    if device.type != "cuda":
+        begun = time.perf_counter()
         work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
+        return time.perf_counter() - begun
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def _phase_shares(run: Callable[[int], None], iterations: int, device: torch.device) -> dict[str, float]:
@@ -109,14 +103,12 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
     captured iterations unless `eager`; "plain" is what a user of torch writes and stays eager, and so do the phases.
     """
     o = options
-    setups = list(product(o.models, o.batch_sizes, o.quantizers))
-    timed = [_take_turns(setup, o.turns, o.optimizer, device, o.repeats, o.iterations, o.eager) for setup in setups]
+    timed = [_take_turns(setup, o, device) for setup in o.setups]
     measurements = []
-    for setup, (rounds, not_captured) in zip(
-        setups, timed, strict=True
-    ):  # after all the timing: on CUDA the profiler slows down what follows it
+    # after all the timing: on CUDA the profiler slows down what follows it
+    for setup, (rounds, not_captured) in zip(o.setups, timed, strict=True):
         for turn in o.turns:
-            phases, cuda_bytes = _look_inside(turn, setup, o.optimizer, device, min(o.iterations, PROFILED))
+            phases, cuda_bytes = _look_inside(turn, setup, o, device)
             seconds = [each[turn] for each in rounds]
             median = statistics.median(seconds)
             measurements.append(
@@ -140,37 +132,36 @@ def measure(options: BenchmarkOptions, device: torch.device) -> list[Measurement
 
 
 def _take_turns(
-    setup: tuple[str, int, str],
-    turns: Sequence[Turn],
-    optimizer: str,
-    device: torch.device,
-    repeats: int,
-    iterations: int,
-    eager: bool,
+    setup: tuple[str, int, str], options: BenchmarkOptions, device: torch.device
 ) -> tuple[list[dict[Turn, float]], dict[Turn, str]]:
     """Seconds per iteration of every method and precision, round by round; and which were not captured, with the reason."""
+    o = options
     not_captured: dict[Turn, str] = {}
-    trainers = {turn: trainer(turn, setup, optimizer, device, eager, not_captured) for turn in turns}
+    trainers = {turn: trainer(turn, setup, o.optimizer, device, o.eager, not_captured) for turn in o.turns}
     for run in trainers.values():
         run(WARM_UP + 2 if device.type == "cuda" else 2)
-    clock = _Clock(device)
-    times = [{turn: clock.time(partial(run, iterations)) / iterations for turn, run in trainers.items()} for _ in range(repeats)]
+    times = [
+        {turn: _seconds(partial(run, o.iterations), device) / o.iterations for turn, run in trainers.items()}
+        for _ in range(o.repeats)
+    ]
     return times, not_captured
 
 
 def _look_inside(
-    turn: Turn, setup: tuple[str, int, str], optimizer: str, device: torch.device, iterations: int
+    turn: Turn, setup: tuple[str, int, str], options: BenchmarkOptions, device: torch.device
 ) -> tuple[dict[str, float], int | None]:
     """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
     before = 0
     if device.type == "cuda":
-        trainer(turn, setup, optimizer, device, eager=True)(2)  # the libraries' workspaces, taken once, are no method's own
+        trainer(turn, setup, options.optimizer, device, eager=True)(
+            2
+        )  # the libraries' workspaces, taken once, are no method's own
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    run = trainer(turn, setup, optimizer, device, eager=True)
+    run = trainer(turn, setup, options.optimizer, device, eager=True)
     run(2)
-    phases = {} if turn.method == PLAIN else _phase_shares(run, iterations, device)
+    phases = {} if turn.method == PLAIN else _phase_shares(run, min(options.iterations, PROFILED), device)
     return phases, torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else None
 
 

@@ -227,20 +227,21 @@ def _without_effect(args: argparse.Namespace) -> Iterator[tuple[Iterable[str], s
                 yield ["precision"], TF32_ON_CPU
         elif args.loader == "torchvision":
             yield ["eager"], "with --loader torchvision"
-    if args.command == "benchmark":
+    elif args.command == "benchmark":
         if args.scale:
             yield ["repeats", "iterations", "device", "precision", "eager"], "with --scale"
         elif _on_cpu(args.device):
             yield noted(BenchmarkOptions, "cuda_only"), "on the CPU"
             if TF32 in args.precision:
                 yield ["precision"], TF32_ON_CPU
-    if args.command == "evaluate" and (os.path.isdir(args.path) or args.path.endswith(EXPORTED)):
-        yield ["model"], "with a run's folder or an exported file, whose net is recorded"
-    if args.command == "evaluate" and args.path.endswith(ONNX):
-        yield ["precision"], "with an ONNX file, which computes in float32"
-    elif args.command == "evaluate" and args.precision == TF32 and _on_cpu(args.device):
-        yield ["precision"], TF32_ON_CPU
-    if args.command == "tables":
+    elif args.command == "evaluate":
+        if os.path.isdir(args.path) or args.path.endswith(EXPORTED):
+            yield ["model"], "with a run's folder or an exported file, whose net is recorded"
+        if args.path.endswith(ONNX):
+            yield ["precision"], "with an ONNX file, which computes in float32"
+        elif args.precision == TF32 and _on_cpu(args.device):
+            yield ["precision"], TF32_ON_CPU
+    elif args.command == "tables":
         if args.action == "status":
             yield settings_of(EngineOptions), "with status"
         elif args.engine != "ray":

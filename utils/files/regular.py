@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -58,6 +60,33 @@ def open_new(path: Path, mode: str) -> IO:
     require_regular(path)
     path.unlink(missing_ok=True)
     return open(path, mode, opener=open_regular)
+
+
+def unfinished(path: Path) -> Path:
+    """The name that a file has while `replacing` writes it."""
+    return path.with_name(path.name + ".tmp")
+
+
+@contextmanager
+def replacing(path: Path, mode: str, previous: Path | None = None) -> Iterator[IO]:
+    """A new file to write, mode "x" or "xb", which takes the name `path` once it is whole and on the disk.
+
+    previous: the name that an older file of this name is kept under. Raises OSError, for example on a full disk or where the
+    folder has gone, and NotRegular; whatever is raised, in the body too, the older files are as they were.
+    """
+    temporary = unfinished(path)
+    opened = open_new(temporary, mode)
+    try:
+        with opened as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:

@@ -23,7 +23,7 @@ def seconds_per_epoch(seconds: Sequence[float]) -> float | None:
     return median(seconds[-RECENT:]) if seconds else None
 
 
-def time_left(done: int, total: int, elapsed: float, seconds: Sequence[float], epochs: int | None = None) -> TimeLeft:
+def time_left(done: int, total: int, elapsed: float, seconds: Sequence[float], epochs: int | None) -> TimeLeft:
     """The time left in an epoch of which `done` of `total` iterations are done after `elapsed` seconds.
 
     seconds: of each epoch before it, test included; elapsed counts likewise, also where the epoch was resumed in its middle.

@@ -56,10 +56,6 @@ class EstimatedQuantizer:
         """The quantizer's Q."""
         return self.quantizer.quantize(W_tilde, W, layout, self.discretize)
 
-    def calibration(self, W: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
-        """The quantizer's c."""
-        return self.quantizer.calibration(W, layout)
-
 
 class Unprocessed:
     """What most quantizers have in common: W_tilde = W, and so the calibration is 1."""

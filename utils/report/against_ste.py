@@ -29,11 +29,6 @@ NOTE = (
 UNVALIDATED = "{} no validation images and cannot be compared: the best STE cell must not be chosen by test accuracy."
 
 
-def learned_groups(groups: Iterable[Group]) -> list[Group]:
-    """The groups whose gradient is learned."""
-    return [group for group in groups if group.is_learned]
-
-
 def ste_groups(group: Group, groups: Iterable[Group]) -> list[Group]:
     """STE's groups that differ from a learned one in how W steps alone; of equal runs with two names one."""
     return without_renamed(
@@ -54,7 +49,7 @@ def best_by_validation(groups: Iterable[Group]) -> Group | None:
 
 def against_ste_table(groups: Sequence[Group]) -> Table:
     """A row per learned group with validation images; the note says how many have none."""
-    learned = learned_groups(groups)
+    learned = [group for group in groups if group.is_learned]
     validated = [group for group in learned if group.statistics.at_best_val]
     records = [_record(group, ste_groups(group, groups)) for group in validated]
     tally = Counter(record["verdict"] for record in records)

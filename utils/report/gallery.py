@@ -18,7 +18,6 @@ import numpy as np
 from utils.files.text import counted
 from utils.report.anchors import LEFT_OUT, block_key, net_key
 from utils.report.document import Picture
-from utils.report.formatting import with_settings
 from utils.report.published import Printed, printed
 from utils.report.statistics import LAST, STANDARD_ERRORS
 from utils.report.trials import Group, LeftOut, Trial
@@ -99,7 +98,7 @@ def _maps(groups: Sequence[Group]) -> list[Picture]:
     found = []
     for number, group in enumerate([group for group in flipping if group in most], start=1):
         trial = group.trials[0]
-        title = f"{with_settings(_full_name(trial.cell), group.label)}, trial {trial.number}"
+        title = f"{group}, trial {trial.number}"
         caption = f"{title}: weights of each layer that flipped in each epoch, in percent."
         found.append(Picture(f"flip_map_{number}", caption, partial(_flip_map, title, trial)))
     without = [
@@ -205,7 +204,3 @@ def _of_block(published: Published, *block: str) -> tuple[list[Group], list[Cell
     """Our groups and the published cells of a net, data set, quantizer and optimizer."""
     cells = [cell for cell in printed() if cell.block == block]
     return [group for cell in cells for group in published.get(cell, ())], cells
-
-
-def _full_name(cell: Cell) -> str:
-    return f"{cell.net} {cell.method}"

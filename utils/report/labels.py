@@ -11,6 +11,7 @@ from utils.options.options import REQUIRED, default_of
 from utils.options.options import settings_of as fields_of
 from utils.report.methods import is_learned
 from utils.run.identity import in_words, switched_on
+from utils.run.paths import NO_BASE_MODEL
 from utils.run.settings import LEARNED_DEFAULTS, META_OPTIONS, PretrainSettings, TrainSettings
 from utils.tables.cells import Cell
 
@@ -76,7 +77,9 @@ def _unusual(values: Mapping[str, Any], usual: Mapping[str, Any]) -> set[str]:
     compared = known.keys() - IN_NO_LABEL - BY_FILE - {NAMES_THE_RUN}
     found = {name for name in compared & values.keys() if values[name] != expected.get(name)}
     found |= {name for name in compared - values.keys() if expected.get(name) is True}
-    return found | {name for name in BY_FILE & values.keys() if values[name] == "none" or RUN_FOLDER.fullmatch(values[name])}
+    return found | {
+        name for name in BY_FILE & values.keys() if values[name] == NO_BASE_MODEL or RUN_FOLDER.fullmatch(values[name])
+    }
 
 
 def _differing(several: list[Mapping[str, Any]]) -> set[str]:
@@ -92,7 +95,7 @@ def _setting_in_words(name: str, value: Any) -> str:
     if name == NAMES_THE_RUN and value == "off":
         return ""
     if name in BY_FILE and value != "off":
-        return FROM_SCRATCH if value == "none" else f"from {value}"
+        return FROM_SCRATCH if value == NO_BASE_MODEL else f"from {value}"
     if name == "phi" and value is True:
         return "phi of another run"
     return f"{name} {'on' if value is True else in_words(value)}"

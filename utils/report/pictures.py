@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter, SymmetricalLogLocator
@@ -141,9 +140,9 @@ def layer_panels(title: str, series: Sequence[Series]) -> list[Panel]:
     return panels
 
 
-def draw_curves(rows: Sequence[Sequence[Panel]], path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Draws rows of equally many panels, by `curves`, into <path> with each suffix."""
-    save(curves(rows), path, suffixes)
+def draw_curves(rows: Sequence[Sequence[Panel]], path: Path) -> None:
+    """Draws rows of equally many panels, by `curves`, into <path>.png."""
+    save(curves(rows), path, (".png",))
 
 
 def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
@@ -153,7 +152,7 @@ def curves(rows: Sequence[Sequence[Panel]]) -> Figure:
     with a dotted mean. Panels of a row that show the same series share a legend: below a single row, else beside the row.
     """
     columns = len(rows[0])
-    figure = _figure((5.5 * columns + 3 * (len(rows) > 1), 4.2 * len(rows)))
+    figure = Figure(figsize=(5.5 * columns + 3 * (len(rows) > 1), 4.2 * len(rows)), layout="constrained")
     for row, row_axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
         for axes, panel in zip(row_axes, row, strict=True):
             for series in panel.series:
@@ -222,7 +221,7 @@ class Row(NamedTuple):
 def overview(title: str, rows: Sequence[Row]) -> Figure:
     """Each cell's mean test accuracy of the last epochs, a panel per net: printed; logs and ours ± 2 standard errors."""
     nets = list(dict.fromkeys(row.cell.model for row in rows))
-    figure = _figure((4.6 * len(nets), 5.2))
+    figure = Figure(figsize=(4.6 * len(nets), 5.2), layout="constrained")
     for axes, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
         shown = [row for row in rows if row.cell.model == net]
         for y, row in enumerate(shown):
@@ -247,12 +246,6 @@ def _draw_row(axes: Axes, y: int, row: Row) -> None:
         axes.errorbar(found.mean, y + offset, xerr=error, fmt=marker, color=colour, markersize=4, capsize=2, label=label)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _legend(figure: Figure) -> None:
     """One legend for all panels, below them; the figure grows with its lines."""
     found = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -268,7 +261,7 @@ def flip_map(title: str, table: LayerTable) -> Figure:
     """The percentage of each layer's weights that flipped in each epoch: a row per layer, the first on top."""
     flipped = 100 * table.columns[FLIPPED]
     layers = len(table.names)
-    figure = _figure((8.5, 1.6 + 0.17 * min(max(layers, 6), MOST_NAMES)))
+    figure = Figure(figsize=(8.5, 1.6 + 0.17 * min(max(layers, 6), MOST_NAMES)), layout="constrained")
     axes = figure.subplots()
     edges = (table.first - 0.5, table.first + len(flipped) - 0.5, layers - 0.5, -0.5)
     norm = PowerNorm(0.5, vmin=0, vmax=max(np.nanmax(flipped, initial=0), 1e-3))

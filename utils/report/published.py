@@ -98,7 +98,7 @@ def is_published(trial: Trial) -> bool:
 
 @cache
 def _manifest_rows() -> dict[Cell, Row]:
-    return {row.cell: row for table in read_manifest(MANIFEST, "logs").values() for row in table.rows}
+    return {row.cell: row for rows in read_manifest(MANIFEST, "logs").values() for row in rows}
 
 
 @cache

@@ -25,7 +25,7 @@ def settings_section(trials: Sequence[Trial], left_out: Sequence[LeftOut]) -> Se
             cells[trial.cell].append(Fold(_title(trial), _values(trial, why.get(id(trial), ""))))
     folds = [
         Fold(
-            f"{cell.net} {cell.method}: {counted(len(runs), 'run')}",
+            f"{cell}: {counted(len(runs), 'run')}",
             folds=runs,
             anchor=settings_anchor(cell),
         )

@@ -152,7 +152,7 @@ class Group:
     @property
     def is_learned(self) -> bool:
         """Whether the gradient of its trials is learned by an M."""
-        return is_learned(self.cell.backward, self.trials[0].settings)
+        return self.trials[0].is_learned
 
     @property
     def statistics(self) -> Statistics:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from meta_utils.adam import Adam
 from meta_utils.install import install_quantizer, parameter_groups
@@ -96,7 +96,8 @@ def build_loop(
         optimizee = OPTIMIZEES[s.optimizer].build(parameter_groups(net, s.quantizer_lr), **options)
     except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
         raise BadInput(f"--optimizer {s.optimizer}: {error}") from None
-    loop_options = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion_of(s)}
+    criterion = partial(F.cross_entropy, label_smoothing=s.label_smoothing or 0.0)
+    loop_options = {"iterations": s.epochs * len(loader), "clip": s.clip, "criterion": criterion}
     try:
         if s.backward in META_NETWORKS:
             meta_net, meta_optimizer = _build_meta_network(s, device)
@@ -111,12 +112,6 @@ def build_loop(
         return TrainingLoop(net, optimizee, quantizer, **loop_options)
     except (ValueError, TypeError) as error:  # TypeError: a class of the user's own whose constructor takes something else
         raise BadInput(f"--backward {s.backward}: {error}") from None
-
-
-def criterion_of(settings: TrainSettings) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of the settings: cross-entropy, with label smoothing where it is on."""
-    smoothing = settings.label_smoothing
-    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
 
 
 def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module, Adam]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from utils import default_data_root
 from utils.choices import DATASETS, FLOAT32, LOADERS, PRECISIONS, RESIDENT, TF32, npz_path
@@ -105,15 +105,6 @@ class Settings(Options):
     def schedule(self) -> Schedule:
         """How the learning rate changes."""
         return Schedule(self.lr_adjust, self.warmup or 0)
-
-    @classmethod
-    def from_record(cls, settings: Mapping[str, Any]) -> Self:
-        """From a run's record, of an earlier commit too: a setting that it lacks is at its default, an unknown one is ignored.
-
-        Raises BadInput for a value that its setting does not accept.
-        """
-        present = with_precision(settings)
-        return cls(**{name: present[name] for name in settings_of(cls) if name in present})
 
 
 MAY_DIFFER = tuple(noted(Settings, "may_differ"))

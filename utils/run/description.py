@@ -19,7 +19,7 @@ SHOWN = (  # by the folder's name or a line
 )
 
 
-def description(run: Run, net: nn.Module, loaders: Loaders, pace: str = "") -> str:
+def description(run: Run, net: nn.Module, loaders: Loaders, pace: str) -> str:
     """Folder, epochs and device; net and weights; method; data. pace: the time of an epoch and the time left, where known."""
     s = run.settings
     validation = f", {len(loaders.validation.chosen):,} validation" if loaders.validation else ""

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch.optim import Optimizer
 
-from meta_utils.capture import CudaGraphs, Graphs
+from meta_utils.capture import CudaGraphs
 from meta_utils.iterations import Iterations, Measured
 from meta_utils.layer_statistics import first_levels, layer_statistics
 from meta_utils.not_finite import NotFinite
@@ -68,13 +68,13 @@ def describe_epoch(recorder: Recorder) -> str:
     )
 
 
-def graphs_of(run: Run, loader: Loader) -> Graphs | None:
+def graphs_of(run: Run, loader: Loader) -> CudaGraphs | None:
     """What captures the run's iterations: CUDA graphs, unless --eager is given or the loader waits for the host."""
     wanted = run.device.type == "cuda" and loader.capturable and not run.settings.eager
     return CudaGraphs(run.device) if wanted else None
 
 
-def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: Graphs | None, epoch: int, run: Run) -> Iterations:
+def checked_iterations(loop: TrainingLoop, loader: Loader, graphs: CudaGraphs | None, epoch: int, run: Run) -> Iterations:
     """The loop's iterations on a loader's batches, captured where that does what eager iterations do.
 
     run.json says whether they are ("captured"), and why not where the check, or a later capture, failed ("eager_because"); also

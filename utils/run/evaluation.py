@@ -24,7 +24,7 @@ from utils.files.text import counted
 from utils.quantize import Evaluation, get_quantizer
 from utils.quantizers.quantizer import Quantizer
 from utils.run.build import TEST_BATCH_SIZE, build_net
-from utils.run.exported.packed import pack
+from utils.run.exported.packed import MOST_BITS, pack
 from utils.run.exported.read import ExportedFile, build_exported, read_exported
 from utils.run.folder.record import fault_of_result, read_record
 from utils.run.folder.state import final_state, iterations_of_finished
@@ -141,7 +141,7 @@ def find_trained(path: Path, model: str | None, dataset: str | None, precision: 
     return Trained(path, model, dataset, precision=precision or FLOAT32)
 
 
-def find_run(path: Path, given: str | None, precision: str | None = None) -> Trained:
+def find_run(path: Path, given: str | None, precision: str | None) -> Trained:
     """A run's folder; given: where its data are now. precision: None: its own. Raises BadInput as `find_trained` does."""
     record = read_record(path)
     settings = record["settings"]
@@ -185,7 +185,7 @@ def _describe_layer(layer: MetaLayer, W_hat: Tensor) -> str:
     """Name, shape, distinct values (up to 8 are shown), bits per weight, and the largest |value|: the scale of two."""
     values = W_hat.unique() + 0  # no -0
     shown = f": {', '.join(f'{value:.4g}' for value in values[:SHOWN].tolist())}" + (", ..." if len(values) > SHOWN else "")
-    bits, scales = "more than 8 bits", W_hat.abs().amax().reshape(1)
+    bits, scales = f"more than {MOST_BITS} bits", W_hat.abs().amax().reshape(1)
     with suppress(ValueError):
         packed = pack(W_hat.cpu().numpy(), layer.filters)
         bits, scales = counted(packed.bits, "bit"), packed.scales

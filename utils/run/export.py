@@ -134,8 +134,11 @@ def _tested(net: nn.Module, quantizer: Quantizer | None, loader: Loader) -> tupl
 def _compare(logits: Tensor, others: Tensor, before: Evaluation, after: Evaluation, target: Path) -> None:
     """Raises RunFailed where the file gives other logits (packed: other bits) or another accuracy than the run."""
     largest = (logits - others).abs().max().item()
-    same = torch.allclose(logits, others, rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE) if target.suffix == ONNX else False
-    if not (same or torch.equal(logits, others)) or before.top1 != after.top1:
+    if target.suffix == ONNX:
+        same = torch.allclose(logits, others, rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE)
+    else:
+        same = torch.equal(logits, others)
+    if not same or before.top1 != after.top1:
         differences = f"its logits differ by up to {largest:.3g}, its accuracy is {after.top1:.2f} %, not {before.top1:.2f} %"
         raise RunFailed(f"{target} is not written: read back, it gives other results: {differences}")
 

@@ -8,6 +8,7 @@ from utils.batches import SIZE
 from utils.choices import MODELS
 from utils.environment import random_states, restore_random_states
 from utils.errors import BadInput, failures_of
+from utils.miscellaneous import in_mode
 
 
 def check_net_name(model: str) -> None:
@@ -44,11 +45,10 @@ def plain_net(model: str, num_classes: int, one_image: bool = False) -> nn.Modul
 @torch.no_grad()
 def _outputs(net: nn.Module, images: int, training: bool) -> Tensor:
     """What the net makes of some images; leaves no trace in it or in the random generators."""
-    states, modes = random_states(), [(module, module.training) for module in net.modules()]
+    states = random_states()
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     try:
-        return functional_call(net.train(training), buffers, (torch.zeros(images, 3, SIZE, SIZE),))
+        with in_mode(net, training):
+            return functional_call(net, buffers, (torch.zeros(images, 3, SIZE, SIZE),))
     finally:
-        for module, mode in modes:
-            module.training = mode
         restore_random_states(states)

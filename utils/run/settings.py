@@ -209,7 +209,11 @@ class TrainSettings(Settings):
 
     @classmethod
     def from_record(cls, settings: Mapping[str, Any]) -> Self:
-        """As for every run; the optimizee has the options that the record names, and no others."""
+        """From a run's record, of an earlier commit too: a setting that it lacks is at its default, an unknown one is ignored.
+
+        The optimizee has the options that the record names, and no others. Raises BadInput for a value that its setting does not
+        accept.
+        """
         present = with_precision(settings)
         known = {name: present[name] for name in settings_of(cls) if name in present}
         choice = OPTIMIZEES.get(known.get("optimizer"))

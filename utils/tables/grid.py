@@ -24,7 +24,7 @@ PATHS = ("phi", "pretrained")  # of which a folder's name would not tell two apa
 Grid = Mapping[str, Sequence[str]]  # setting with dashes -> its values as texts
 
 
-def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str] = ()) -> Grid:
+def read_grid(given: Sequence[tuple[str, Sequence[str]]], fixed: Collection[str]) -> Grid:
     """The settings and values of --grid, each value as `train` writes it. fixed: the settings that --set gives.
 
     Raises BadInput for a setting that is unknown, is there twice or cannot be varied, and for a value that is wrong or repeated.

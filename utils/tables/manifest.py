@@ -58,13 +58,6 @@ TYPES = {dict: "a table", list: "an array", int: "an integer", str: "a text"}  #
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of the manifest."""
-
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
 class Rule:
     """Settings for the cells that have one of the named values in every named field."""
 
@@ -77,8 +70,8 @@ class Rule:
         return all(getattr(cell, field) in values for field, values in self.when.items())
 
 
-def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
-    """The manifest's tables by name, with the settings of a protocol.
+def read_manifest(path: str | Path, protocol: str) -> dict[str, tuple[Row, ...]]:
+    """The rows of the manifest's tables by name, with the settings of a protocol.
 
     Raises BadInput for a file that cannot be read, is damaged, or says something that is not understood, naming the place.
     """
@@ -97,17 +90,17 @@ def read_manifest(path: str | Path, protocol: str) -> dict[str, Table]:
     tables = {name: _table(entry, rules, *defaults, f"{origin}, table {name}") for name, entry in content["tables"].items()}
     if ALL in tables:
         raise BadInput(f"{origin}: a table cannot be called {ALL}, which stands for every table")
-    if not any(table.rows for table in tables.values()):
+    if not any(tables.values()):
         raise BadInput(f"{origin}: it lists no cells")
     _check_shared_rows(tables, origin)
     for rule in rules:
-        if not any(rule.meets(row.cell) for table in tables.values() for row in table.rows):
+        if not any(rule.meets(row.cell) for rows in tables.values() for row in rows):
             raise BadInput(f"{origin}: no cell matches the rule with when = {rule.when}")
     return tables
 
 
-def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> Table:
-    """A table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
+def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int, where: str) -> tuple[Row, ...]:
+    """The rows of a table, each cell with its settings and its number of trials: its own, the table's, or the manifest's."""
     _check(table, where, {"dataset": str, "cells": list}, {"trials": int})
     rows: dict[Key, Row] = {}
     for number, entry in enumerate(table["cells"], 1):
@@ -123,7 +116,7 @@ def _table(table: Any, rules: list[Rule], settings: dict[str, Any], trials: int,
         if row.key in rows:
             raise BadInput(f"{here}: {row} is listed twice; give one of the two an exp-spec in its `set`")
         rows[row.key] = row
-    return Table(tuple(rows.values()))
+    return tuple(rows.values())
 
 
 def overridden(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,11 +124,11 @@ def overridden(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in settings.items() if name != "meta-init" or "phi" not in own} | own
 
 
-def _check_shared_rows(tables: Mapping[str, Table], origin: str) -> None:
+def _check_shared_rows(tables: Mapping[str, tuple[Row, ...]], origin: str) -> None:
     """Raises BadInput where a cell has other settings in another table, but the same folders."""
     seen: dict[Key, tuple[str, Row]] = {}
-    for name, table in tables.items():
-        for row in table.rows:
+    for name, rows in tables.items():
+        for row in rows:
             first, other = seen.setdefault(row.key, (name, row))
             if other.settings != row.settings:
                 raise BadInput(

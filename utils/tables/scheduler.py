@@ -13,7 +13,7 @@ from tqdm import tqdm
 from utils.errors import Interrupted, InUse, reason
 from utils.files.text import counted, printable
 from utils.files.untrusted import read_tail
-from utils.logs.progress import is_terminal
+from utils.logs.progress import duration, is_terminal
 from utils.run.folder.signals import STOPPING, Signals
 from utils.tables.engines import OUTPUT, Ended, Engine, make_engine
 from utils.tables.options import EngineOptions
@@ -151,7 +151,7 @@ class Progress:
         left = ""
         if self._before < done < total:
             seconds = (time.monotonic() - self._began) / (done - self._before) * (total - done)
-            left = f", {tqdm.format_interval(seconds)} left"
+            left = f", {duration(seconds)} left"
         self.say(f"{outcome}: {run}{f': {why}' if why else ''} ({self._ended} of {counted(len(self._runs), 'run')}{left})")
 
     def close(self) -> None:

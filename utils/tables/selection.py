@@ -17,7 +17,7 @@ from utils.run.folder.lock import is_locked
 from utils.run.folder.name import run_path
 from utils.run.folder.record import LONGEST_ERROR, check_record, ended_early, read_record
 from utils.run.identity import program_contents
-from utils.run.paths import RECORD, base_model_path, has_checkpoint, missing_base_model
+from utils.run.paths import NO_BASE_MODEL, RECORD, base_model_path, has_checkpoint, missing_base_model
 from utils.run.settings import TrainSettings
 from utils.tables.cells import Cell
 from utils.tables.grid import Grid, can_be_varied, combinations, exp_spec, read_grid
@@ -111,7 +111,7 @@ def select_runs(selection: Selection, program: Path = MAIN) -> list[TableRun]:
     for table in tables:
         if table not in manifest:
             raise BadInput(f"{table}: no such table in {selection.manifest}, which has {', '.join(manifest)} (or all)")
-    rows = _chosen_rows(_each_once(row for table in tables for row in manifest[table].rows), selection, tables)
+    rows = _chosen_rows(_each_once(row for table in tables for row in manifest[table]), selection, tables)
     there = selection.trials or max(row.trials for row in rows.values())
     if absent := [str(trial) for trial in selection.trial if trial > there]:
         raise BadInput(f"--trial {' '.join(absent)}: there are trials 1 to {there}")
@@ -240,7 +240,7 @@ def _table_run(row: Row, trial: int, selection: Selection, program: Path) -> Tab
 
 def _base_model(root: str, cell: Cell, results_root: str) -> str:
     """The base model: below `root`, as `pretrain` names it, in a folder of its own or not; else where `pretrain` wrote it."""
-    if root == "none":
+    if root == NO_BASE_MODEL:
         return root
     if why := why_no_folder(root):
         raise BadInput(f"--pretrained-root {root} (or METAQUANT_PRETRAINED): there is no such folder: {why}")

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.benchmark.costs import Cost, Machine, count, count_costs, table, this_cpu
+from utils.benchmark.options import BenchmarkOptions
 
 
 def test_a_product_and_a_convolution():
@@ -27,7 +28,7 @@ def test_the_lower_bound_is_the_larger_of_compute_and_memory_time():
 
 
 def test_the_lstm_costs_two_products_for_each_coordinate_and_the_others_nearly_nothing():
-    costs = count_costs(["ResNet20"], [128], ["dorefa"], ["plain", "STE", "MultiFC", "LSTMFC"], "SGD")
+    costs = count_costs(BenchmarkOptions(methods=("plain", "STE", "MultiFC", "LSTMFC")))
     flops = {method: cost.flops for (*_, method), cost in costs.items()}
     assert flops["plain"] == flops["STE"] == pytest.approx(flops["MultiFC"], rel=1e-4)
     N, h = 270_896, 100  # ResNet20's weights, with 1x1 shortcuts and classifier

@@ -4,7 +4,6 @@ import pytest
 from run_folders import DIGITS, make_run, make_trial, settings_of
 
 from utils.choices import ESTIMATORS
-from utils.report.against_ste import learned_groups
 from utils.report.report import make_report
 from utils.report.trials import group_trials
 from utils.report.verdicts import paired
@@ -30,7 +29,6 @@ def test_a_method_is_learned_by_its_name_or_if_that_is_unknown_by_its_record(bac
     ede = make_trial([3, 4], DIGITS._replace(backward="EDE"), settings=settings_of(DIGITS, epochs=2) | {"backward": "EDE"})
     group, *_ = groups = group_trials([trial, ste, ede], lambda cell: None)[0]
     assert trial.is_learned == group.is_learned == learned
-    assert learned_groups(groups) == ([group] if learned else [])
     baselines = {other.cell.backward for one, other in paired(groups, lambda cell: None).pairs if one is group}
     of_fixed = set() if backward in ("STE", "full precision") else {"STE"}
     assert baselines == ({"STE", "EDE"} if learned else of_fixed)

@@ -31,7 +31,7 @@ def settings_of(protocol):
     """Every cell of the manifest -> its settings as `train` resolves them."""
     found = {}
     for table in read_manifest(MANIFEST, protocol).values():
-        for row in table.rows:
+        for row in table:
             found[row.cell] = TrainSettings.from_values(row.cell._asdict() | row.settings, "test")
     return found
 
@@ -41,17 +41,17 @@ def test_the_manifest_lists_every_cell_with_its_printed_value(protocol):
     tables = read_manifest(MANIFEST, protocol)
     expected = printed()
     for name, number in (("table1", "1"), ("table2", "2")):
-        assert [(row.cell, row.published) for row in tables[name].rows] == [
+        assert [(row.cell, row.published) for row in tables[name]] == [
             (cell, value) for cell, (table, value) in expected.items() if table == number
         ]
-    assert len(tables["table1"].rows) + len(tables["table2"].rows) == 70
-    figure = {row.cell: row.published for row in tables["fig3"].rows}
+    assert len(tables["table1"]) + len(tables["table2"]) == 70
+    figure = {row.cell: row.published for row in tables["fig3"]}
     assert figure == {c: v for c, (_, v) in expected.items() if (c.model, c.quantizer) == ("ResNet20", "dorefa")}
     assert len(figure) == 8
-    assert {row.trials for table in tables.values() for row in table.rows} == {5}
-    evidence = tables["evidence"].rows
+    assert {row.trials for table in tables.values() for row in table} == {5}
+    evidence = tables["evidence"]
     assert len(evidence) == 9
-    assert all(row in tables["table1"].rows and row.cell.model == "ResNet20" for row in evidence)
+    assert all(row in tables["table1"] and row.cell.model == "ResNet20" for row in evidence)
 
 
 def test_protocol_logs_is_what_the_logs_show(capfd):
@@ -110,7 +110,7 @@ def write(tmp_path, text):
 
 def test_rules_trials_and_published_values(tmp_path):
     tables = read_manifest(write(tmp_path, SMALL), "logs")
-    first, second = tables["one"].rows
+    first, second = tables["one"]
     assert first.cell == Cell("ResNet20", "Digits", "dorefa", "STE", "SGD")
     assert (first.trials, first.settings, first.published) == (4, {"epochs": 3, "lr-adjust": 7}, None)
     assert (second.trials, second.settings, second.published) == (2, {"epochs": 3}, "1.000 (2.000)")
@@ -118,14 +118,14 @@ def test_rules_trials_and_published_values(tmp_path):
 
 def test_a_manifest_can_ask_for_a_schedule_and_for_validation(tmp_path):
     more = 'epochs = 9\nvalidation = 100\nwarmup = 1\nlr-adjust = "3,6"'
-    row = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", more)), "logs")["one"].rows[1]
+    row = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", more)), "logs")["one"][1]
     settings = TrainSettings.from_values(row.cell._asdict() | row.settings, "test")
     assert (settings.validation, settings.warmup, settings.lr_adjust) == (100, 1, "3,6")
 
 
 def test_layers_in_full_precision_are_a_list_or_a_text(tmp_path):
     def kept(value):
-        (row, _) = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", f"keep = {value}")), "logs")["one"].rows
+        (row, _) = read_manifest(write(tmp_path, SMALL.replace("epochs = 3", f"keep = {value}")), "logs")["one"]
         return TrainSettings.from_values(row.cell._asdict() | row.settings, "here").keep
 
     assert kept('["fc", "*.downsample.*"]') == kept('"*.downsample.* fc"') == ("*.downsample.*", "fc")
@@ -172,7 +172,7 @@ def test_an_absent_manifest(tmp_path):
 
 def test_the_digits_manifest_is_read():
     path = MANIFEST.with_name("digits.toml")
-    assert [row.trials for row in read_manifest(path, "logs")["digits"].rows] == [2, 2]
+    assert [row.trials for row in read_manifest(path, "logs")["digits"]] == [2, 2]
     assert tomllib.loads(path.read_text())["settings"]["epochs"] == 15
 
 
@@ -180,7 +180,7 @@ def test_the_manifest_of_the_scripts_page_is_one(tmp_path):
     page = (MANIFEST.parent / "README.md").read_text()
     (content,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "mine.toml").write_text(content)
-    rows = read_manifest(tmp_path / "mine.toml", "logs")["mine"].rows
+    rows = read_manifest(tmp_path / "mine.toml", "logs")["mine"]
     assert [(row.cell.backward, row.trials, row.settings.get("weight-decay")) for row in rows] == [
         ("STE", 2, None),
         ("MultiFC", 2, 5e-4),

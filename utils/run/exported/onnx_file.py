@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from utils.errors import BadInput, shortened
 from utils.files import strict_json
 from utils.files.look import is_file
+from utils.miscellaneous import in_mode
 from utils.run.exported.about import DIGEST, About, export_digest
 from utils.run.folder.finite import fault_of_weights
 from utils.run.folder.weights import COUNTER
@@ -127,9 +128,9 @@ class OnnxFile:
         for name, value in needed(net).items():
             value.copy_(weights[name])
         images = torch.randn(2, *self.about.image_size, generator=torch.Generator().manual_seed(0))
-        training, device = net.training, next(net.parameters()).device
-        expected = net.eval()(images.to(device)).cpu()
-        net.train(training)
+        device = next(net.parameters()).device
+        with in_mode(net, training=False):
+            expected = net(images.to(device)).cpu()
         logits = self.logits(images)
         if logits.shape != expected.shape or not (logits - expected).abs().max() <= SAME_NET * expected.abs().max():
             raise ValueError("its graph computes something else than the net with these weights")

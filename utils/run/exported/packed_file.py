@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from meta_utils.metaquantize import plain_copy
 from utils.errors import BadInput, first_line, shortened
 from utils.files import strict_json
-from utils.files.checks import POSITIVE, Check, each, is_name, list_of
+from utils.files.checks import POSITIVE, Check, each, is_name, list_of, object_of
 from utils.files.look import is_file
 from utils.quantizers.quantizer import Quantizer
 from utils.run.exported.about import DIGEST, About, export_digest
@@ -31,17 +31,13 @@ CODES, LEVELS = ".codes", ".levels"
 LONGEST_PARAMETER_NAME = 1000  # characters of a parameter's name
 MOST_AXES = 16
 SIZES = Check("a list of sizes", lambda value: list_of(POSITIVE).holds(value) and 0 < len(value) <= MOST_AXES)
-LAYER = {
-    "shape": SIZES,
-    "view": SIZES,
-    "bits": Check(f"1 to {MOST_BITS}", lambda value: type(value) is int and 1 <= value <= MOST_BITS),
-}
+BITS = Check(f"1 to {MOST_BITS}", lambda value: type(value) is int and 1 <= value <= MOST_BITS)
+LAYER = object_of({"shape": SIZES, "view": SIZES, "bits": BITS}, exact=True)
 DTYPES = ("F64", "F32", "I64", "I32", "I16", "I8", "U8", "BOOL")  # safetensors' names of those that NumPy has, too
 
 
 def _is_layer(value: Any) -> bool:
-    known = isinstance(value, dict) and value.keys() == LAYER.keys() and all(LAYER[name].holds(v) for name, v in value.items())
-    return known and prod(value["shape"]) == prod(value["view"])
+    return LAYER.holds(value) and prod(value["shape"]) == prod(value["view"])
 
 
 MORE = {  # beside the fields of About

@@ -16,7 +16,7 @@ import torch
 
 from utils.errors import BadInput, first_line
 from utils.files.look import is_file, look_at
-from utils.files.regular import open_new
+from utils.files.regular import replacing
 from utils.run.folder.finite import fault_of_checkpoint
 from utils.run.paths import CHECKPOINTS
 
@@ -47,28 +47,13 @@ class _HashingFile:
 
 
 def save_tensors(state: Any, path: Path, previous: Path | None = None) -> None:
-    """torch.save and a checksum under a temporary name in the same folder, fsync, rename: the file is whole or as it was.
-
-    previous: the name that an older file of this name is kept under.
-    Raises OSError, for example on a full disk or where the folder has gone, and then leaves the older files as they were.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    opened = open_new(temporary, "xb")
-    try:
-        with opened as file:
-            hashing = _HashingFile(file)
-            torch.save(state, hashing)
-            if hashing.error is not None:
-                raise hashing.error
-            file.write(TRAILER + hashing.hash.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """torch.save and a checksum, as a file that is whole or as it was. previous, OSError: as of `replacing`."""
+    with replacing(path, "xb", previous) as file:
+        hashing = _HashingFile(file)
+        torch.save(state, hashing)
+        if hashing.error is not None:
+            raise hashing.error
+        file.write(TRAILER + hashing.hash.digest())
     _sync_folder(path.parent)
 
 

@@ -1,7 +1,7 @@
 """What a run's record holds: the types of its fields and of its settings.
 
-A record may come from another machine, another commit or another hand. Whoever reads one can rely on what is checked here; a
-field that is not listed is used by nobody.
+A record may come from another machine, another commit or another hand. Whoever reads one can rely on what is checked here; of
+fields that are not listed only the digests of identity.py are used, which are compared.
 """
 
 import math

@@ -1,6 +1,5 @@
 """A process at work on a run's folder: its lock, its record run.json, its checkpoints."""
 
-import os
 import platform
 import sys
 import time
@@ -16,7 +15,7 @@ from utils.environment import describe, git_state, peak_memory, random_states, v
 from utils.errors import BadInput, Finished, Interrupted, RunFailed, first_line, machine_failure
 from utils.files import strict_json
 from utils.files.output import BestEffortOutput
-from utils.files.regular import is_in_place, open_new, require_regular
+from utils.files.regular import is_in_place, replacing, require_regular, unfinished
 from utils.files.text import counted, printable
 from utils.quantize import Evaluation
 from utils.recorder import Recorder
@@ -33,8 +32,7 @@ from utils.run.paths import CHECKPOINTS, RECORD
 LONGEST_MOVED = 200  # characters of a run's name that are kept in replaced/, where a time follows
 
 OF_A_SESSION = ("error", "ended", "eager_because")  # fields of run.json that the next session begins without
-UNFINISHED_RECORD = f"{RECORD}.tmp"
-OWN_FILES = (*LOCKED, RECORD, UNFINISHED_RECORD, *CHECKPOINTS, "checkpoint.pth.tmp")
+OWN_FILES = (*LOCKED, RECORD, *CHECKPOINTS, *(unfinished(Path(name)).name for name in (RECORD, CHECKPOINTS[0])))
 
 
 class Run:
@@ -64,39 +62,12 @@ class Run:
         self._every, self._in_iterations = int(every.removesuffix("it")), every.endswith("it")
 
     def __enter__(self) -> "Run":
-        try:
-            if self._overwrite and self.path.exists():
-                self._move_aside()
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"--results-root: cannot make the run's folder: {error}") from None
-        try:
-            for name in OWN_FILES:
-                require_regular(self.path / name)
-        except OSError as error:
-            raise BadInput(f"{self.path} cannot be used: {error}") from None
+        self._make_folder()
         self._lock = Lock(self.path)
         if self._lock.left_behind:
             print(f"note: {self.path}: {self._lock.left_behind} ended without unlocking it; taking over", file=sys.stderr)
         try:
-            record = check_record(self.path, self.settings, self._contents) or {"started": _now()}
-            contents = self._checked_contents(record)
-            session = {
-                "began": _now(),
-                "command": sys.argv,
-                "versions": versions(),
-                "device": describe(self.device),
-                "hostname": platform.node(),
-                "git": git_state(),
-            }
-            if record.get("device", session["device"]) != session["device"]:
-                print(f"note: {self.path} was on {printable(record['device'])} before; now {session['device']}", file=sys.stderr)
-            self._began, self._seconds_before = time.monotonic(), record.get("seconds", 0.0)
-            self._memory_before = record.get("peak_memory", {})
-            before = {name: value for name, value in record.items() if name not in OF_A_SESSION}
-            self.record = {**before, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
-            self.record["sessions"] = [*record.get("sessions", []), session]
-            self.write()
+            self._begin_session()
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
@@ -127,6 +98,41 @@ class Run:
         if why := str(error) if isinstance(error, OSError) else machine_failure(error):
             raise RunFailed(f"{self.path}: {why}; {self.last_checkpoint()}") from error
 
+    def _make_folder(self) -> None:
+        """Makes the folder, after moving an old one aside if asked to. Raises BadInput where that fails, and for links in it."""
+        try:
+            if self._overwrite and self.path.exists():
+                self._move_aside()
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--results-root: cannot make the run's folder: {error}") from None
+        try:
+            for name in OWN_FILES:
+                require_regular(self.path / name)
+        except OSError as error:
+            raise BadInput(f"{self.path} cannot be used: {error}") from None
+
+    def _begin_session(self) -> None:
+        """Records that this process goes on with what is in the folder. Raises BadInput where that is another run."""
+        record = check_record(self.path, self.settings, self._contents) or {"started": _now()}
+        contents = self._checked_contents(record)
+        session = {
+            "began": _now(),
+            "command": sys.argv,
+            "versions": versions(),
+            "device": describe(self.device),
+            "hostname": platform.node(),
+            "git": git_state(),
+        }
+        if record.get("device", session["device"]) != session["device"]:
+            print(f"note: {self.path} was on {printable(record['device'])} before; now {session['device']}", file=sys.stderr)
+        self._began, self._seconds_before = time.monotonic(), record.get("seconds", 0.0)
+        self._memory_before = record.get("peak_memory", {})
+        before = {name: value for name, value in record.items() if name not in OF_A_SESSION}
+        self.record = {**before, "state": "running", "settings": self.settings.as_dict(), **contents, **session}
+        self.record["sessions"] = [*record.get("sessions", []), session]
+        self.write()
+
     def _checked_contents(self, record: Mapping[str, Any]) -> Mapping[str, str]:
         """Loads the checkpoint, for `resume`; returns what the run is made of, as far as that is known of one that has begun.
 
@@ -155,17 +161,8 @@ class Run:
         memory = self._memory_before
         now = {kind: max(size, memory.get(kind, 0)) for kind, size in peak_memory(self.device).items()}
         self.record.update(seconds=seconds, peak_memory=memory | now, **changes)
-        temporary = self.path / UNFINISHED_RECORD
-        opened = open_new(temporary, "x")
-        try:
-            with opened as file:
-                file.write(strict_json.dumps(self.record, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path / RECORD)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(self.path / RECORD, "x") as file:
+            file.write(strict_json.dumps(self.record, indent=1) + "\n")
 
     def note_eager(self, why: str) -> None:
         """Says, and records, that the iterations are not captured any more."""

@@ -18,7 +18,7 @@ from utils.files.checks import ANYTHING, NUMBER, SWITCH, WHOLE, Check, each, lis
 from utils.files.text import counted
 from utils.run.folder.checkpoint import Checkpoints
 from utils.run.folder.weights import differences
-from utils.run.identity import Identity, check_checkpoint
+from utils.run.identity import CONTENTS, Identity, check_checkpoint
 
 
 def _is_pair(value: Any) -> bool:
@@ -42,11 +42,7 @@ FORMER = ANYTHING._replace(may_lack=True)  # what is no longer read
 # A new entry needs may_lack where checkpoints without it can still be resumed.
 FORM = {
     "settings": Check("settings by name", each(ANYTHING).holds),
-    "data_digest": DIGEST,
-    "base_model": DIGEST,
-    "program": DIGEST,
-    "program_imports": DIGEST,
-    "phi_digest": DIGEST,
+    **dict.fromkeys(CONTENTS, DIGEST),
     "loop": {
         "iteration": WHOLE,
         "net": TENSORS,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from utils.errors import BadInput, Finished, RunFailed
 from utils.files.look import look_at
-from utils.files.regular import require_regular
+from utils.files.regular import require_regular, unfinished
 from utils.run.folder.checkpoint import load_tensors, save_tensors
 from utils.run.folder.finite import fault_of_weights
 from utils.run.folder.record import check_record, read_record
@@ -47,7 +47,7 @@ def check_base_model(target: Path, path: Path, settings: PretrainSettings) -> No
 def refuse_links(target: Path) -> None:
     """Raises BadInput where something else than a file lies where the target, or what it is made from, will be written."""
     try:
-        for path in (target, target.with_name(target.name + ".tmp"), _previous(target)):
+        for path in (target, unfinished(target), _previous(target)):
             require_regular(path)
     except OSError as error:
         raise BadInput(f"--results-root: the base model cannot be written: {error}") from None

@@ -11,8 +11,8 @@ from utils.choices import META_NETWORKS, methods
 from utils.errors import BadInput, shortened
 from utils.files.look import is_folder, look_at
 from utils.options.options import flag
-from utils.run.folder.weights import checked_weights
-from utils.run.identity import IMPORTS, NOTHING, PROGRAM
+from utils.run.folder.weights import load_weights
+from utils.run.identity import IMPORTS, PROGRAM
 from utils.run.paths import has_checkpoint
 from utils.run.settings import META_OPTIONS, TrainSettings, method_defaults
 from utils.run.start.earlier_run import EarlierRun, has_seen, is_of_other_data, read_earlier_run, refuse_itself
@@ -20,7 +20,7 @@ from utils.run.start.earlier_run import EarlierRun, has_seen, is_of_other_data, 
 FUNCTION = ("backward", *(name for name in META_OPTIONS if name != "meta_init"))  # the settings that say which function phi is of
 
 
-def read_phi(settings: TrainSettings, run: Path, resumes: bool = True) -> EarlierRun | None:
+def read_phi(settings: TrainSettings, run: Path, resumes: bool) -> EarlierRun | None:
     """The run that --phi names, with phi as its tensors; None without the flag.
 
     run: the folder of the run that begins with it; resumes: its checkpoint, if it has one, holds its own phi, and the other
@@ -36,7 +36,7 @@ def read_phi(settings: TrainSettings, run: Path, resumes: bool = True) -> Earlie
     return _run_with_phi(folder, settings)
 
 
-def load_phi(meta_net: nn.Module, earlier: EarlierRun, settings: TrainSettings, contents: Mapping[str, str] = NOTHING) -> None:
+def load_phi(meta_net: nn.Module, earlier: EarlierRun, settings: TrainSettings, contents: Mapping[str, str]) -> None:
     """Puts phi of another run, as read_phi returns it, into M.
 
     contents: of the run that begins, as in Identity. Raises BadInput where phi does not fit M.
@@ -47,7 +47,7 @@ def load_phi(meta_net: nn.Module, earlier: EarlierRun, settings: TrainSettings, 
     if not is_of_other_data(earlier.record, settings, contents) and (why := has_seen(earlier.settings, settings)):
         print(f"note: --phi {folder} {why}: validation accuracy may be too high", file=sys.stderr)
     try:
-        meta_net.load_state_dict(checked_weights(meta_net, earlier.tensors))
+        load_weights(meta_net, earlier.tensors)
     except ValueError as error:
         raise BadInput(f"--phi: {folder} has a phi of another form: {error}") from None
 
