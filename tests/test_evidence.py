@@ -9,14 +9,18 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import PROJECT
 from parsed import train_settings
+from resumed import only_run
 from run_folders import CELL, make_run, make_trial
 from table_runs import runs_of
 
-from figs import convergence, first_epoch, ranges, stored
+from figs import accuracy_spread, convergence, first_epoch, ranges, stored
+from utils.quantize import evaluate
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.published import logged, printed, published_settings
+from utils.run.evaluation import find_trained
 from utils.tables.cells import Cell
 
 
@@ -249,3 +253,30 @@ def test_the_pictures_are_drawn(tmp_path):
     assert (tmp_path / "convergence.png").stat().st_size > 10_000
     first_epoch.draw(tmp_path / "first_epoch.png")
     assert (tmp_path / "first_epoch.png").stat().st_size > 10_000
+
+
+def test_the_spread_of_accuracies_begins_with_the_checkpoint_and_goes_on_as_the_run_does(
+    call_main, tiny_set, tmp_path, monkeypatch
+):
+    """By the loss in the place of the accuracy, which of eight images has few values."""
+
+    def loss_for_accuracy(*arguments):
+        found = evaluate(*arguments)
+        return found._replace(top1=found.loss)
+
+    def loss_of(run):
+        trained = find_trained(run, None, None)
+        loader = trained.load_test_data("")
+        return evaluate(trained.build(loader, torch.device("cpu")), trained.quantizer, loader).loss
+
+    monkeypatch.setattr(accuracy_spread, "ITERATIONS", 2)
+    monkeypatch.setattr(accuracy_spread, "evaluate", loss_for_accuracy)
+    where = ["-d", tiny_set, "--results-root", tmp_path, "--pretrained", "none", "-meta", "MultiFC", "-lr", "0.05"]
+    found, losses = [], []
+    for stop in (5, 6, 7):  # of four iterations in an epoch
+        assert call_main("train", "-m", "ResNet8", "-bs", 2, "-n", 2, "-ad", 1, *where, "--stop-after", stop).code == 0
+        run = only_run(tmp_path)
+        found = found or accuracy_spread.accuracies(run)
+        losses.append(loss_of(run))
+    assert found == pytest.approx(losses, rel=1e-6)
+    assert len(set(losses)) == 3

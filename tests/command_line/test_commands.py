@@ -110,3 +110,11 @@ def test_a_run_on_cuda_with_graphs_is_the_eager_one_and_can_be_cut_off(method, t
         assert json.loads((log.parent / "run.json").read_text())["captured"] == (name != "eager")
     for other in ("eager", "cut off"):
         np.testing.assert_allclose(losses["graphs"], losses[other], rtol=0.02)
+
+
+def test_a_base_model_is_trained_by_sgd_with_momentum_and_the_given_decay(call_main, tmp_path, tiny_set):
+    where = ["-d", tiny_set, "--results-root", tmp_path]
+    assert call_main("pretrain", "-m", "ResNet8", "-n", 1, "-bs", 4, "--weight-decay", 0.01, *where).code == 0
+    (record,) = tmp_path.rglob("run.json")
+    optimizer = json.loads(record.read_text())["optimizers"]["net"]
+    assert optimizer == {"momentum": 0.9, "dampening": 0.0, "weight_decay": 0.01, "nesterov": False}

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from meta_utils.meta_network import MetaNetwork
 from meta_utils.SGD import SGD
 from utils.choices import META_NETWORKS, OPTIMIZEES, OptimizeeChoice
+from utils.quantize import Evaluation
 
 
 def test_run_folders_and_files(train):
@@ -109,3 +110,10 @@ def test_an_optimizee_that_cannot_be_made_is_one_line(refuses, monkeypatch, tiny
     monkeypatch.setitem(OPTIMIZEES, "Plain", OptimizeeChoice(Plain, 0.0, 0.0))
     command = ["train", "-m", "ResNet8", "-d", tiny_set, "-o", "Plain", "-meta", "STE", "--pretrained", "none"]
     refuses([*command, "--results-root", tmp_path], ["--optimizer Plain: ", "weight_decay"])
+
+
+def test_the_record_has_the_last_and_the_best_accuracy(train, monkeypatch):
+    accuracies = iter((70.0, 60.0))
+    monkeypatch.setattr("utils.run.epochs.evaluate", lambda *arguments: Evaluation(1.0, next(accuracies), 100.0))
+    result = train("-meta", "STE").record["result"]
+    assert result == {"loss": 1.0, "top1": 60.0, "top5": 100.0, "best_top1": 70.0}

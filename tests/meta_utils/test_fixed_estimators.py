@@ -235,3 +235,8 @@ def test_proxquant_refuses_a_quantizer_that_moves_its_own_values(quantizer):
 @pytest.mark.parametrize("quantizer", [BWN(), get_quantizer("BWN-F"), *map(DoReFa, (1, 2, 3))], ids=str)
 def test_proxquant_takes_quantizers_that_keep_their_own_values(quantizer):
     assert ProxQuant(quantizer).quantizer == quantizer
+
+
+def test_proxquants_own_numbers():
+    """What `-meta ProxQuant` trains with, for which there is no flag."""
+    assert (ProxQuant(BWN()).strength, ProxQuant(BWN()).hard_from) == (1e-4, 2 / 3)

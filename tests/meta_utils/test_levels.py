@@ -86,3 +86,10 @@ def test_w_tilde_of_the_first_the_middle_and_the_last_layer_and_no_more_than_a_s
     _, sample = layer_statistics(loop, {}).read(1)
     assert [len(values) for values in sample.values()] == [216, 256, 214]
     assert all(set(sample[name]) <= set(W_tilde[name]) for name in sample)
+
+
+def test_a_weight_of_zero_has_the_level_of_its_sign():
+    """sign(0) is +1: a weight that goes from 0 to 0.5 does not flip."""
+    quantizer, W = get_quantizer("dorefa"), torch.tensor([-0.5, 0.0, 0.5])
+    assert quantizer.quantize(quantizer.preprocess(W)).tolist() == [-1, 1, 1]
+    assert levels_of(quantizer, W).tolist() == [0, 1, 1]

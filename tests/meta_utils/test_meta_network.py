@@ -10,6 +10,7 @@ from torch import nn
 from meta_utils import coordinate_lstm
 from meta_utils.adam import Adam
 from meta_utils.helpers import compare_with_ste, meta_gradient_generation
+from meta_utils.layer_statistics import layer_statistics
 from meta_utils.meta_network import (
     ACTIVATIONS,
     CoordinateFC,
@@ -257,3 +258,49 @@ def test_what_m_returns_is_checked_wherever_it_is_called(tiny_net, batches):
     for call in (loop.compare_with_ste, lambda: loop.step(*batch)):
         with pytest.raises(BadPart, match="Bare must return g_W_tilde and its state"):
             call()
+
+
+def test_a_recurrent_ms_gain_and_gradient_are_by_the_state_that_it_has(tiny_net, batches):
+    """As the next iteration would make them, and not from a state of zeros; the gain is of g_W_tilde, not of g_W."""
+    M = MetaLSTMFC(hidden_size=4).double()
+    loop = TrainingLoop(tiny_net, SGD(tiny_net.parameters(), lr=0.1), DoReFa(1), M, torch.optim.Adam(M.parameters(), lr=0.1))
+    for batch in batches(3):
+        loop.step(*batch)
+    meta = tiny_net.meta
+    g_W_hat, W_tilde = meta.get("g_W_hat"), meta.get("W_tilde")
+    with torch.no_grad():
+        g_W_tilde, _ = M(g_W_hat, W_tilde, loop.meta_hidden_state_dict)
+        from_zeros, _ = M(g_W_hat, W_tilde, {})
+        g_W = DoReFa(1).calibration(meta.weights(), meta.layout) * g_W_tilde
+    gain = (g_W_tilde.norm() / g_W_hat.norm()).item()
+    assert gain != pytest.approx((from_zeros.norm() / g_W_hat.norm()).item(), rel=1e-3)
+    assert loop.compare_with_ste().gain == pytest.approx(gain, rel=1e-12)
+    rows, _ = layer_statistics(loop, {}).read(1)
+    assert [row.norm for row in rows] == pytest.approx([part.norm().item() for part in meta.layout.parts(g_W)], rel=1e-12)
+
+
+@pytest.mark.parametrize("nonlinear", ACTIVATIONS)
+def test_which_factor_each_fc_network_is_a_function_of(nonlinear):
+    """FC-Grad: g_W_hat, Eq. (9). MultiFC: W_tilde, and g_W_hat multiplies it, Eq. (10)."""
+    torch.manual_seed(0)
+    g, W_tilde = torch.randn(2, 7, dtype=torch.float64)
+    fc_grad, multi_fc = MetaFC(6, nonlinear).double(), MetaDesignedMultiFC(6, 3, nonlinear).double()
+    torch.testing.assert_close(fc_grad(g, W_tilde)[0], layer_by_layer(fc_grad.fc, g))
+    torch.testing.assert_close(multi_fc(g, W_tilde)[0], g * layer_by_layer(multi_fc.fc, W_tilde))
+
+
+@pytest.mark.parametrize(
+    ("build", "layers"),
+    [
+        (MetaFC, lambda: [nn.Linear(1, 5, bias=False), nn.Linear(5, 1, bias=False)]),
+        (MetaDesignedMultiFC, lambda: [nn.Linear(i, o, bias=False) for i, o in ((1, 5), (5, 5), (5, 1))]),
+        (MetaLSTMFC, lambda: [nn.LSTM(1, 5), nn.Linear(5, 1)]),
+    ],
+)
+def test_a_random_start_is_torchs_own(build, layers):
+    torch.manual_seed(0)
+    phi = list(build(5).parameters())
+    torch.manual_seed(0)
+    expected = [p for layer in layers() for p in layer.parameters()]
+    assert len(phi) == len(expected)
+    assert all(map(torch.equal, phi, expected))

@@ -160,3 +160,14 @@ def quantizer_with(quantizer, values):
     other = copy.deepcopy(quantizer)
     other.load_state_dict(values)
     return other
+
+
+@pytest.mark.parametrize(("method", "order"), [("STE", "notebook"), ("FC-Grad", "notebook"), ("FC-Grad", "paper")])
+def test_a_parameter_in_no_group_stays_where_all_others_have_one_learning_rate(method, order, tiny_net, batches):
+    members = [p for name, p in tiny_net.named_parameters() if name not in LEFT_OUT]
+    loop = make_loop(tiny_net, method, optimizee=SGD(members, lr=0.05), order=order)
+    start = {name: p.detach().clone() for name, p in tiny_net.named_parameters()}
+    for batch in batches(3):
+        loop.step(*batch)
+    for name, p in tiny_net.named_parameters():
+        assert torch.equal(p, start[name]) == (name in LEFT_OUT), name

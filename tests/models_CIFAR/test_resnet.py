@@ -68,3 +68,9 @@ def test_released_base_models_load_strictly_and_reach_their_accuracy(model, data
     result = evaluate(net, None, loader)
     assert result.top1 == pytest.approx(accuracy, abs=0.011)  # one image in 10,000 is 0.01
     assert result.top5 > result.top1
+
+
+def test_a_net_has_as_many_bits_as_it_was_made_with():
+    net = quantized_meta_resnet.resnet20_cifar(bitW=2)
+    net(torch.randn(2, 3, 8, 8), "dorefa")
+    assert len(net.conv1.quantized_weight.unique()) == 4

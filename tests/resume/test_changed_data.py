@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_npz
 from parsed import parsed
 from resumed import STE, only_run, record_of, train_little, without_checkpoints
 
 from utils import MAIN
+from utils.batches import ImageSet
 from utils.report.reading import find_trials
 from utils.report.trials import group_trials
 from utils.run.folder.checkpoint import load_tensors, save_tensors
 from utils.run.folder.name import run_path
+from utils.run.identity import IMAGES, data_digest
 from utils.run.settings import TrainSettings
 from utils.tables.selection import State, TableRun
 
@@ -162,3 +165,15 @@ def test_a_finished_run_does_not_answer_for_another_data_set_of_its_name(call_ma
     for data, state in ((first, State.DONE), (other, State.REFUSED), (f"NPZ:{tmp_path / 'd' / 'set.npz'}", State.DONE)):
         run = TableRun(None, replace(settings, dataset=data), run_path(settings), MAIN)
         assert run.state()[0] == state, data  # of a file that is not there nothing is known
+
+
+def test_every_image_is_a_part_of_the_digest():
+    """However many are hashed at a time."""
+    number = 2 * IMAGES + 1
+    images, targets = torch.zeros(number, 1, 1, 3, dtype=torch.uint8), torch.zeros(number, dtype=torch.int64)
+    digests = {data_digest(ImageSet(images, targets, 2, (0.5,) * 3, (0.5,) * 3))}
+    for place in (0, IMAGES - 1, IMAGES, number - 1):
+        changed = images.clone()
+        changed[place] = 1
+        digests.add(data_digest(ImageSet(changed, targets, 2, (0.5,) * 3, (0.5,) * 3)))
+    assert len(digests) == 5

@@ -87,3 +87,22 @@ def test_a_finished_runs_earlier_checkpoint_is_not_taken_for_its_end(command, ca
         assert f"warning: checkpoint: {run / 'checkpoint.pth'} is not there; going on from" in outcome.err
         words = "is done after 12 iterations, and its last whole checkpoint is of 10: put its own checkpoint.pth back"
         assert words in outcome.err
+
+
+def test_a_resumed_runs_seconds_are_those_of_all_sessions(half, command, call_main):
+    run = half("R")
+    (run / "run.json").write_text(json.dumps(record_of(run) | {"seconds": 1e6}))
+    assert call_main(*command("R", "--checkpoint-every", "1it", "--stop-after", "6")).code == 0
+    assert 1e6 < record_of(run)["seconds"] < 1e6 + 600
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_keeps_its_result(command, call_main, tmp_path):
+    """Before its record said that it was done: there is nothing left to train or to test."""
+    assert call_main(*command("R", "-meta", "STE", "-n", "1")).code == 0
+    run = only_run(tmp_path / "R")
+    record = record_of(run)
+    known = {name: value for name, value in record.items() if name not in ("result", "ended")}
+    (run / "run.json").write_text(json.dumps(known | {"state": "running"}))
+    assert call_main(*command("R", "-meta", "STE", "-n", "1")).code == 0
+    assert record["result"].keys() == {"top1", "top5", "loss", "best_top1"}
+    assert [record_of(run)[name] for name in ("state", "result")] == ["done", record["result"]]

@@ -121,3 +121,15 @@ def test_a_base_model_that_knows_the_validation_images_is_named(call_main, tiny_
     (base,) = tmp_path.rglob("*8-NPZ-tiny-pretrain.pth")
     elsewhere.write_bytes(base.read_bytes())
     assert "may have been trained on the validation images" in notes("--pretrained", elsewhere, "-e", "elsewhere")
+
+
+def test_validation_accuracy_is_that_of_the_images_that_are_held_out(command, call_main, tmp_path, monkeypatch):
+    """Two images are, and eight are for the test; an accuracy is their number here."""
+
+    def evaluate(net, quantizer, batches):
+        return Evaluation(loss=1.0, top1=float(sum(len(targets) for _, targets in batches)), top5=100.0)
+
+    monkeypatch.setattr("utils.run.epochs.evaluate", evaluate)
+    assert call_main(*command("R", *VALIDATION, "-n", "1")).code == 0
+    run = only_run(tmp_path / "R")
+    assert (rows(run / "val-acc.txt"), rows(run / "test-acc.txt")) == ([(1, 2)], [(1, 8)])

@@ -54,3 +54,7 @@ def test_the_rate_of_a_quantizers_own_parameters_does_not_keep_a_run_going(tiny_
     assert ends_the_run(optimizee)
     optimizee.param_groups[0]["lr"] = 2 * LOWEST_LR
     assert not ends_the_run(optimizee)
+
+
+def test_the_rate_at_which_a_run_ends():
+    assert LOWEST_LR == 1e-6

@@ -1,5 +1,6 @@
 """Batches: a function of seed and epoch, with the augmentation of the torchvision pipeline, by either loader."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision.transforms import v2
 from utils.batches import ImageSet, Loader, ResidentLoader, TorchvisionLoader, crop_and_flip, draw_crops
 from utils.choices import DATASETS, LOADERS
 from utils.dataset import get_dataloader, load_images
+from utils.environment import seed_everything
 from utils.errors import BadInput
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -154,3 +156,39 @@ def test_a_test_set_can_be_entered_in_the_middle(kind):
     loader = LOADERS.load(kind)(ImageSet(images, targets, 10, (0.5,) * 3, (0.5,) * 3), "test", 4)
     assert [loader.take(size)[1].tolist() for size in loader.begin(0, skip=1)] == [[4, 5, 6, 7], [8, 9]]
     assert [batch.tolist() for _, batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def crops_of(image):
+    """Every crop that padding, cropping and mirroring can give of an image (32, 32, 3): its bytes -> (mirrored, top, left)."""
+    padded, found = v2.Pad(4)(image.permute(2, 0, 1)), {}
+    for mirrored, top, left in itertools.product((False, True), range(9), range(9)):
+        crop = padded[:, top : top + 32, left : left + 32]
+        found[(crop.flip(2) if mirrored else crop).permute(1, 2, 0).numpy().tobytes()] = mirrored, top, left
+    return found
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("kind", LOADERS)
+def test_every_image_of_an_epoch_has_a_crop_of_its_own(kind, flip):
+    """Of 200 images that are one: most of the 81 places occur, half of the images are mirrored or none; an epoch draws anew."""
+    image = torch.randint(1, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = ImageSet(image.repeat(200, 1, 1, 1), torch.arange(200), 200, (0.0,) * 3, (1.0,) * 3, flip)
+    loader, possible, draws = LOADERS.load(kind)(images, "train", 64, seed=1), crops_of(image), []
+    for _ in range(2):
+        draws.append({})
+        for pixels, targets in loader:
+            crops = (255 * pixels).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            draws[-1] |= {target: possible[crop.numpy().tobytes()] for crop, target in zip(crops, targets.tolist(), strict=True)}
+    first, second = draws
+    assert len({(top, left) for _, top, left in first.values()}) > 60
+    low, high = (70, 130) if flip else (0, 0)
+    assert low <= sum(mirrored for mirrored, _, _ in first.values()) <= high
+    assert sum(first[target] == second[target] for target in first) < 20
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_the_order_of_the_images_stays_the_same_from_version_to_version(kind):
+    """A run that is resumed by a later version goes on with the batches of the run that was not stopped."""
+    loader = LOADERS.load(kind)(image_set(12), "train", 12, seed=seed_everything(0, 1))
+    orders = [loader.take(loader.begin(epoch)[0])[1].tolist() for epoch in (0, 1)]
+    assert orders == [[8, 2, 0, 11, 6, 7, 1, 9, 4, 3, 10, 5], [0, 9, 10, 1, 8, 7, 11, 4, 6, 2, 5, 3]]

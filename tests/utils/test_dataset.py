@@ -14,6 +14,7 @@ from utils.batches import ImageSet
 from utils.choices import DATASETS
 from utils.dataset import _cifar, get_dataloader, load_images
 from utils.errors import BadInput, BadPart
+from utils.run.identity import data_digest
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -209,3 +210,18 @@ def test_a_function_that_fails_or_returns_nothing_is_named(monkeypatch):
 def test_a_batch_has_an_image():
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         get_dataloader("Digits", "train", 0)
+
+
+def test_digits_are_the_same_pixels_from_version_to_version():
+    """A run that is resumed with other versions of torch or scikit-learn has the same data."""
+    digest = data_digest(*(load_images("Digits", split) for split in ("train", "test")))
+    assert digest[:12] == "9bc4ffa77881"
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "mean", "std"), [("CIFAR10", 10, MEAN, STD), ("CIFAR100", 100, (0.5,) * 3, (0.5,) * 3)]
+)
+def test_cifars_constants_where_the_set_is_not_there(name, classes, mean, std, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"torchvision.datasets.{name}", Downloaded)
+    found = load_images(name, "train", tmp_path)
+    assert (found.num_classes, found.mean, found.std, found.flip) == (classes, mean, std, True)

@@ -228,3 +228,19 @@ def test_equal_numbers_of_right_answers_are_equal_accuracies(tiny_net):
     assert found == {50.0}
     outputs = torch.eye(2)[[0] * 53 + [1] * 47]
     assert accuracy(outputs, targets)[0].item() == 53.0
+
+
+def test_loss_and_top_5_are_means_over_images(tiny_net, batches):
+    """Also where the last batch is smaller than the others."""
+    *data, (images, targets) = batches(8)
+    data.append((images[:1], targets[:1]))
+    result = evaluate(tiny_net, "BWN", data)
+    tiny_net.eval()
+    with torch.no_grad():
+        outputs = torch.cat([tiny_net(images, "BWN") for images, _ in data])
+    targets = torch.cat([targets for _, targets in data])
+    places = (outputs > outputs.gather(1, targets[:, None])).sum(dim=1)  # of the target among the outputs, from 0
+    shares = [100 * (places < k).double().mean().item() for k in (3, 4, 5, 6)]
+    assert len(set(shares)) == 4
+    assert result.top5 == pytest.approx(shares[2])
+    assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(outputs, targets).item())

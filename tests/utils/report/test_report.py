@@ -13,7 +13,8 @@ from run_folders import CELL, DIGITS, make_run, make_trial, published_run, rows_
 from utils.errors import BadInput
 from utils.report.csv_files import read_csv, write_csv
 from utils.report.errata import errata_markdown
-from utils.report.published import ERRATA_KINDS, errata, logged, published_settings
+from utils.report.formatting import mean_variance
+from utils.report.published import ERRATA_KINDS, errata, logged, logged_statistics, printed_best, published_settings
 from utils.report.report import Report, make_report
 from utils.report.trials import group_trials
 
@@ -247,3 +248,20 @@ def test_a_folder_that_cannot_be_written(call_main, tmp_path):
     outcome = call_main("report", tmp_path, "--out", tmp_path / "file")
     assert outcome.code == 2
     assert "--out" in outcome.err
+
+
+def test_a_claim_about_the_logs_is_the_method_minus_its_baseline():
+    ste = CELL._replace(model="ResNet32")
+    learned = ste._replace(backward="FC-Grad")
+    trials = [make_trial([80.0] * 100, cell, settings=published_settings(cell)) for cell in (ste, learned)]
+    (claim,) = rows_of(Report(trials, *group_trials(trials, published_settings)).markdown(), "Method minus baseline")
+    difference = logged_statistics(learned).mean - logged_statistics(ste).mean
+    assert (claim["method"], claim["baseline"]) == ("dorefa SGD FC-Grad", "STE")
+    assert claim["logs"].startswith(f"{difference:+.3f}, p = ")
+    assert claim["logs"].endswith(": higher") == (difference > 0)
+
+
+def test_the_printed_best_epoch_stands_beside_ours():
+    trials = [make_trial([80.0] * 100, CELL, settings=published_settings(CELL))]
+    (row,) = rows_of(Report(trials, *group_trials(trials, published_settings)).markdown(), "Table 1, ours in detail")
+    assert (row["best, paper"], row["best, ours"]) == (mean_variance(*printed_best()[CELL]), "80.000 (0.000)")

@@ -3,6 +3,7 @@
 import statistics as by_hand
 from itertools import permutations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +282,8 @@ def test_data_and_programs_tell_trials_apart_by_content_and_not_by_path():
     assert labels(trial(1, program="a"), trial(2, program="c")) == [("program a", [1]), ("program c", [2])]
     assert labels(trial(1), trial(2, program="c")) == [("", [1, 2])]  # by main.py, and by a program of one's own
     assert "/a/" not in str(moved[0].portable_settings)
+
+
+def test_the_seconds_of_an_epoch_are_the_median_over_all_trials():
+    trials = [make_trial([1.0, 2.0, 3.0], number=k, seconds=np.array(each)) for k, each in enumerate(([9.0, 1, 2], [2.0, 3, 90]))]
+    assert statistics(trials).seconds == 2.5

@@ -7,7 +7,7 @@ from itertools import groupby
 import pytest
 from parsed import REQUIRED, parsed, train_settings
 
-from utils.choices import META_NETWORKS, OPTIMIZEES, QUANTIZERS, usual_bits
+from utils.choices import META_NETWORKS, OPTIMIZEES, QUANTIZERS, methods, usual_bits
 from utils.errors import BadInput
 from utils.layout import ONE_TENSOR
 from utils.options.options import settings_of
@@ -166,3 +166,11 @@ def test_the_weight_decays_in_a_help_text_are_the_registries():
         expected.append((", ".join(names), *decays))
     assert stated == "SGD 0; SGD-M, Nesterov 5e-4; Adam, AMSGrad 5e-4 with a learned gradient, 0 without"
     assert expected == [("SGD", 0.0, 0.0), ("SGD-M, Nesterov", 5e-4, 5e-4), ("Adam, AMSGrad", 5e-4, 0.0)]
+
+
+@pytest.mark.parametrize("backward", methods())
+def test_every_fixed_gradient_has_stes_adam(backward):
+    """Its weight decay and its eps: what differs between STE and another fixed estimator is the estimator alone."""
+    made, learned = TrainSettings(**REQUIRED, optimizer="Adam", backward=backward), backward in META_NETWORKS
+    assert made.weight_decay == (5e-4 if learned else 0.0)
+    assert made.optimizer_options == ({} if learned else {"bias_corrected_eps": True})
