@@ -13,7 +13,7 @@ from meta_utils.meta_network import require_method
 from meta_utils.optimizee import Rates, apply_gradients
 from utils.errors import BadPart
 from utils.quantizers.discretize import require_tensor
-from utils.quantizers.quantizer import Quantizer, ste_gradient
+from utils.quantizers.quantizer import Quantizer, evaluating, ste_gradient
 
 
 @record_function("meta")
@@ -100,10 +100,12 @@ def compare_with_ste(
 ) -> GradientComparison:
     """What M would make of the last iteration's g_W_hat beside what STE would; changes nothing."""
     layout, W, g_W_hat = net.meta.layout, net.meta.weights(), net.meta.get("g_W_hat")
-    g_W_tilde, g_W = learned_gradient(meta_net, net, quantizer, meta_hidden_state_dict)
+    with evaluating(quantizer):
+        g_W_tilde, g_W = learned_gradient(meta_net, net, quantizer, meta_hidden_state_dict)
+        by_ste = ste_gradient(quantizer, W, g_W_hat, layout)
     s = meta_net.gain()
     if isinstance(s, Tensor) and s.numel() != 1:
         raise BadPart(f"{type(meta_net).__name__}.gain must return one number or None, not a tensor of shape {tuple(s.shape)}")
     gain = g_W_tilde.norm() / g_W_hat.norm() if s is None else s
-    cosine = F.cosine_similarity(g_W, ste_gradient(quantizer, W, g_W_hat, layout), dim=0)
+    cosine = F.cosine_similarity(g_W, by_ste, dim=0)
     return GradientComparison(float(gain), float(cosine))

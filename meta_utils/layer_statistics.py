@@ -16,7 +16,7 @@ from meta_utils.training import TrainingLoop
 from utils.layout import ONE_TENSOR, FlatLayout, Layout, nonzero
 from utils.logs.layers_csv import LayerRow
 from utils.quantizers.discretize import STE
-from utils.quantizers.quantizer import Quantizer, lets_estimators_in, ste_gradient
+from utils.quantizers.quantizer import Quantizer, evaluating, lets_estimators_in, ste_gradient
 
 START, LAST, BEFORE_LAST = LEVELS = ("start", "last", "before_last")
 SAMPLE = 1 << 16  # the largest number of a layer's W_tilde that a histogram is made of
@@ -56,7 +56,8 @@ def first_levels(loop: TrainingLoop, is_epochs_end: bool) -> dict[str, Tensor]:
     is_epochs_end: whether the loop is at the end of an epoch (the start is one, too), whose levels W then has.
     """
     W, layout = loop.net.meta.weights(), loop.net.meta.layout
-    levels = {LAST: levels_of(loop.quantizer, W, layout)} if is_epochs_end else {}
+    with evaluating(loop.quantizer):
+        levels = {LAST: levels_of(loop.quantizer, W, layout)} if is_epochs_end else {}
     return levels if loop.iteration else levels | {START: levels[LAST]}
 
 
@@ -92,6 +93,11 @@ def layer_statistics(loop: TrainingLoop, levels: Mapping[str, Tensor]) -> LayerS
 
     levels: those that the epoch before left, or `first_levels`, as far as they are known.
     """
+    with evaluating(loop.quantizer):
+        return _statistics(loop, levels)
+
+
+def _statistics(loop: TrainingLoop, levels: Mapping[str, Tensor]) -> LayerStatistics:
     meta = loop.net.meta
     W, layout = meta.weights(), meta.layout
     levels = {name: value.to(W.device) for name, value in levels.items()}

@@ -14,14 +14,16 @@ from utils.quantizers.quantizer import Quantizer
 
 
 def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | None, quantized_forward: bool) -> None:
-    """Raises ValueError for a net that is not metaquantized, an optimizer of torch's, the class or name of a quantizer, and for a
-    quantizer with parameters that is not installed in the net, or whose parameters the optimizee lacks or no forward would train.
+    """Raises ValueError for a net that is not metaquantized, an optimizer of torch's, an optimizee of other parameters than the
+    net's, the class or name of a quantizer, and for a quantizer with parameters that is not installed in the net, or whose
+    parameters the optimizee lacks or no forward would train.
     """
     if not hasattr(net, "meta"):
         raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
     if not isinstance(optimizee, Optimizee):
         name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
         raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")
+    _require_own(optimizee, net)
     if isinstance(quantizer, (type, str)):
         made = f"{quantizer.__name__}()" if isinstance(quantizer, type) else f"utils.quantize.get_quantizer({quantizer!r})"
         raise ValueError(f"the quantizer {quantizer!r} is not one yet: {made} makes it")
@@ -60,7 +62,7 @@ def check_gradient(
         raise ValueError("a learned gradient needs a quantizer")
     if not hasattr(quantizer, "calibration"):
         raise ValueError(f"a learned gradient needs the calibration of the quantizer, Eq. (4), and {quantizer} has none")
-    if not _owns(meta_optimizer, meta_net):
+    if not _is_of(meta_optimizer, meta_net):
         raise ValueError("the meta optimizer trains other parameters than those of the meta network")
     if estimator is not None:
         raise ValueError("a learned gradient cannot be combined with a fixed estimator")
@@ -78,9 +80,16 @@ def _check_fixed(estimator: Estimator | None, iterations: int | None, freeze_phi
         raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
 
 
-def _owns(meta_optimizer: Optimizer, meta_net: nn.Module) -> bool:
-    own = {id(p) for p in meta_net.parameters()}
-    return all(id(p) in own for group in meta_optimizer.param_groups for p in group["params"])
+def _require_own(optimizee: Optimizee, net: nn.Module) -> None:
+    if not _is_of(optimizee, net):
+        advice = "it is made from net.parameters(), once the net will not be copied or given other parameters any more"
+        raise ValueError(f"the optimizee has parameters that are not the net's: {advice}")
+
+
+def _is_of(optimizer: Optimizer, net: nn.Module) -> bool:
+    """Whether all of an optimizer's parameters are a net's."""
+    own = {id(p) for p in net.parameters()}
+    return all(id(p) in own for group in optimizer.param_groups for p in group["params"])
 
 
 def check_calls(after_step: Iterable[Any]) -> tuple[Callable, ...]:
@@ -89,6 +98,16 @@ def check_calls(after_step: Iterable[Any]) -> tuple[Callable, ...]:
     if calls is None or not all(map(callable, calls)):
         raise ValueError(f"after_step must be a list of functions of the loop, not {after_step!r}")
     return calls
+
+
+def check_iteration(net: nn.Module, optimizee: Optimizee, learned: bool) -> None:
+    """What may have changed since the loop was made. Raises ValueError for an optimizee of other parameters than the net's, and
+    for a learned gradient in eval mode, in which the layers do not show the g_W_hat that M needs.
+    """
+    _require_own(optimizee, net)
+    check_weights(net, learned)
+    if learned and not net.training:
+        raise ValueError("a learned gradient needs the net in train mode: call net.train(), then eval() of parts to be frozen")
 
 
 def check_weights(net: nn.Module, learned: bool) -> None:

@@ -16,7 +16,7 @@ from meta_utils.optimizee import Rates, minus, rate_of
 from utils.errors import BadPart
 from utils.layout import Filters, FlatLayout
 from utils.quantizers.discretize import require_tensor
-from utils.quantizers.quantizer import EstimatedQuantizer, Quantizer
+from utils.quantizers.quantizer import EstimatedQuantizer, Quantizer, evaluating, quantized
 
 SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.shown`
     "pre_quantized_weight": "W_tilde",
@@ -57,6 +57,11 @@ class MetaLayer:
         """The path for get_layer."""
         dotted = self.name if self.parameter == "weight" else self.name.removesuffix(self.parameter).rstrip(".")
         return tuple(dotted.split(".")) if dotted else ()
+
+    def require_forward(self) -> None:
+        """Raises RuntimeError in the backward of a quantized forward, where the layer would compute with W."""
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1 and self.shown_in[0].quantizes:
+            raise RuntimeError(f"{self.name} is called again in the backward, without W_hat: the net must not use checkpointing")
 
     @property
     def weight(self) -> nn.Parameter:
@@ -122,7 +127,8 @@ class MetaLayers:
     - g_W_hat, by a hook; g_W_tilde: M's output that the forward used, or what autograd made of g_W_hat where it used none;
     - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
     An evaluation (eval mode or no_grad) changes none of them.
-    quantizer: the one with parameters that is installed in the net (install.py); None: none.
+    quantizer: the one with parameters that is installed in the net (install.py); None: none. quantizes: whether the last forward
+    computed with W_hat.
     Raises ValueError for weights that are not all float32 or all float64, or without a number.
     """
 
@@ -130,6 +136,7 @@ class MetaLayers:
         self.layers = list(layers)
         _require_quantizable(self.layers)
         self.quantizer: nn.Module | None = None
+        self.quantizes = False
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
         for index, layer in enumerate(self.layers):
             layer.shown_in = (self, index)
@@ -156,13 +163,15 @@ class MetaLayers:
         return [(layer.weight.device, layer.weight.dtype, layer.weight.stride()) for layer in self.layers]
 
     def require_in_place(self, net: nn.Module) -> None:
-        """Raises RuntimeError where a layer of the net was replaced, or its weight was parametrized, after metaquantize."""
+        """Raises RuntimeError where a layer of the net was replaced, or its weight parametrized or tied, after metaquantize."""
         for layer in self.layers:
             module: nn.Module | None = net
             for name in layer.path:
                 module = module._modules.get(name) if module is not None else None
             if module is not layer.module or module._parameters.get(layer.parameter) is None:
                 raise RuntimeError(f"{layer.name} is not the layer any more that metaquantize saw: change the net before")
+        if len({id(layer.weight) for layer in self.layers}) < len(self.layers):
+            raise RuntimeError("two layers share their weight, which they did not when metaquantize saw them: tie them before")
 
     def weights(self) -> Tensor:
         """W of all layers, flat (N,); keeps the graph to the parameters."""
@@ -177,9 +186,17 @@ class MetaLayers:
 
     @torch.no_grad()
     def quantized(self, quantizer: Quantizer) -> list[Tensor]:
-        """W_hat = Q(A(W)) of each layer, in its weight's shape: what an evaluation computes with."""
+        """W_hat = Q(A(W)) of each layer, in its weight's shape, as in an evaluation. Raises ValueError as require_own does."""
+        self.require_own(quantizer)
         W = self.weights()
-        return self.layout.split(quantizer.quantize(quantizer.preprocess(W, self.layout), W, self.layout))
+        with evaluating(quantizer):
+            return self.layout.split(quantized(quantizer, W, self.layout))
+
+    def require_own(self, quantizer: Quantizer) -> None:
+        """Raises ValueError where the net has a quantizer with parameters, and this is another, as that of the net's original."""
+        own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+        if self.quantizer is not None and isinstance(own, nn.Module) and own is not self.quantizer:
+            raise ValueError(f"this {own} is not the net's own, which is net.meta.quantizer")
 
     def gather(self) -> None:
         """Gives the weights the places that W_hat has in a forward: one behind the other, with its strides. Loses their values.
@@ -210,13 +227,15 @@ class MetaLayers:
         respect to phi is that of -alpha u; a bias is b - alpha r_b. Without them W' = W. Empty without a quantizer.
         lr: alpha, or each parameter's own.
         training: show W_tilde, W_hat and, from the backward on, g_W_hat; with meta gradients g_W_tilde and calibration.
-        Raises ValueError for meta gradients without a quantizer, RuntimeError where a weight has no refined gradient, and BadPart
-        where the quantizer returns something else than W_tilde and W_hat.
+        Raises ValueError for meta gradients without a quantizer, and as require_own does; RuntimeError where a weight has no
+        refined gradient; BadPart where the quantizer returns something else than W_tilde and W_hat.
         """
+        self.quantizes = quantizer is not None
         if quantizer is None:
             if meta_grad_dict:
                 raise ValueError("meta gradients need a quantizer (quantized_type is None)")
             return {}
+        self.require_own(quantizer)
         W = stored = self.weights()
         operands, meta_grads = {}, None
         if meta_grad_dict:
@@ -271,6 +290,5 @@ class MetaLayers:
         return {symbol: self.shown[symbol] for symbol in ("g_W_hat", "W_tilde") if "g_W_hat" in self.shown}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        device = self.layers[0].weight.device
-        self.shown = {symbol: value.to(device) for symbol, value in state.items()}
+        """Takes over what `state_dict` gave."""
+        self.shown = dict(state)

@@ -50,8 +50,8 @@ def metaquantize(
     lr: alpha, the step from W to W'; or parameter -> its own alpha.
     New attributes: `layer_name_list`, a pair (dotted name, path for get_layer) for each quantized layer; `meta`, the MetaLayers;
     each quantized layer shows what the notebook reads off it (the keys of SYMBOLS), and raises RuntimeError before it exists.
-    State dict, parameters and types of the layers are those of the plain net. torch.utils.checkpoint, which calls layers again
-    in the backward, would meet the full-precision weights there: a net must not use it.
+    State dict, parameters and types of the layers are those of the plain net. A quantized net must not use
+    torch.utils.checkpoint, which calls layers again in the backward, where their weights are W: RuntimeError.
 
     Raises ValueError, naming it, for a pattern that matches no layer, a net without a layer to quantize, a lazily built layer, a
     layer whose weight is not a parameter of its own (weight_norm), a shared weight of which one layer is to be kept and
@@ -155,6 +155,10 @@ def _with_dtype(outputs: Any, there: torch.dtype, wanted: torch.dtype) -> Any:
 
 class _Showing:
     """Mixed into the class of a quantized layer: it shows W_tilde, W_hat and gradients by the notebook's names."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._shown_by.require_forward()
+        return super().forward(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name in SYMBOLS:

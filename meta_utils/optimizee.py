@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
+from utils.errors import BadPart
+
 Rate = float | Tensor  # a number, or a tensor () on the device: what a captured iteration reads anew whenever it is replayed
 Rates = Rate | Mapping[Tensor, Rate]  # alpha: one for all parameters, or each one's own; a parameter without one has 0
 
@@ -46,11 +48,16 @@ class Optimizee(Optimizer):
     @record_function("update")
     @torch.no_grad()
     def get_refine_gradient(self) -> None:
-        """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are. Step 7."""
+        """p.grad <- pi(p.grad), in place, for every parameter with a gradient; the parameters stay as they are. Step 7.
+
+        Raises BadPart where `refine` returns something, which would be lost.
+        """
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self.refine(group, params, [p.grad for p in params], [self.state[p] for p in params])
+                returned = self.refine(group, params, [p.grad for p in params], [self.state[p] for p in params])
+                if returned is not None:
+                    raise BadPart(f"{type(self).__name__}.refine must change the gradients in place and return None")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -98,6 +105,13 @@ class DeviceRates:
             if group["lr"] != self._written[index]:
                 self.tensors[index].fill_(group["lr"])
                 self._written[index] = group["lr"]
+
+
+def hyperparameters(optimizer: Optimizer) -> dict[str, Any] | list[dict[str, Any]]:
+    """What an optimizer was built with, learning rates apart: of several groups of parameters a list, with an entry for each."""
+    changing = ("params", "lr", "initial_lr")
+    groups = [{name: value for name, value in group.items() if name not in changing} for group in optimizer.param_groups]
+    return groups if len(groups) > 1 else groups[0]
 
 
 def rate_of(lr: Rates, p: Tensor) -> Rate:

@@ -6,12 +6,14 @@ Algorithm 1 as the paper prints it. Steps and equations are numbered alike in bo
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from meta_utils.helpers import (
     GradientComparison,
@@ -20,10 +22,10 @@ from meta_utils.helpers import (
     meta_gradient_generation,
     update_parameters,
 )
-from meta_utils.loop_arguments import check_calls, check_gradient, check_numbers, check_parts, check_weights
+from meta_utils.loop_arguments import check_calls, check_gradient, check_iteration, check_numbers, check_parts, check_weights
 from meta_utils.meta_gradients import NO_META_GRADIENTS, MetaGradients
 from meta_utils.not_finite import NotFinite, first_not_finite, require_scalar
-from meta_utils.optimizee import Optimizee, Rates, apply_gradients
+from meta_utils.optimizee import Optimizee, Rates, apply_gradients, hyperparameters
 from utils.quantizers.discretize import Estimator
 from utils.quantizers.quantizer import Quantizer, with_estimator
 
@@ -68,7 +70,7 @@ class TrainingLoop:
         check_parts(net, optimizee, quantizer, quantized_forward)
         check_weights(net, meta_net is not None)
         check_gradient(quantizer, meta_net, meta_optimizer, estimator, iterations, quantized_forward, freeze_phi_after)
-        self.net, self.optimizee, self.quantizer = net, optimizee, quantizer
+        self.net, self.optimizee, self._quantizer = net, optimizee, quantizer
         self.criterion, self.clip, self.after_step = criterion, clip, check_calls(after_step)
         self.meta_net, self.meta_optimizer = meta_net, meta_optimizer
         self.learned = meta_net is not None
@@ -80,7 +82,7 @@ class TrainingLoop:
         self.checks_loss = first.device.type == "cpu"  # elsewhere that would wait for the device
         self.iterations = iterations
         self._clock = torch.zeros((), dtype=torch.float64, device=first.device)  # advanced by the device, captured iterations too
-        self.progress = first.new_zeros(())
+        self.progress = first.new_full((), 0 if iterations else math.nan)
         self._set_iteration(0)
         self.training_quantizer = quantizer if quantized_forward else None
         if estimator is not None:
@@ -89,8 +91,10 @@ class TrainingLoop:
     def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Iteration t on a batch: inputs (B, 3, H, W), targets (B,). Returns the detached loss and logits (B, classes).
 
-        Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`.
+        Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`; ValueError as
+        check_iteration does.
         """
+        check_iteration(self.net, self.optimizee, self.learned)
         if self.learned and self.update_order == "paper":
             loss, outputs = self.paper_iteration(inputs, targets)
         else:
@@ -99,7 +103,7 @@ class TrainingLoop:
         self._advance()
         for call in self.after_step if has_updated else ():
             call(self)
-        return loss.detach(), outputs.detach()
+        return loss.detach(), tree_map_only(Tensor, Tensor.detach, outputs)
 
     def notebook_iteration(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loop in the order of the published curves: the forward of t uses the refined gradient of t-1.
@@ -183,6 +187,11 @@ class TrainingLoop:
             self.progress.fill_(min(iteration / self.iterations, 1))
 
     @property
+    def quantizer(self) -> Quantizer | None:
+        """Q. It cannot be replaced: the training forward, which has it with an estimator's gradient, would not know of that."""
+        return self._quantizer
+
+    @property
     def trains_phi(self) -> bool:
         """Whether the coming iteration trains phi; the first one has no meta gradients, and trains it in no case."""
         return self.learned and (self.freeze_phi_after is None or self.iteration < self.freeze_phi_after)
@@ -231,20 +240,14 @@ class TrainingLoop:
         return tuple(group["lr"] for optimizer in own for group in optimizer.param_groups)
 
     def hyperparameters(self) -> dict[str, dict[str, Any] | list[dict[str, Any]]]:
-        """What the optimizers of the net and, if there is one, of M were built with, learning rates apart.
-
-        A list, with an entry for each group of parameters, where there are several.
-        """
+        """`hyperparameters` of the net's optimizee and, if there is one, of M's optimizer."""
         optimizers = {"net": self.optimizee} | ({"meta_net": self.meta_optimizer} if self.learned else {})
-        changing, found = ("params", "lr", "initial_lr"), {}
-        for name, optimizer in optimizers.items():
-            groups = [{key: g[key] for key in g if key not in changing} for g in optimizer.param_groups]
-            found[name] = groups if len(groups) > 1 else groups[0]
-        return found
+        return {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on: parameters and buffers, phi, both optimizers, M's state, each
-        layer's g_W_hat and W_tilde, each parameter's refined gradient, the iteration.
+        layer's g_W_hat and W_tilde, each parameter's refined gradient, the iteration. As of torch's modules, these are the
+        tensors that training goes on with: copy.deepcopy(state) keeps them as they are.
         """
         return {
             "iteration": self.iteration,
@@ -258,16 +261,17 @@ class TrainingLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a state that `state_dict` gave, on the net's device. Raises RuntimeError for the state of another net."""
+        """Copies a state that `state_dict` gave, to the net's device. Raises RuntimeError for the state of another net."""
         self.net.load_state_dict(state["net"])
-        self.optimizee.load_state_dict(state["optimizee"])
+        self.optimizee.load_state_dict(deepcopy(state["optimizee"]))  # torch's optimizers would change these tensors
         if self.learned:
             self.meta_net.load_state_dict(state["meta_net"])
-            self.meta_optimizer.load_state_dict(state["meta_optimizer"])
+            self.meta_optimizer.load_state_dict(deepcopy(state["meta_optimizer"]))
         device = next(self.net.parameters()).device
-        self._set_gradients({name: gradient.to(device) for name, gradient in state["gradients"].items()})
-        self.net.meta.load_state_dict(state["layers"])
-        self.meta_hidden_state_dict = {name: h.to(device) for name, h in state["meta_hidden_state_dict"].items()}
+        copies = {part: _copies(state[part], device) for part in ("gradients", "layers", "meta_hidden_state_dict")}
+        self._set_gradients(copies["gradients"])
+        self.net.meta.load_state_dict(copies["layers"])
+        self.meta_hidden_state_dict = copies["meta_hidden_state_dict"]
         self._set_iteration(state["iteration"])
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
@@ -300,3 +304,7 @@ class TrainingLoop:
         if not self.learned or not self.iteration:
             return None
         return compare_with_ste(self.meta_net, self.net, self.quantizer, self.meta_hidden_state_dict)
+
+
+def _copies(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}

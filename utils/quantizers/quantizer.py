@@ -4,6 +4,8 @@ A quantizer takes W to W_tilde = A(W) and W_tilde to W_hat = Q(W_tilde). Autogra
 gradient estimator (discretize.py), STE where no other is given; the constants around it multiply.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Protocol
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from utils.choices import MAX_BITS
 from utils.layout import ONE_TENSOR, Layout
+from utils.miscellaneous import in_mode
 from utils.quantizers.discretize import BY_STE, Discretize, Estimator, estimated
 
 METHODS = ("preprocess", "quantize", "calibration")  # of a quantizer
@@ -119,6 +122,14 @@ def quantized(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> T
     return quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
 
 
+@contextmanager
+def evaluating(quantizer: Quantizer) -> Iterator[None]:
+    """A quantizer that is a module is in eval mode, so that what it is asked for changes none of its buffers."""
+    own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+    with in_mode(own, training=False) if isinstance(own, nn.Module) else nullcontext():
+        yield
+
+
 def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layout = ONE_TENSOR) -> Tensor:
     """g_W as the clipped STE makes it of g_W_hat, by autograd through Q(A(W)); shapes equal, no graph.
 
@@ -127,4 +138,4 @@ def ste_gradient(quantizer: Quantizer, W: Tensor, g_W_hat: Tensor, layout: Layou
     W = W.detach().requires_grad_()
     with torch.enable_grad():
         W_hat = quantized(quantizer, W, layout)
-    return torch.autograd.grad(W_hat, W, g_W_hat)[0]
+    return torch.autograd.grad(W_hat, W, g_W_hat.clone())[0]  # an estimator may change it in place
