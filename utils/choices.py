@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import Parameter, signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,13 @@ class Registry(UserDict[str, Any]):
 
     Raises ValueError, when one is registered, for a name that is not text, is empty or longer than 100 characters, begins with
     '.', '-' or a space, or has a '/' or a character that cannot be printed, and for the name of a built-in one: a run that was
-    trained with another class of that name would pass as one of this project's.
+    trained with another class of that name would pass as one of this project's. So would one of the same name in a registry of
+    `beside`, whose names are values of the same flag.
     """
 
     def __init__(self, built_in: Mapping[str, Any]):
         self._built_in: Collection[str] = ()
+        self.beside: Collection[Registry] = ()
         super().__init__(built_in)
         self._built_in = frozenset(built_in)
 
@@ -62,6 +65,8 @@ class Registry(UserDict[str, Any]):
             raise ValueError(f"a registered name must be {accepted}, not {shortened(repr(name))}")
         if name in self._built_in:
             raise ValueError(f"{name} is the name of a built-in one: register your own under another name")
+        if any(name in registry for registry in self.beside):
+            raise ValueError(f"{name} is the name of a method in another registry: register your own under another name")
         super().__setitem__(name, entry)
 
     def load(self, name: str) -> Any:
@@ -89,7 +94,12 @@ class EstimatorRegistry(Registry):
 
 
 class Nets(Registry):
-    """As Registry, and torchvision:NAME without an entry of its own."""
+    """As Registry, and torchvision:NAME without an entry of its own: names that begin so are refused."""
+
+    def __setitem__(self, name: str, entry: Any) -> None:
+        if isinstance(name, str) and name.startswith(TORCHVISION):
+            raise ValueError(f"{shortened(name)} is a name of torchvision's nets: register your own under another name")
+        super().__setitem__(name, entry)
 
     def load(self, name: str) -> Any:
         """The function of a name. Raises KeyError for an unknown name, ValueError where torchvision has no such classifier."""
@@ -166,6 +176,10 @@ PROXIMAL = Registry(  # (quantizer) -> a call after every update that moves W, s
     {"ProxQuant": Place("meta_utils.prox_quant:ProxQuant")}
 )
 
+_METHODS = (ESTIMATORS, META_NETWORKS, PROXIMAL)
+for _registry in _METHODS:
+    _registry.beside = [_other for _other in _METHODS if _other is not _registry]
+
 MODELS = Nets(  # (num_classes) -> a plain net, images (B, 3, 32, 32) -> logits (B, num_classes); see utils/run/nets.py
     {f"ResNet{depth}": Place(f"models_CIFAR.resnet:resnet{depth}", num_classes=10) for depth in (20, 32, 44, 56, 110)}
     | {
@@ -189,7 +203,7 @@ LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/
 
 def methods() -> tuple[str, ...]:
     """How weights behind a quantizer can be trained: with a fixed estimator, a meta network, or a proximal step."""
-    return (*ESTIMATORS, *META_NETWORKS, *PROXIMAL)
+    return tuple(chain(*_METHODS))
 
 
 def is_fixed(backward: str) -> bool:

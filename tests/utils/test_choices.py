@@ -15,6 +15,7 @@ from utils.choices import (
     META_NETWORKS,
     MODELS,
     OPTIMIZEES,
+    PROXIMAL,
     QUANTIZERS,
     Place,
     Registry,
@@ -93,3 +94,22 @@ def test_a_built_in_name_stays_what_it_is(registry, name):
     with pytest.raises(ValueError, match=f"{name} is the name of a built-in one"):
         registry[name] = object
     assert registry.load(name) is before
+
+
+METHODS = {"estimators": ESTIMATORS, "meta networks": META_NETWORKS, "proximal": PROXIMAL}
+
+
+@pytest.mark.parametrize(("where", "there"), [(one, other) for one in METHODS for other in METHODS if one != other])
+def test_a_name_is_that_of_one_method(where, there, monkeypatch):
+    """A meta network called STE would be trained, and its runs would pass as STE's."""
+    monkeypatch.setitem(METHODS[there], "own", object)
+    for name in ("own", next(iter(METHODS[there]))):
+        with pytest.raises(ValueError, match=f"{name} is the name of a method in another registry"):
+            METHODS[where][name] = object
+        assert name not in METHODS[where]
+
+
+def test_a_name_that_means_a_net_of_torchvisions_is_refused():
+    with pytest.raises(ValueError, match="torchvision:mine is a name of torchvision's nets"):
+        MODELS["torchvision:mine"] = object
+    assert "torchvision:mine" not in MODELS
