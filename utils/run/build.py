@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ from utils.dataset import get_dataloader, hold_out, load_images, make_loader
 from utils.environment import product_dtype
 from utils.errors import BadInput, shortened
 from utils.quantize import get_quantizer
+from utils.quantizers.quantizer import Quantizer
 from utils.run.common_settings import Settings
 from utils.run.identity import DATA, data_digest, program_contents
-from utils.run.nets import plain_net
+from utils.run.nets import fault_of_state, plain_net
 from utils.run.settings import TrainSettings
 
 TEST_BATCH_SIZE = 100
@@ -73,7 +75,15 @@ def build_net(
     except ValueError as error:
         patterns = f" --keep {shortened(' '.join(keep), 100)}" if keep else ""
         raise BadInput(f"-m {model}{patterns}: {error}") from None
-    return net.to(device, memory_format=torch.channels_last)
+    return _channels_last(net.to(device))
+
+
+def _channels_last(net: nn.Module) -> nn.Module:
+    """The net with its parameters and buffers of four axes channels last in memory; torch's own `to` fails on five axes."""
+    for tensor in chain(net.parameters(), net.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return net
 
 
 def build_loop(
@@ -89,6 +99,8 @@ def build_loop(
         load(net)
     try:
         quantizer = install_quantizer(net, get_quantizer(s.quantizer, s.bits))
+        if fault := fault_of_state(net):
+            raise ValueError(f"its {fault}")
     except ValueError as error:
         raise BadInput(f"--quantizer {s.quantizer}: {error}") from None
     options = {"lr": s.init_lr, "weight_decay": s.weight_decay, **s.optimizer_options}
@@ -105,7 +117,7 @@ def build_loop(
                 loop_options["freeze_phi_after"] = s.freeze_phi_after * len(loader)
             return TrainingLoop(net, optimizee, quantizer, meta_net, meta_optimizer, s.update_order, **loop_options)
         if s.backward in PROXIMAL:
-            prox = PROXIMAL.load(s.backward)(quantizer)
+            prox = _build_proximal(s.backward, quantizer)
             loop_options |= {"after_step": [prox], "quantized_forward": False}
         elif s.backward != STE:  # the quantizers' own
             loop_options["estimator"] = ESTIMATORS.load(s.backward)
@@ -114,10 +126,20 @@ def build_loop(
         raise BadInput(f"--backward {s.backward}: {error}") from None
 
 
+def _build_proximal(name: str, quantizer: Quantizer) -> Callable[[TrainingLoop], None]:
+    """The call after every update. Raises ValueError where what is registered is not made from a quantizer, as an instance is."""
+    try:
+        return PROXIMAL.load(name)(quantizer)
+    except AttributeError as error:
+        raise ValueError(f"PROXIMAL takes a class that is made from the quantizer, and this is none: {error}") from None
+
+
 def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module, Adam]:
     """M and its optimizer (torch's Adam, gamma)."""
     s = settings
     meta_net = META_NETWORKS.load(s.backward)(**s.meta_network_options()).to(device)
+    if fault := fault_of_state(meta_net):
+        raise ValueError(f"its {fault}")
     meta_net.product_dtype = product_dtype(s.precision)
     phi = [{"params": list(meta_net.parameters())}]  # a group may be empty: an estimator with nothing to learn
     return meta_net, Adam(phi, lr=s.meta_lr, weight_decay=s.meta_weight_decay, bias_corrected_eps=True)

@@ -38,9 +38,54 @@ class Pair(Small):
         return super().forward(images), images
 
 
+class Averages(Small):
+    """With a running mean; how: assigned anew, in place, at the first training forward."""
+
+    def __init__(self, num_classes, how, persistent=False):
+        super().__init__(num_classes)
+        self.how = how
+        self.register_buffer("average", None if how == "first" else torch.zeros(3), persistent=persistent)
+
+    def forward(self, images):
+        mean = images.mean(dim=(0, 2, 3))
+        if self.training and self.how == "in place":
+            self.average.lerp_(mean, 0.1)
+        elif self.training:
+            self.average = mean if self.average is None else self.average.lerp(mean, 0.1)
+        return super().forward(images - 0 if self.average is None else images - self.average[:, None, None])
+
+
+class Caches(Small):
+    """Computes a constant in its first forward, and keeps it; start: what stands there before."""
+
+    def __init__(self, num_classes, start):
+        super().__init__(num_classes)
+        self.register_buffer("mask", start, persistent=False)
+
+    def forward(self, images):
+        if self.mask is None or not len(self.mask):
+            self.mask = torch.ones_like(images[:1])
+        return super().forward(images * self.mask)
+
+
+class Extra(Small):
+    def get_extra_state(self):
+        return {"calls": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Lazy(nn.Sequential):
+    """What the first forward makes: weights, and running statistics."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.LazyConv2d(8, 8, stride=8), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
 @pytest.fixture(autouse=True)
 def nets(monkeypatch):
-    for net in (Small, PerImage, Pair, Auxiliary):
+    for net in (Small, PerImage, Pair, Auxiliary, Extra, Lazy):
         monkeypatch.setitem(MODELS, net.__name__, net)
     monkeypatch.setitem(MODELS, "deaf", lambda num_classes: Small(10))
     monkeypatch.setitem(MODELS, "large", lambda num_classes: nn.Sequential(nn.Conv2d(3, 4, 64), nn.Flatten()))
@@ -76,6 +121,7 @@ def test_trying_a_net_leaves_no_trace(one_image):
         ("Pair", ["-m Pair: for 2 images this net must return logits of shape (2, 7), not tuple"]),
         ("Auxiliary", ["-m Auxiliary: for 2 images this net must return logits of shape (2, 7) in training, not tuple"]),
         ("deaf", ["-m deaf: for 2 images this net must return logits of shape (2, 7), not (2, 10)"]),
+        ("Extra", ["-m Extra: this net's state dict must hold tensors alone, and _extra_state (of get_extra_state) is none"]),
         ("without", ["-m without: this net cannot be made for 32x32 images and 7 classes (TypeError: ", "num_classes"]),
         (
             "torchvision:vit_h_14",
@@ -112,3 +158,37 @@ def test_a_name_is_checked_without_making_the_net():
     check_net_name("torchvision:vit_h_14")
     with pytest.raises(BadInput, match="unknown net torchvision:nothing"):
         check_net_name("torchvision:nothing")
+
+
+@pytest.mark.parametrize("how", ["anew", "in place", "first"])
+def test_a_buffer_that_training_changes_is_in_the_state_dict(how, monkeypatch):
+    """It would not be in a checkpoint: `evaluate` and a resumed run would compute with other values."""
+    monkeypatch.setitem(MODELS, "averages", lambda num_classes: Averages(num_classes, how))
+    with pytest.raises(
+        BadInput, match="-m averages: training changes the buffer average of this net, which is not in its"
+    ) as error:
+        plain_net("averages", 7)
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(MODELS, "averages", lambda num_classes: Averages(num_classes, how, persistent=True))
+    assert plain_net("averages", 7)
+
+
+@pytest.mark.parametrize("start", [None, torch.empty(0)], ids=["none", "empty"])
+def test_a_buffer_may_cache_a_constant(start, monkeypatch):
+    monkeypatch.setitem(MODELS, "caches", lambda num_classes: Caches(num_classes, start))
+    assert plain_net("caches", 7, one_image=True)
+
+
+def test_the_weights_of_a_lazy_net_are_random_numbers_of_their_own():
+    """What is drawn after the net, such as phi, is not drawn from the same state of the generator."""
+    torch.manual_seed(3)
+    net, after = plain_net("Lazy", 7), nn.Conv2d(3, 8, 8)
+    assert not torch.equal(net[0].weight, after.weight)
+    torch.manual_seed(3)
+    first = nn.Conv2d(3, 8, 8)
+    assert torch.equal(net[0].weight, first.weight)
+    assert [net[1].running_mean.tolist(), net[1].running_var.tolist(), int(net[1].num_batches_tracked)] == [
+        [0.0] * 8,
+        [1.0] * 8,
+        0,
+    ]

@@ -14,6 +14,7 @@ from utils.errors import BadInput, shortened
 from utils.run.build import build_net
 from utils.run.exported.about import About
 from utils.run.exported.packed_file import PackedFile
+from utils.run.nets import is_built_lazily
 from utils.run.paths import PACKED
 
 
@@ -70,11 +71,13 @@ class _NoMemory(TorchFunctionMode):
 
 
 def _skeleton(about: About) -> nn.Module | None:
-    """The metaquantized net without memory for its layers; None for one of the user's own that cannot be made so."""
+    """The metaquantized net without memory for its layers; None for one of the user's own that cannot be made so, or is built
+    lazily.
+    """
     make = MODELS.load(about.architecture)
     try:
         with _NoMemory():
             net = make(num_classes=about.num_classes)
     except Exception:  # a net may read its own numbers while it is made
         return None
-    return metaquantize(net, about.keep)
+    return None if is_built_lazily(net) else metaquantize(net, about.keep)
