@@ -27,6 +27,28 @@ class Odd(nn.Module):
         return self.fc(self.again(self.inner(self.second(self.first(x).relu()).relu()).relu()).relu())
 
 
+class Turned(nn.Module):
+    """Layers of images of five axes, then linear layers of inputs that are not contiguous."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 8, (3, 4, 4), stride=(1, 4, 4))
+        self.channels, self.places, self.fc = nn.Linear(8, 8), nn.Linear(64, 64), nn.Linear(8, num_classes)
+        self.register_buffer("running_shift", torch.zeros(1, 8, 1, 1, 1))
+
+    def forward(self, images):
+        x = (self.conv(images[:, None]) + self.running_shift).flatten(2)
+        x = self.channels(x.transpose(1, 2)).relu()
+        return self.fc((x + self.places(x.transpose(1, 2)).transpose(1, 2)).mean(1))
+
+
+class Lazy(nn.Sequential):
+    """Whose layers are made by the first forward."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.LazyConv2d(4, 8, stride=8), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
 class PerRow:
     """Five values for each row of a matrix, of which one is a negative zero, and for each first index of other weights."""
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from exported_runs import Odd, PerRow, Runs
+from exported_runs import Lazy, Odd, PerRow, Runs, Turned
 
 from utils.choices import MODELS, QUANTIZERS
 
@@ -77,8 +77,9 @@ def all_runs(tmp_path_factory, tiny_set):
 
 @pytest.fixture
 def runs(all_runs, monkeypatch):
-    """Quantized runs by their flags; there is a net Odd and a quantizer per-row meanwhile."""
-    monkeypatch.setitem(MODELS, "Odd", Odd)
+    """Quantized runs by their flags; there are the nets Odd, Turned and Lazy and a quantizer per-row meanwhile."""
+    for net in (Odd, Turned, Lazy):
+        monkeypatch.setitem(MODELS, net.__name__, net)
     monkeypatch.setitem(QUANTIZERS, "per-row", lambda bits: PerRow())
     return all_runs
 

@@ -34,6 +34,8 @@ CASES = {  # flags, net, bits that a weight may take
     "LSQ, 2 bits": (["-q", "LSQ", "-bw", "2"], "ResNet8", [2]),
     "TTQ": (["-q", "TTQ"], "ResNet8", [2]),
     "ternary": (["-q", "ternary"], "ResNet8", [2]),
+    "five axes, and turned inputs": (["-q", "dorefa", "-bw", "3"], "Turned", [1, 2, 3]),
+    "built lazily": (["-q", "BWN"], "Lazy", [1]),
     "torchvision": (["-q", "dorefa", "--keep", "fc"], "torchvision:shufflenet_v2_x0_5", [1]),
 }
 

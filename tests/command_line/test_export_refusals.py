@@ -1,5 +1,6 @@
 """`export`, packed: what is not exported is named in one line, and no other file is lost for it."""
 
+import re
 import shutil
 
 import torch
@@ -117,6 +118,7 @@ def test_a_file_that_computes_something_else_is_not_written(runs, call_main, tmp
     outcome = call_main("export", runs.get(model="moody"), tmp_path / "net.safetensors")
     (line,) = outcome.err.splitlines()
     assert "net.safetensors is not written: read back, it gives other results: its logits differ by up to" in line
+    assert re.search(r"its accuracy is (\S+) %, too$", line)
     assert (outcome.code, outcome.out, list(tmp_path.iterdir())) == (1, "", [])
 
 

@@ -139,7 +139,9 @@ def _compare(logits: Tensor, others: Tensor, before: Evaluation, after: Evaluati
     else:
         same = torch.equal(logits, others)
     if not same or before.top1 != after.top1:
-        differences = f"its logits differ by up to {largest:.3g}, its accuracy is {after.top1:.2f} %, not {before.top1:.2f} %"
+        here, there = (f"{result.top1:.2f} %" for result in (after, before))
+        accuracy = f"its accuracy is {here}, not {there}" if here != there else f"its accuracy is {here}, too"
+        differences = f"its logits differ by up to {largest:.3g}, {accuracy}"
         raise RunFailed(f"{target} is not written: read back, it gives other results: {differences}")
 
 

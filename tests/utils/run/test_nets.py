@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from utils.choices import MODELS
+from utils.dataset import load_images, make_loader
 from utils.environment import random_states
 from utils.errors import BadInput
+from utils.run.build import build_net
 from utils.run.nets import check_net_name, plain_net
 
 
@@ -192,3 +194,25 @@ def test_the_weights_of_a_lazy_net_are_random_numbers_of_their_own():
         [1.0] * 8,
         0,
     ]
+
+
+def test_what_has_four_axes_is_channels_last_and_all_else_as_it_was(monkeypatch):
+    """As torch's own conversion does it, which fails on five axes."""
+
+    class Axes(nn.Sequential):
+        def __init__(self, num_classes, more=()):
+            super().__init__(nn.Conv2d(3, 4, 8, stride=8), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, num_classes), *more)
+            self.register_buffer("four", torch.zeros(2, 3, 4, 5))
+
+    class Five(Axes):
+        def __init__(self, num_classes):
+            super().__init__(num_classes, [nn.Unflatten(1, (1, 1, 1, num_classes)), nn.Conv3d(1, 1, 1), nn.Flatten()])
+            self.register_buffer("five", torch.zeros(2, 3, 4, 5, 6))
+
+    monkeypatch.setitem(MODELS, "five", Five)
+    loader = make_loader("resident", load_images("Digits", "test"), "test", 100)
+    net, expected = build_net("five", loader, torch.device("cpu")), Axes(10).to(memory_format=torch.channels_last)
+    for name, value in expected.state_dict().items():
+        assert net.state_dict()[name].stride() == value.stride(), name
+    assert net.five.is_contiguous()
+    assert isinstance(net[5].weight, nn.Parameter)

@@ -152,7 +152,8 @@ class PackedFile:
 
     @torch.no_grad()
     def load_into(self, net: nn.Module) -> None:
-        """Gives a metaquantized net W_hat as its weights, and everything else.
+        """Gives a metaquantized net W_hat as its weights, and everything else. The weights need no gradient, as W_hat of a run's
+        evaluation needs none: torch multiplies otherwise, and rounds otherwise, where one does.
 
         Raises ValueError as `check` does, for numbers that no net computes with, and for a code beyond its levels.
         """
@@ -172,6 +173,8 @@ class PackedFile:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             own[name].copy_(W)
+        for layer in net.meta.layers:
+            layer.weight.requires_grad_(False)
 
 
 def _tied(net: nn.Module) -> dict[str, str]:
