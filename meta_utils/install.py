@@ -17,8 +17,10 @@ def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
     Its parameters are then the net's, under `quantizer.*` in the state dict, which files of the plain net lack: load those
     before. A quantizer that is no module has no parameters, and leaves the net as it is.
 
-    Raises ValueError for a module without `start`, and where the net has a submodule or attribute of that name.
+    Raises ValueError for a net that is not metaquantized, for a module without `start`, and where the net has a submodule or
+    attribute of that name.
     """
+    _require_metaquantized(net)
     if not isinstance(quantizer, nn.Module):
         return quantizer
     require_start(quantizer)
@@ -54,10 +56,18 @@ def parameter_groups(net: nn.Module, quantizer_lr: float | None = None) -> Itera
     """What an optimizee of a net takes: all its parameters, and an installed quantizer's in a group of their own.
 
     That group has no weight decay. quantizer_lr: its learning rate; None: the optimizee's.
+
+    Raises ValueError for a net that is not metaquantized.
     """
+    _require_metaquantized(net)
     own = list(net.meta.quantizer.parameters()) if net.meta.quantizer is not None else []
     if not own:
         return net.parameters()
     group = {"name": NAME, "params": own, "weight_decay": 0.0}
     others = [p for name, p in net.named_parameters() if not name.startswith(f"{NAME}.")]
     return [{"name": "net", "params": others}, group if quantizer_lr is None else group | {"lr": quantizer_lr}]
+
+
+def _require_metaquantized(net: nn.Module) -> None:
+    if not hasattr(net, "meta"):
+        raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")

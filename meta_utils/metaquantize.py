@@ -1,7 +1,7 @@
 """Quantizes the weights of any net, in place: `metaquantize(net)`.
 
 The weights are found by their parameters' names. A forward with a quantizer is the net's own forward, called by
-torch.func.functional_call with W_hat under the names of W, so that layer types, names and shapes in the state dict stay what they
+torch.func.functional_call with W_hat under the names of W, so that names and shapes in the state dict stay what they
 were, a module that is called twice is quantized in both calls, and a weight that two modules share is quantized once.
 """
 
@@ -50,8 +50,9 @@ def metaquantize(
     lr: alpha, the step from W to W'; or parameter -> its own alpha.
     New attributes: `layer_name_list`, a pair (dotted name, path for get_layer) for each quantized layer; `meta`, the MetaLayers;
     each quantized layer shows what the notebook reads off it (the keys of SYMBOLS), and raises RuntimeError before it exists.
-    State dict, parameters and types of the layers are those of the plain net. A quantized net must not use
-    torch.utils.checkpoint, which calls layers again in the backward, where their weights are W: RuntimeError.
+    State dict and parameters are those of the plain net. The type of a quantized layer is a subclass of what it was, by the same
+    name: isinstance(m, nn.Linear) holds, type(m) is nn.Linear does not. A quantized net must not use torch.utils.checkpoint,
+    which calls layers again in the backward, where their weights are W: RuntimeError.
 
     Raises ValueError, naming it, for a pattern that matches no layer, a net without a layer to quantize, a lazily built layer, a
     layer whose weight is not a parameter of its own (weight_norm), a shared weight of which one layer is to be kept and

@@ -37,6 +37,8 @@ class Optimizee(Optimizer):
         if type(self).refine is Optimizee.refine:
             raise ValueError(f"{type(self).__name__} does not define refine(), which gives pi")
         for name in ("lr", "weight_decay"):
+            if name not in defaults:
+                raise ValueError(f"the defaults of {type(self).__name__} lack {name}")
             if not defaults[name] >= 0:
                 raise ValueError(f"{name} must be at least 0, not {defaults[name]}")
         super().__init__(params, defaults)

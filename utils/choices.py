@@ -223,7 +223,14 @@ def is_net(name: Any) -> bool:
 
 
 def usual_bits(quantizer: str) -> int:
-    """A quantizer's own number of bits: the default of its class."""
+    """A quantizer's own number of bits: the default of its class.
+
+    Raises ValueError where a quantizer, or what cannot be called, is registered in the place of a class.
+    """
+    entry = QUANTIZERS[quantizer]
+    is_class = isinstance(entry, (type, Place))
+    if not is_class and (hasattr(entry, "quantize") or not callable(entry)):
+        raise ValueError(f"{quantizer} is registered as {shortened(repr(entry))}, and not as a class that makes a quantizer")
     bits = QUANTIZERS.options(quantizer).get("bits")
     return bits if isinstance(bits, int) else 1
 

@@ -129,6 +129,19 @@ def _fault_of(image_set: Any) -> str | None:
     return None
 
 
+def difference(one: Any, other: Any) -> tuple[str, str] | None:
+    """The first of num_classes, mean and std in which two ImageSets, or what has these too, differ: both values in words.
+
+    Means and deviations may differ by rounding: another machine adds in another order.
+    """
+    for name in ("num_classes", "mean", "std"):
+        values = [np.asarray(getattr(side, name), dtype=float) for side in (one, other)]
+        if not np.allclose(*values, rtol=1e-6, atol=0):
+            here, there = (f"{name} {' '.join(f'{number:.9g}' for number in value.ravel())}" for value in values)
+            return here, there
+    return None
+
+
 def _form(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else type(value).__name__
 

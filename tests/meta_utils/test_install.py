@@ -169,6 +169,12 @@ def test_what_cannot_be_installed_or_trained_is_refused(tiny_net):
     assert len(list(parameter_groups(other))) == len(list(other.parameters()))
 
 
+@pytest.mark.parametrize("call", [lambda net: install_quantizer(net, LSQ(2)), parameter_groups], ids=["install", "groups"])
+def test_a_net_that_is_not_metaquantized_is_refused_by_name(call):
+    with pytest.raises(ValueError, match=r"the net ResNet is not metaquantized: metaquantize\(net\) comes first"):
+        call(ResNet(8))
+
+
 @pytest.mark.parametrize("bits", [None, 2])
 def test_a_module_without_start_is_refused_by_name(bits, monkeypatch):
     monkeypatch.setitem(QUANTIZERS, "unstarted", Unstarted)

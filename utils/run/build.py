@@ -16,9 +16,9 @@ from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
 from utils.choices import ESTIMATORS, FLOAT32, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
-from utils.dataset import get_dataloader, hold_out, load_images, make_loader
+from utils.dataset import difference, get_dataloader, hold_out, load_images, make_loader
 from utils.environment import product_dtype
-from utils.errors import BadInput, shortened
+from utils.errors import BadInput, BadPart, shortened
 from utils.quantize import get_quantizer
 from utils.quantizers.quantizer import Quantizer
 from utils.run.common_settings import Settings
@@ -38,7 +38,10 @@ class Loaders(NamedTuple):
 
 
 def load_data(settings: Settings, data_seed: int, device: torch.device) -> Loaders:
-    """The loaders of a run's settings. data_seed: of the order and the augmentation of the training images."""
+    """The loaders of a run's settings. data_seed: of the order and the augmentation of the training images.
+
+    Raises BadInput and BadPart as load_images does, and BadPart for two splits of one's own that do not go together.
+    """
     s = settings
     options = {"device": device, "workers": s.workers}
     images = load_images(s.dataset, "train", s.data_root)
@@ -49,6 +52,8 @@ def load_data(settings: Settings, data_seed: int, device: torch.device) -> Loade
         make_loader(s.loader, images, "validation", TEST_BATCH_SIZE, chosen=held_out, **options) if s.validation else None
     )
     test = get_dataloader(s.dataset, "test", TEST_BATCH_SIZE, data_root=s.data_root, loader=s.loader, **options)
+    if fault := difference(images, test.image_set):
+        raise BadPart(f"--dataset {s.dataset}: the train set has {fault[0]}, and the test set {fault[1]}")
     return Loaders(train, test, validation)
 
 

@@ -19,6 +19,7 @@ from utils.choices import (
     QUANTIZERS,
     STARTS,
     UPDATE_ORDERS,
+    OptimizeeChoice,
     Place,
     is_trained,
     methods,
@@ -65,7 +66,8 @@ class TrainSettings(Settings):
     """Settings of `train`, which trains a quantized net with a fixed estimator, a learned gradient or ProxQuant.
 
     option: the argument of M's constructor that the setting is; learned: what only a learned gradient has, with its default.
-    Raises BadInput for bits that the quantizer does not take, and for a meta network whose option has no default.
+    Raises BadInput for bits that the quantizer does not take, for a meta network whose option has no default, and for a quantizer
+    or optimizee of one's own that is registered as something else than its registry takes.
     """
 
     quantizer: str = setting("dorefa", "quantizer of every layer's weights", "-q", kind=QUANTIZER)
@@ -169,6 +171,8 @@ class TrainSettings(Settings):
         self._set("keep", tuple(sorted(set(self.keep))))
         self._check_phi()
         defaults, choice = method_defaults(self.backward), OPTIMIZEES[self.optimizer]
+        if not isinstance(choice, OptimizeeChoice):
+            raise BadInput(f"--optimizer {self.optimizer}: OPTIMIZEES takes an OptimizeeChoice of a class, not {choice!r}")
         learned = self.backward in META_NETWORKS
         for name in (*META_OPTIONS, *LEARNED_DEFAULTS):
             if name not in defaults or (name == "meta_init" and self.phi):
@@ -194,17 +198,18 @@ class TrainSettings(Settings):
             raise BadInput(f"{number}: must be less than the run's {counted(self.epochs, 'epoch')}")
 
     def _resolve_bits(self) -> None:
-        usual = usual_bits(self.quantizer)
-        if self.bits is None:
-            self._set("bits", usual)
-        if self.bits == usual and isinstance(QUANTIZERS[self.quantizer], Place):
-            return  # a built-in quantizer takes its own number; its class would import torch
-        from utils.quantize import get_quantizer
-
         try:
+            usual = usual_bits(self.quantizer)
+            if self.bits is None:
+                self._set("bits", usual)
+            if self.bits == usual and isinstance(QUANTIZERS[self.quantizer], Place):
+                return  # a built-in quantizer takes its own number; its class would import torch
+            from utils.quantize import get_quantizer
+
             get_quantizer(self.quantizer, self.bits)
         except ValueError as error:
-            flags = (f"{spelling(settings_of(TrainSettings)[name])} {getattr(self, name)}" for name in ("quantizer", "bits"))
+            given = [name for name in ("quantizer", "bits") if getattr(self, name) is not None]
+            flags = (f"{spelling(settings_of(TrainSettings)[name])} {getattr(self, name)}" for name in given)
             raise BadInput(f"{', '.join(flags)}: {error}") from None
 
     @classmethod

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from meta_utils.metaquantize import metaquantize
 from utils.batches import Loader
 from utils.choices import FLOAT32, MODELS
+from utils.dataset import difference
 from utils.errors import BadInput, shortened
 from utils.run.build import build_net
 from utils.run.exported.about import About
@@ -43,11 +44,13 @@ def build_exported(file: ExportedFile, path: Path, loader: Loader, device: torch
     """The net of an exported file, for the loader's images, on the device; its weights are W_hat. precision: of its products.
 
     The file's tensors are compared with the net before memory is taken for it. Raises BadInput where they are of another net, or
-    not for the loader's classes.
+    not for the loader's classes, or for images that are normalised otherwise.
     """
     about, classes = file.about, loader.image_set.num_classes
     if about.num_classes != classes:
         raise BadInput(f"{path} is of a net for {about.num_classes} classes, and the data set has {classes}")
+    if other := difference(about, loader.image_set):
+        raise BadInput(f"{path} is of a net for images that are normalised by {other[0]}, and the data set's by {other[1]}")
     try:
         if (skeleton := _skeleton(about)) is not None:
             file.check(skeleton)
