@@ -49,8 +49,8 @@ class Registry(UserDict[str, Any]):
 
     Raises ValueError, when one is registered, for a name that is not text, is empty or longer than 100 characters, begins with
     '.', '-' or a space, or has a '/' or a character that cannot be printed, and for the name of a built-in one: a run that was
-    trained with another class of that name would pass as one of this project's. So would one of the same name in a registry of
-    `beside`, whose names are values of the same flag.
+    trained with another class of that name would pass as one of this project's. Likewise for a name in another registry of
+    `beside`, the registries whose names are values of one flag.
     """
 
     def __init__(self, built_in: Mapping[str, Any]):
@@ -65,7 +65,7 @@ class Registry(UserDict[str, Any]):
             raise ValueError(f"a registered name must be {accepted}, not {shortened(repr(name))}")
         if name in self._built_in:
             raise ValueError(f"{name} is the name of a built-in one: register your own under another name")
-        if any(name in registry for registry in self.beside):
+        if any(name in registry for registry in self.beside if registry is not self):
             raise ValueError(f"{name} is the name of a method in another registry: register your own under another name")
         super().__setitem__(name, entry)
 
@@ -176,9 +176,8 @@ PROXIMAL = Registry(  # (quantizer) -> a call after every update that moves W, s
     {"ProxQuant": Place("meta_utils.prox_quant:ProxQuant")}
 )
 
-_METHODS = (ESTIMATORS, META_NETWORKS, PROXIMAL)
-for _registry in _METHODS:
-    _registry.beside = [_other for _other in _METHODS if _other is not _registry]
+METHODS = (ESTIMATORS, META_NETWORKS, PROXIMAL)
+ESTIMATORS.beside = META_NETWORKS.beside = PROXIMAL.beside = METHODS
 
 MODELS = Nets(  # (num_classes) -> a plain net, images (B, 3, 32, 32) -> logits (B, num_classes); see utils/run/nets.py
     {f"ResNet{depth}": Place(f"models_CIFAR.resnet:resnet{depth}", num_classes=10) for depth in (20, 32, 44, 56, 110)}
@@ -203,7 +202,7 @@ LOADERS = Registry(  # (image_set, split, batch_size, ...) -> Loader, see utils/
 
 def methods() -> tuple[str, ...]:
     """How weights behind a quantizer can be trained: with a fixed estimator, a meta network, or a proximal step."""
-    return tuple(chain(*_METHODS))
+    return tuple(chain(*METHODS))
 
 
 def is_fixed(backward: str) -> bool:
