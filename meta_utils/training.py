@@ -38,7 +38,7 @@ class TrainingLoop:
     updated.
     meta_net, meta_optimizer: M and the optimizer of phi; both None: a fixed estimator passes the gradient through the quantizer.
     estimator: the fixed one; the default is STE. iterations: how many there will be in all, for an estimator, or a call of
-    after_step, that depends on `progress`, which stays 1 in later ones.
+    after_step, that depends on `progress`, which stays 1 in later ones, and is NaN where the number is None.
     criterion: (logits, targets) -> the loss, a scalar. clip: the largest 2-norm of all of the net's gradients together, at which
     they are clipped before they are refined; None: they are not.
     after_step: called with the loop after every update of the parameters. On CUDA they are captured with the iteration, and must
