@@ -19,8 +19,8 @@ class Estimator:
     x is what Q rounds or takes the sign of, centred (dorefa: 2 W_tilde - 1; BWN: W_tilde); q is its discrete value and g_q the
     gradient at q. All three have the same shape, dtype and device. progress is the part of training that is done, a 0-dim tensor
     in [0, 1] on that device, float32 or float64; NaN where it is not known how long training will be. Results have the shape and
-    dtype of x. The arguments are not changed, but a result may be one of them, and must not be changed in place. No graph is meant
-    to pass through: give detached tensors.
+    dtype of x. The arguments are not changed, but a result may be one of them, and must not be changed in place. No graph is
+    meant to pass through: give detached tensors.
     """
 
     standardized = False  # whether x comes divided by its layer's standard deviation
