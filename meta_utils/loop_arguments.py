@@ -1,9 +1,9 @@
 """What TrainingLoop is made of, checked before it begins: mistakes are named here, not by a traceback in the first iteration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meta_utils.meta_network import MetaNetwork
@@ -23,7 +23,7 @@ def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | Non
     if not isinstance(optimizee, Optimizee):
         name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
         raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")
-    _require_own(optimizee, net)
+    _require_own(optimizee, net.parameters())
     if isinstance(quantizer, (type, str)):
         made = f"{quantizer.__name__}()" if isinstance(quantizer, type) else f"utils.quantize.get_quantizer({quantizer!r})"
         raise ValueError(f"the quantizer {quantizer!r} is not one yet: {made} makes it")
@@ -62,7 +62,7 @@ def check_gradient(
         raise ValueError("a learned gradient needs a quantizer")
     if not hasattr(quantizer, "calibration"):
         raise ValueError(f"a learned gradient needs the calibration of the quantizer, Eq. (4), and {quantizer} has none")
-    if not _is_of(meta_optimizer, meta_net):
+    if not _is_of(meta_optimizer, meta_net.parameters()):
         raise ValueError("the meta optimizer trains other parameters than those of the meta network")
     if estimator is not None:
         raise ValueError("a learned gradient cannot be combined with a fixed estimator")
@@ -80,15 +80,15 @@ def _check_fixed(estimator: Estimator | None, iterations: int | None, freeze_phi
         raise ValueError(f"{type(estimator).__name__} depends on progress: say how many iterations there will be")
 
 
-def _require_own(optimizee: Optimizee, net: nn.Module) -> None:
-    if not _is_of(optimizee, net):
+def _require_own(optimizee: Optimizee, parameters: Iterable[Tensor]) -> None:
+    if not _is_of(optimizee, parameters):
         advice = "it is made from net.parameters(), once the net will not be copied or given other parameters any more"
         raise ValueError(f"the optimizee has parameters that are not the net's: {advice}")
 
 
-def _is_of(optimizer: Optimizer, net: nn.Module) -> bool:
-    """Whether all of an optimizer's parameters are a net's."""
-    own = {id(p) for p in net.parameters()}
+def _is_of(optimizer: Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Whether all of an optimizer's parameters are among a net's."""
+    own = {id(p) for p in parameters}
     return all(id(p) in own for group in optimizer.param_groups for p in group["params"])
 
 
@@ -100,11 +100,11 @@ def check_calls(after_step: Iterable[Any]) -> tuple[Callable, ...]:
     return calls
 
 
-def check_iteration(net: nn.Module, optimizee: Optimizee, learned: bool) -> None:
-    """What may have changed since the loop was made. Raises ValueError for an optimizee of other parameters than the net's, and
-    for a learned gradient in eval mode, in which the layers do not show the g_W_hat that M needs.
+def check_iteration(net: nn.Module, parameters: Sequence[Tensor], optimizee: Optimizee, learned: bool) -> None:
+    """What may have changed since the loop was made; parameters: the net's. Raises ValueError for an optimizee of others, and for
+    a learned gradient of frozen weights, or in eval mode, in which the layers do not show the g_W_hat that M needs.
     """
-    _require_own(optimizee, net)
+    _require_own(optimizee, parameters)
     check_weights(net, learned)
     if learned and not net.training:
         raise ValueError("a learned gradient needs the net in train mode: call net.train(), then eval() of parts to be frozen")

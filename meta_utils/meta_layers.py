@@ -59,9 +59,11 @@ class MetaLayer:
         return tuple(dotted.split(".")) if dotted else ()
 
     def require_forward(self) -> None:
-        """Raises RuntimeError in the backward of a quantized forward, where the layer would compute with W."""
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1 and self.shown_in[0].quantizes:
-            raise RuntimeError(f"{self.name} is called again in the backward, without W_hat: the net must not use checkpointing")
+        """Raises BadPart in the backward of a quantized forward, where the layer would compute with W."""
+        net = self.shown_in[0]
+        in_backward = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if in_backward and net.quantizes and not net.in_forward:
+            raise BadPart(f"{self.name} is called again in the backward, without W_hat: the net must not use checkpointing")
 
     @property
     def weight(self) -> nn.Parameter:
@@ -128,7 +130,7 @@ class MetaLayers:
     - calibration: c of g_W = c g_W_tilde at that forward's W, where a learned gradient was used.
     An evaluation (eval mode or no_grad) changes none of them.
     quantizer: the one with parameters that is installed in the net (install.py); None: none. quantizes: whether the last forward
-    computed with W_hat.
+    with a graph computed with W_hat; in_forward: whether one with W_hat is at work.
     Raises ValueError for weights that are not all float32 or all float64, or without a number.
     """
 
@@ -136,7 +138,7 @@ class MetaLayers:
         self.layers = list(layers)
         _require_quantizable(self.layers)
         self.quantizer: nn.Module | None = None
-        self.quantizes = False
+        self.quantizes = self.in_forward = False
         self.paths = {layer.name: layer.path for layer in layers}  # for get_layer, in the order of the net's modules
         for index, layer in enumerate(self.layers):
             layer.shown_in = (self, index)
@@ -230,7 +232,8 @@ class MetaLayers:
         Raises ValueError for meta gradients without a quantizer, and as require_own does; RuntimeError where a weight has no
         refined gradient; BadPart where the quantizer returns something else than W_tilde and W_hat.
         """
-        self.quantizes = quantizer is not None
+        if torch.is_grad_enabled():
+            self.quantizes = quantizer is not None
         if quantizer is None:
             if meta_grad_dict:
                 raise ValueError("meta gradients need a quantizer (quantized_type is None)")

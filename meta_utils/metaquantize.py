@@ -52,7 +52,7 @@ def metaquantize(
     each quantized layer shows what the notebook reads off it (the keys of SYMBOLS), and raises RuntimeError before it exists.
     State dict and parameters are those of the plain net. The type of a quantized layer is a subclass of what it was, by the same
     name: isinstance(m, nn.Linear) holds, type(m) is nn.Linear does not. A quantized net must not use torch.utils.checkpoint,
-    which calls layers again in the backward, where their weights are W: RuntimeError.
+    which calls layers again in the backward, where their weights are W: such a call raises BadPart.
 
     Raises ValueError, naming it, for a pattern that matches no layer, a net without a layer to quantize, a lazily built layer, a
     layer whose weight is not a parameter of its own (weight_norm), a shared weight of which one layer is to be kept and
@@ -63,8 +63,8 @@ def metaquantize(
         raise ValueError(f"keep takes a list of patterns, not the text {keep!r}")
     keep = tuple(keep)
     for name, module in net.named_modules():
-        shows = isinstance(module, _Showing)  # a layer of a net that is
-        if shows or isinstance(getattr(module.__dict__.get("forward"), "__self__", None), QuantizedForward):
+        is_layer = isinstance(module, _Guarded)  # of a net that is
+        if is_layer or isinstance(getattr(module.__dict__.get("forward"), "__self__", None), QuantizedForward):
             raise ValueError(f"{name or 'the net'} is metaquantized already")
     if taken := [name for name in OWN if hasattr(net, name)]:
         raise ValueError(f"the net has an attribute {taken[0]} of its own")
@@ -72,8 +72,8 @@ def metaquantize(
     net.meta = MetaLayers(layers)
     net.layer_name_list = [(layer.name, layer.path) for layer in layers]
     for layer in layers:
-        if layer.parameter == "weight":
-            layer.module.__class__ = _showing(type(layer.module))
+        if not isinstance(layer.module, _Guarded):
+            layer.module.__class__ = _mixed(_Showing if layer.parameter == "weight" else _Guarded, type(layer.module))
             layer.module._shown_by = layer
     net.forward = QuantizedForward(net, bitW, autocast).forward
     return net
@@ -90,8 +90,8 @@ def plain_copy(net: nn.Module, quantizer: Quantizer | None = None) -> nn.Module:
     copy = deepcopy(net)
     for layer, weight in zip(copy.meta.layers, W_hat, strict=True):
         layer.weight.copy_(weight)
-        if isinstance(layer.module, _Showing):
-            layer.module.__class__ = _shown_type(layer.module)
+        if isinstance(layer.module, _Guarded):
+            layer.module.__class__ = layer.module._plain_type
             del layer.module._shown_by
     for name in (*OWN, "forward", *([INSTALLED] if copy.meta.quantizer is not None else [])):
         delattr(copy, name)
@@ -124,7 +124,11 @@ class QuantizedForward:
         if not operands:
             return self._plain(inputs)
         named = {f"net.{name}": value for name, value in operands.items()}
-        return functional_call(self._plain, named, (inputs,), tie_weights=False)
+        net.meta.in_forward = True
+        try:
+            return functional_call(self._plain, named, (inputs,), tie_weights=False)
+        finally:
+            net.meta.in_forward = False
 
 
 class _PlainForward(nn.Module):
@@ -154,36 +158,39 @@ def _with_dtype(outputs: Any, there: torch.dtype, wanted: torch.dtype) -> Any:
     return outputs
 
 
-class _Showing:
-    """Mixed into the class of a quantized layer: it shows W_tilde, W_hat and gradients by the notebook's names."""
+class _Guarded:
+    """Mixed into the class of a module with quantized weights: it notices where it is called without them."""
+
+    _mixin: type
+    _plain_type: type
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._shown_by.require_forward()
         return super().forward(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return _new_mixed, (self._mixin, self._plain_type), self.__dict__
+
+
+class _Showing(_Guarded):
+    """A layer that shows W_tilde, W_hat and gradients by the notebook's names."""
 
     def __getattr__(self, name: str) -> Any:
         if name in SYMBOLS:
             return getattr(self._shown_by, name)
         return super().__getattr__(name)
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return _new_showing, (_shown_type(self),), self.__dict__
-
 
 @cache
-def _showing(layer_type: type) -> type:
-    """A layer's class that shows, by the same name."""
-    return type(layer_type.__name__, (_Showing, layer_type), {"__module__": layer_type.__module__, "__doc__": layer_type.__doc__})
+def _mixed(mixin: type, plain_type: type) -> type:
+    """A module's class with a mixin, by the same name."""
+    about = {"__module__": plain_type.__module__, "__doc__": plain_type.__doc__, "_mixin": mixin, "_plain_type": plain_type}
+    return type(plain_type.__name__, (mixin, plain_type), about)
 
 
-def _shown_type(layer: nn.Module) -> type:
-    """A layer's class before it showed anything."""
-    return type(layer).__mro__[2]
-
-
-def _new_showing(layer_type: type) -> nn.Module:
-    shows = _showing(layer_type)
-    return shows.__new__(shows)
+def _new_mixed(mixin: type, plain_type: type) -> nn.Module:
+    mixed = _mixed(mixin, plain_type)
+    return mixed.__new__(mixed)
 
 
 class _Candidate(NamedTuple):

@@ -94,7 +94,9 @@ class TrainingLoop:
         Raises NotFinite, before a parameter is updated, where the loss is not finite and `checks_loss`; ValueError as
         check_iteration does.
         """
-        check_iteration(self.net, self.optimizee, self.learned)
+        parameters = list(self.net.parameters())
+        check_iteration(self.net, parameters, self.optimizee, self.learned)
+        self._parameters = len(parameters)
         if self.learned and self.update_order == "paper":
             loss, outputs = self.paper_iteration(inputs, targets)
         else:

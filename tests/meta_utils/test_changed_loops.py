@@ -1,6 +1,7 @@
 """A loop whose parts are not one another's, or change between iterations: nothing is trained wrongly without a word."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -93,26 +94,63 @@ def test_a_copy_of_a_state_can_be_loaded_more_than_once(method, order, tiny_net,
 
 
 class Checkpointed(nn.Module):
-    def __init__(self, use_reentrant):
+    def __init__(self, layer, use_reentrant):
         super().__init__()
-        self.first, self.fc, self.use_reentrant = nn.Linear(3, 4), nn.Linear(4, 2), use_reentrant
+        self.layer, self.fc, self.use_reentrant = layer, nn.Linear(4, 2), use_reentrant
 
     def forward(self, x):
-        return self.fc(checkpoint(self.first, x, use_reentrant=self.use_reentrant))
+        return self.fc(checkpoint(self.layer, x, use_reentrant=self.use_reentrant))
+
+
+class Attention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_a_checkpointed_layer_is_refused_where_its_second_call_would_compute_with_w(use_reentrant):
-    net = metaquantize(Checkpointed(use_reentrant))
-    images = torch.ones(2, 3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="first is called again in the backward, without W_hat: the net must not use check"):
-        net(images, BWN()).sum().backward()
-    plain = Checkpointed(use_reentrant)
-    plain.load_state_dict(net.state_dict())
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 4), lambda: Attention(4, 2)], ids=["linear", "attention"])
+def test_a_checkpointed_layer_is_refused_where_its_second_call_would_compute_with_w(make, use_reentrant):
+    plain = Checkpointed(make(), use_reentrant)
+    net = metaquantize(copy.deepcopy(plain))
+    images = torch.randn(3, 4, requires_grad=True)
+    outputs = net(images, BWN())
+    with torch.no_grad():
+        net(images)  # as of a teacher
+    with pytest.raises(
+        BadPart, match=r"layer.* is called again in the backward, without W_hat: the net must not use checkpointing"
+    ):
+        outputs.sum().backward()
     for one in (net, plain):  # in full precision both calls compute with W
         one.zero_grad()
         one(images).square().sum().backward()
     assert all(torch.equal(p.grad, q.grad) for p, q in zip(net.parameters(), plain.parameters(), strict=True))
+    assert type(plain_copy(net).layer) is type(plain.layer)
+    assert type(pickle.loads(pickle.dumps(net)).layer) is type(net.layer)
+
+
+def test_a_whole_net_may_be_checkpointed(tiny_net, batches):
+    """Its second forward quantizes as the first one."""
+    (images, targets), found = batches(1)[0], []
+    for call in (lambda: tiny_net(images, BWN()), lambda: checkpoint(tiny_net, images, BWN(), use_reentrant=False)):
+        tiny_net.zero_grad()
+        nn.functional.cross_entropy(call(), targets).backward()
+        found.append([p.grad.clone() for p in tiny_net.parameters()])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("method", ["STE", "FC-Grad"])
+def test_a_parameter_that_is_added_later_is_in_no_group_and_stays(method, tiny_net, batches):
+    loop = make_loop(tiny_net, method)
+    first, second, third = batches(3)
+    loop.step(*first)
+    tiny_net.extra = nn.Parameter(torch.ones(10, dtype=torch.float64))
+    forward = tiny_net.fc.forward
+    tiny_net.fc.forward = lambda x: forward(x) * tiny_net.extra
+    before = tiny_net.conv1.weight.clone()
+    for batch in (second, third):
+        loop.step(*batch)
+    assert torch.equal(tiny_net.extra, torch.ones(10))
+    assert not torch.equal(tiny_net.conv1.weight, before)
 
 
 def test_weights_that_are_tied_later_are_noticed():

@@ -153,9 +153,8 @@ def _look_inside(
     """Shares of the phases of a method's eager iterations, and the bytes that it takes on a GPU, its images included."""
     before = 0
     if device.type == "cuda":
-        trainer(turn, setup, options.optimizer, device, eager=True)(
-            2
-        )  # the libraries' workspaces, taken once, are no method's own
+        # the libraries' workspaces, taken once, are no method's own
+        trainer(turn, setup, options.optimizer, device, eager=True)(2)
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import isroutine
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from meta_utils.install import install_quantizer, parameter_groups
 from meta_utils.metaquantize import metaquantize
 from meta_utils.training import TrainingLoop
 from utils.batches import Loader
-from utils.choices import ESTIMATORS, FLOAT32, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE
+from utils.choices import ESTIMATORS, FLOAT32, META_NETWORKS, OPTIMIZEES, PROXIMAL, STE, Place
 from utils.dataset import difference, get_dataloader, hold_out, load_images, make_loader
 from utils.environment import product_dtype
 from utils.errors import BadInput, BadPart, shortened
@@ -132,11 +133,10 @@ def build_loop(
 
 
 def _build_proximal(name: str, quantizer: Quantizer) -> Callable[[TrainingLoop], None]:
-    """The call after every update. Raises ValueError where what is registered is not made from a quantizer, as an instance is."""
-    try:
-        return PROXIMAL.load(name)(quantizer)
-    except AttributeError as error:
-        raise ValueError(f"PROXIMAL takes a class that is made from the quantizer, and this is none: {error}") from None
+    """The call after every update. Raises ValueError where an instance is registered in the place of its class."""
+    if not (isinstance(PROXIMAL[name], (type, Place)) or isroutine(PROXIMAL[name])):
+        raise ValueError(f"PROXIMAL takes a class that is made from the quantizer, not {PROXIMAL[name]!r}")
+    return PROXIMAL.load(name)(quantizer)
 
 
 def _build_meta_network(settings: TrainSettings, device: torch.device) -> tuple[nn.Module, Adam]:

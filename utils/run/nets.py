@@ -28,7 +28,8 @@ def plain_net(model: str, num_classes: int, one_image: bool = False) -> nn.Modul
 
     one_image: training will meet a batch of a single image. The net is tried on such images, which changes neither its buffers
     nor, unless it is built lazily, the state of the random generators. Raises BadInput, naming the net, for a net that cannot be
-    made or take them; for a state dict with anything but tensors; and for a buffer that training changes and that is not in it.
+    made or take them; for a state dict with anything but tensors; for a buffer that training changes and that is not in it; and
+    for one that training makes, whose first value would be of these images.
     """
     check_net_name(model)
     with failures_of(f"-m {model}: this net cannot be made for {SIZE}x{SIZE} images and {num_classes} classes"):
@@ -44,6 +45,8 @@ def plain_net(model: str, num_classes: int, one_image: bool = False) -> nn.Modul
             raise BadInput(f"-m {model}: for 2 images this net must return logits of shape {(2, num_classes)}{mode}, not {shape}")
     if fault := fault_of_state(net):
         raise BadInput(f"-m {model}: this net's {fault}")
+    if made := [name for name, _ in net.named_buffers() if name not in before]:
+        raise BadInput(f"-m {model}: training makes the buffer {made[0]} of this net: register it with its first value")
     if lost := _lost_buffers(net, before, after):
         changed = f"-m {model}: training changes the buffer {lost[0]} of this net, which is not in its state dict"
         raise BadInput(f"{changed}: `evaluate` and a resumed run would not have it; register it without persistent=False")
@@ -84,7 +87,12 @@ def _outputs(net: nn.Module, images: int, training: bool, buffers: Mapping[str, 
 
 
 def _lost_buffers(net: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
-    """The names of buffers that a forward has changed or made, and that are not in the net's state dict."""
+    """The names of buffers that a forward has changed, and that are not in the net's state dict."""
     in_state = {id(tensor) for tensor in net.state_dict(keep_vars=True).values()}
     outside = [name for name, buffer in net.named_buffers() if id(buffer) not in in_state]
-    return [name for name in outside if name not in before or not torch.equal(before[name], after[name])]
+    return [name for name in outside if not _are_equal(before[name], after[name])]
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and numbers, NaN in the same places."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

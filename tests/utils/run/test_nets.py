@@ -162,7 +162,26 @@ def test_a_name_is_checked_without_making_the_net():
         check_net_name("torchvision:nothing")
 
 
-@pytest.mark.parametrize("how", ["anew", "in place", "first"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_buffer_that_training_makes_would_begin_with_the_values_of_the_trial(persistent, monkeypatch):
+    monkeypatch.setitem(MODELS, "averages", lambda num_classes: Averages(num_classes, "first", persistent))
+    with pytest.raises(
+        BadInput, match="-m averages: training makes the buffer average of this net: register it with its first v"
+    ):
+        plain_net("averages", 7)
+
+
+def test_a_buffer_may_hold_nan(monkeypatch):
+    class Unknown(Small):
+        def __init__(self, num_classes):
+            super().__init__(num_classes)
+            self.register_buffer("unknown", torch.full((2,), torch.nan), persistent=False)
+
+    monkeypatch.setitem(MODELS, "unknown", Unknown)
+    assert plain_net("unknown", 7).unknown.isnan().all()
+
+
+@pytest.mark.parametrize("how", ["anew", "in place"])
 def test_a_buffer_that_training_changes_is_in_the_state_dict(how, monkeypatch):
     """It would not be in a checkpoint: `evaluate` and a resumed run would compute with other values."""
     monkeypatch.setitem(MODELS, "averages", lambda num_classes: Averages(num_classes, how))
