@@ -80,7 +80,7 @@ def coverage(trials: Sequence[Trial]) -> str:
     all_cells = f"the {len(printed())} cells of the paper's Tables 1 and 2"
     sentences = [f"{len(finished)} of {all_cells} {verb} been run to {EPOCHS} epochs."]
     sentences += [f"Unfinished: {listed}."] if begun else []
-    sentences += [f"No run of the other {absent} cells has been finished."] if absent else []
+    sentences += [f"None of the other {absent} has been."] if absent else []
     return " ".join(sentences)
 
 

@@ -221,7 +221,7 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
     assert row == f"| ResNet20 CIFAR10 | dorefa SGD STE | 80.745 (2.113) | 80.598 (3.384), n = 2 | {ours} |"
     assert convergence.coverage(runs) == (
         "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs. "
-        "Unfinished: ResNet20 BWN Adam STE (12 epochs). No run of the other 68 cells has been finished."
+        "Unfinished: ResNet20 BWN Adam STE (12 epochs). None of the other 68 has been."
     )
     rows = convergence.epochs_table(runs).splitlines()[2:]
     assert [row.split(" | ")[3:5] for row in rows[-2:]] == [
@@ -235,7 +235,7 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
 
 def test_a_whole_table_and_none_of_it():
     assert convergence.coverage([]).startswith(
-        "0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. No run"
+        "0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. None"
     )
     every = [make_trial([1.0] * 100, cell) for cell in printed()]
     assert convergence.coverage(every) == "70 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs."
