@@ -104,7 +104,7 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     counts = config.stash[TALLY]
-    if not config.getoption("--tally") or exitstatus != 0:
+    if not config.getoption("--tally") or exitstatus != 0 or hasattr(config, "workeroutput"):  # of one process of several
         return
     rows = [f"| {what} | {times} |" for what, times in sorted(counts.items())]
     table = "\n".join(["| what was tried, and withstood | times |", "|---|---|", *rows])

@@ -83,11 +83,6 @@ class Trial:
         return self.number, self.settings.get("seed"), self.settings.get("loader", RESIDENT)
 
     @property
-    def is_learned(self) -> bool:
-        """Whether its gradient is learned by an M."""
-        return is_learned(self.cell.backward, self.settings)
-
-    @property
     def recorded(self) -> bool:
         """Whether its settings are known."""
         return "folder" not in self.settings
@@ -152,7 +147,7 @@ class Group:
     @property
     def is_learned(self) -> bool:
         """Whether the gradient of its trials is learned by an M."""
-        return self.trials[0].is_learned
+        return is_learned(self.cell.backward, self.trials[0].settings)
 
     @property
     def statistics(self) -> Statistics:
