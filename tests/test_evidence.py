@@ -126,6 +126,7 @@ def test_the_pages_show_what_was_run():
     assert first_epoch.summary() in first
     assert first_epoch.last_batch_table() in first
     assert first_epoch.last_batch_difference() in first
+    assert first_epoch.bf16_table() in first
     _, loss, train_acc, test_acc = re.findall(r"the farthest by ([\d.]+) %", first_epoch.summary())
     outside = f"lie at most {loss} % and {train_acc} % outside the range of the logs, and test accuracy at most {test_acc} %."
     assert outside in readme.replace("\n", " ")
