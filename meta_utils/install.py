@@ -20,7 +20,7 @@ def install_quantizer(net: nn.Module, quantizer: Quantizer) -> Quantizer:
     Raises ValueError for a net that is not metaquantized, for a module without `start`, and where the net has a submodule or
     attribute of that name.
     """
-    _require_metaquantized(net)
+    require_metaquantized(net)
     if not isinstance(quantizer, nn.Module):
         return quantizer
     require_start(quantizer)
@@ -59,7 +59,7 @@ def parameter_groups(net: nn.Module, quantizer_lr: float | None = None) -> Itera
 
     Raises ValueError for a net that is not metaquantized.
     """
-    _require_metaquantized(net)
+    require_metaquantized(net)
     own = list(net.meta.quantizer.parameters()) if net.meta.quantizer is not None else []
     if not own:
         return net.parameters()
@@ -68,6 +68,7 @@ def parameter_groups(net: nn.Module, quantizer_lr: float | None = None) -> Itera
     return [{"name": "net", "params": others}, group if quantizer_lr is None else group | {"lr": quantizer_lr}]
 
 
-def _require_metaquantized(net: nn.Module) -> None:
+def require_metaquantized(net: nn.Module) -> None:
+    """Raises ValueError for a net that is not metaquantized."""
     if not hasattr(net, "meta"):
         raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from meta_utils.install import require_metaquantized
 from meta_utils.meta_network import MetaNetwork
 from meta_utils.optimizee import Optimizee
 from utils.choices import UPDATE_ORDERS
@@ -18,8 +19,7 @@ def check_parts(net: nn.Module, optimizee: Optimizee, quantizer: Quantizer | Non
     net's, the class or name of a quantizer, and for a quantizer with parameters that is not installed in the net, or whose
     parameters the optimizee lacks or no forward would train.
     """
-    if not hasattr(net, "meta"):
-        raise ValueError(f"the net {type(net).__name__} is not metaquantized: metaquantize(net) comes first")
+    require_metaquantized(net)
     if not isinstance(optimizee, Optimizee):
         name = f"{type(optimizee).__module__}.{type(optimizee).__name__}"
         raise ValueError(f"{name} does not give its refined gradient: take an optimizee, such as meta_utils.SGD.SGD")

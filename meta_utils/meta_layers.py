@@ -16,7 +16,7 @@ from meta_utils.optimizee import Rates, minus, rate_of
 from utils.errors import BadPart
 from utils.layout import Filters, FlatLayout
 from utils.quantizers.discretize import require_tensor
-from utils.quantizers.quantizer import EstimatedQuantizer, Quantizer, evaluating, quantized
+from utils.quantizers.quantizer import Quantizer, evaluating, quantized, without_estimator
 
 SYMBOLS = {  # what the notebook reads off a layer -> the symbol in `MetaLayers.shown`
     "pre_quantized_weight": "W_tilde",
@@ -113,8 +113,7 @@ class _Lookahead(torch.autograd.Function):
 
 def _checked(quantizer: Quantizer, method: str, returned: Tensor, W: Tensor, training: bool) -> Tensor:
     """What a quantizer's method returned. Raises BadPart unless it is like W and, in training, has a graph if W has one."""
-    own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
-    name = f"{type(own).__name__}.{method}"
+    name = f"{type(without_estimator(quantizer)).__name__}.{method}"
     require_tensor(name, returned, W, "W")
     if training and W.requires_grad and not returned.requires_grad:
         raise BadPart(f"{name} returned a tensor without a gradient for W, which would never be trained")
@@ -196,7 +195,7 @@ class MetaLayers:
 
     def require_own(self, quantizer: Quantizer) -> None:
         """Raises ValueError where the net has a quantizer with parameters, and this is another, as that of the net's original."""
-        own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+        own = without_estimator(quantizer)
         if self.quantizer is not None and isinstance(own, nn.Module) and own is not self.quantizer:
             raise ValueError(f"this {own} is not the net's own, which is net.meta.quantizer")
 

@@ -122,10 +122,15 @@ def quantized(quantizer: Quantizer, W: Tensor, layout: Layout = ONE_TENSOR) -> T
     return quantizer.quantize(quantizer.preprocess(W, layout), W, layout)
 
 
+def without_estimator(quantizer: Quantizer) -> Quantizer:
+    """The quantizer itself, of one that has an estimator's gradient."""
+    return quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+
+
 @contextmanager
 def evaluating(quantizer: Quantizer) -> Iterator[None]:
     """A quantizer that is a module is in eval mode, so that what it is asked for changes none of its buffers."""
-    own = quantizer.quantizer if isinstance(quantizer, EstimatedQuantizer) else quantizer
+    own = without_estimator(quantizer)
     with in_mode(own, training=False) if isinstance(own, nn.Module) else nullcontext():
         yield
 
