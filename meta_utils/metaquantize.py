@@ -1,8 +1,8 @@
 """Quantizes the weights of any net, in place: `metaquantize(net)`.
 
 The weights are found by their parameters' names. A forward with a quantizer is the net's own forward, called by
-torch.func.functional_call with W_hat under the names of W, so that names and shapes in the state dict stay what they were, a module
-that is called twice is quantized in both calls, and a weight that two modules share is quantized once.
+torch.func.functional_call with W_hat under the names of W, so that names and shapes in the state dict stay what they were, a
+module that is called twice is quantized in both calls, and a weight that two modules share is quantized once.
 """
 
 from collections.abc import Iterable, Mapping
