@@ -10,12 +10,14 @@ stored there.
 """
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import stdtr
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -35,6 +37,8 @@ STORED = FOLDER / "convergence" / "epochs.csv.xz"
 EPOCHS = 100  # of a published run
 DEEPER = ("ResNet32", "ResNet44")  # nets with five published trials of every cell
 BLOCK = 10  # epochs per row of the table, which shows their means
+SPANS = ((0, 10), (10, 30), (30, 60), (60, 100))  # epochs over which trials are compared: the first ten, then with one alpha
+DRAWN = 30  # epochs of a run that is drawn, at least
 
 
 def collect(roots: Iterable[Path], stored: Path = STORED) -> None:
@@ -71,17 +75,16 @@ def accuracy_table(trials: Sequence[Trial]) -> str:
 
 
 def coverage(trials: Sequence[Trial]) -> str:
-    """Sentences that say which cells of the paper have not been run to 100 epochs."""
-    finished = {trial.cell for trial in trials if is_whole(trial)} & printed().keys()
-    begun = [trial for trial in trials if trial.cell in printed().keys() - finished]
-    absent = len(printed()) - len(finished | {trial.cell for trial in begun})
-    listed = ", ".join(f"{trial.cell.model} {trial.cell.method} ({trial.epochs} epochs)" for trial in begun)
-    verb = "has" if len(finished) == 1 else "have"
-    all_cells = f"the {len(printed())} cells of the paper's Tables 1 and 2"
-    sentences = [f"{len(finished)} of {all_cells} {verb} been run to {EPOCHS} epochs."]
-    sentences += [f"Unfinished: {listed}."] if begun else []
-    sentences += [f"None of the other {absent} has been."] if absent else []
-    return " ".join(sentences)
+    """A sentence that says how many cells of the paper have been run to 100 epochs, and how many have not."""
+    finished = len({trial.cell for trial in trials if is_whole(trial)} & printed().keys())
+    rest = len(printed()) - finished
+    others = f", the other {rest} {_have(rest)} not" if rest else ""
+    cells = f"{finished} of the {len(printed())} cells of the paper's Tables 1 and 2"
+    return f"{cells} {_have(finished)} been run to {EPOCHS} epochs{others}."
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
 
 
 def epochs_table(trials: Sequence[Trial]) -> str:
@@ -118,6 +121,48 @@ def trials_table(trials: Sequence[Trial]) -> str:
     return markdown_table(head, *rows)
 
 
+def differences_table(trials: Iterable[Trial]) -> str:
+    """Training accuracy of our trials minus the mean of the published ones, over some epochs at a time, with a t-test.
+
+    The standard deviation over trials, and the degrees of freedom, are pooled over the published trials of the same method with
+    the same optimizer: every quantizer, and every net on the same data set.
+    """
+    cells = defaultdict(list)
+    for trial in trials:
+        cells[trial.cell].append(trial)
+    head = ("net", "method", "epochs", "logs (n)", "ours minus logs, by trial", "mean", "standard error", "p")
+    rows = []
+    for cell, ours in cells.items():
+        logs = logged().get(cell, ())
+        for start, stop in SPANS if len(logs) > 1 else ():
+            reached = [trial for trial in ours if trial.epochs >= stop]
+            if not reached:
+                continue
+            published, sd, freedom = _accuracies(logs, start, stop), *pooled_deviation(cell, start, stop)
+            differences = _accuracies(reached, start, stop) - published.mean()
+            error = sd * math.sqrt(1 / len(differences) + 1 / len(published))
+            p = 2 * stdtr(freedom, -abs(differences.mean()) / error)
+            by_trial = ", ".join(
+                f"{trial.number}: {difference:+.2f}" for trial, difference in zip(reached, differences, strict=True)
+            )
+            means = f"{published.mean():.2f} ({len(published)})", by_trial, f"{differences.mean():+.2f}"
+            rows.append((cell.net, cell.method, f"{start + 1} - {stop}", *means, f"{error:.2f}", f"{p:.3f}"))
+    return markdown_table(head, *rows)
+
+
+def pooled_deviation(cell: Cell, start: int, stop: int) -> tuple[float, int]:
+    """The standard deviation over published trials of the training accuracy of some epochs, and its degrees of freedom."""
+    alike = [cell._replace(model=other.model, quantizer=other.quantizer) for other in logged()]
+    groups = [_accuracies(logged()[other], start, stop) for other in dict.fromkeys(alike) if other in logged()]
+    freedom = sum(len(group) - 1 for group in groups)
+    return math.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom), freedom
+
+
+def _accuracies(trials: Iterable[Trial], start: int, stop: int) -> np.ndarray:
+    """Each trial's training accuracy, the mean of some epochs."""
+    return np.array([trial.train_acc[start:stop].mean() for trial in trials])
+
+
 def spread() -> str:
     """How far published trials of one cell lie apart: ResNet44's MultiFC with SGD, of which ResNet20 has one trial only."""
     cell = Cell("ResNet44", "CIFAR10", "dorefa", "MultiFC", "SGD")
@@ -138,9 +183,12 @@ def second_peak(trial: Trial) -> str:
 
 
 def draw(trials: Sequence[Trial], path: Path) -> None:
-    """A row of panels, training loss and test accuracy, per net, quantizer and optimizer: our runs over the published bands."""
+    """A row of panels, training loss and test accuracy, per net, quantizer and optimizer: our runs over the published bands.
+
+    Runs of fewer epochs than DRAWN are left out.
+    """
     blocks = defaultdict(list)
-    for trial in trials:
+    for trial in (trial for trial in trials if trial.epochs >= DRAWN):
         label = f"trial {trial.number}" + ("" if is_whole(trial) else f", {progress(trial)} epochs")
         blocks[trial.cell.block].append(Group(trial.cell, label, (trial,)))
     rows = []
@@ -158,9 +206,9 @@ def main() -> None:
     if roots:
         collect(roots)
     trials = read_csv(STORED)
-    tables = accuracy_table(trials), coverage(trials), epochs_table(trials), trials_table(trials)
+    tables = accuracy_table(trials), coverage(trials), epochs_table(trials), trials_table(trials), differences_table(trials)
     print("\n\n".join([*tables, f"For comparison: {spread()}."]))
-    for trial in (trial for trial in trials if trial.epochs >= 30):
+    for trial in (trial for trial in trials if trial.epochs >= DRAWN):
         found = [second_peak(one) for one in (*logged().get(trial.cell, ()), trial)]
         print(f"Highest training loss of epochs 10 to 30, {trial.cell.method}, logs and ours: {', '.join(found)}")
     draw(trials, FOLDER / "convergence")

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from conftest import PROJECT
 from parsed import train_settings
 from resumed import only_run
 from run_folders import CELL, make_run, make_trial
+from scipy import stats
 from table_runs import runs_of
 
 from figs import accuracy_spread, convergence, first_epoch, ranges, stored
@@ -134,6 +136,7 @@ def test_the_pages_show_what_was_run():
     assert convergence.epochs_table(runs) in whole
     assert convergence.accuracy_table(runs) in whole
     assert convergence.trials_table(runs) in whole
+    assert convergence.differences_table(runs) in whole
     assert convergence.coverage(runs) in whole.replace("\n", " ")
     assert convergence.spread() in whole.replace("\n", " ")
     (ours,) = [trial for trial in runs if trial.cell.backward == "MultiFC"]
@@ -221,8 +224,7 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
     ours = "95.500 (8.250), n = 1"  # epoch k has the accuracy k
     assert row == f"| ResNet20 CIFAR10 | dorefa SGD STE | 80.745 (2.113) | 80.598 (3.384), n = 2 | {ours} |"
     assert convergence.coverage(runs) == (
-        "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs. "
-        "Unfinished: ResNet20 BWN Adam STE (12 epochs). None of the other 68 has been."
+        "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs, the other 69 have not."
     )
     rows = convergence.epochs_table(runs).splitlines()[2:]
     assert [row.split(" | ")[3:5] for row in rows[-2:]] == [
@@ -235,11 +237,32 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
 
 
 def test_a_whole_table_and_none_of_it():
-    assert convergence.coverage([]).startswith(
-        "0 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs. None"
-    )
+    runs = "cells of the paper's Tables 1 and 2 have been run to 100 epochs"
+    assert convergence.coverage([]) == f"0 of the 70 {runs}, the other 70 have not."
     every = [make_trial([1.0] * 100, cell) for cell in printed()]
-    assert convergence.coverage(every) == "70 of the 70 cells of the paper's Tables 1 and 2 have been run to 100 epochs."
+    assert convergence.coverage(every[1:]) == f"69 of the 70 {runs}, the other 1 has not."
+    assert convergence.coverage(every) == f"70 of the 70 {runs}."
+
+
+def test_training_accuracies_are_compared_with_the_logs_by_the_spread_of_published_trials():
+    """STE with SGD on CIFAR-10: six cells, of 2, 3, 5, 5, 5 and 5 trials; Student's t by scipy.stats."""
+    logs = logged()[CELL]
+    means = [trial.train_acc[:10].mean() for trial in logs]
+    alike = [one for cell, one in logged().items() if (cell.dataset, *cell[3:]) == (CELL.dataset, *CELL[3:])]
+    first_ten = [[trial.train_acc[:10].mean() for trial in one] for one in alike]
+    sd = math.sqrt(sum(np.var(one) * len(one) for one in first_ten) / 19)
+    assert sorted(map(len, first_ten)) == [2, 3, 5, 5, 5, 5]
+    assert convergence.pooled_deviation(CELL, 0, 10) == (pytest.approx(sd), 19)
+    ours = [replace(logs[0], train_acc=logs[0].train_acc + shift, number=number) for number, shift in ((1, 0.25), (2, -0.5))]
+    first, *later = convergence.differences_table(ours).splitlines()[2:]
+    assert len(later) == 3
+    differences = [means[0] + shift - np.mean(means) for shift in (0.25, -0.5)]
+    error = sd * math.sqrt(1 / 2 + 1 / 2)
+    p = stats.t.sf(abs(np.mean(differences)) / error, 19) * 2
+    by_trial = "1: {:+.2f}, 2: {:+.2f}".format(*differences)
+    numbers = f"{np.mean(means):.2f} (2) | {by_trial} | {np.mean(differences):+.2f} | {error:.2f} | {p:.3f} |"
+    assert first == f"| ResNet20 CIFAR10 | dorefa SGD STE | 1 - 10 | {numbers}"
+    assert "MultiFC" not in convergence.differences_table([make_trial([1.0] * 100, CELL._replace(backward="MultiFC"))])
 
 
 @pytest.mark.parametrize("program", ["convergence", "first_epoch", "accuracy_spread", "published/errata"])
