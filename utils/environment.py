@@ -155,8 +155,8 @@ def describe(device: torch.device) -> str:
 def git_state() -> dict[str, Any] | None:
     """The commit this code is at and whether files differ from it; None outside a repository.
 
-    untracked: how many Python files beside main.py and in the project's folders are not in the repository; they count as a
-    difference.
+    Data and pictures in figs/, which the programs there write, are no difference: no run depends on them. untracked: how many
+    Python files beside main.py and in the project's folders are not in the repository; they count as a difference.
     """
 
     def git(*arguments: str) -> str:
@@ -165,7 +165,8 @@ def git_state() -> dict[str, Any] | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
             return None
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+        commit, changed = git("rev-parse", "HEAD"), git("diff", "--name-only", "HEAD").splitlines()
+        changes = [path for path in changed if not path.startswith("figs/") or path.endswith(".py")]
         folders = git("ls-tree", "-d", "--name-only", "HEAD").splitlines()
         code = [":(glob)*.py", *(f":(glob){folder}/**/*.py" for folder in folders)]
         untracked = git("ls-files", "--others", "--exclude-standard", "--", *code).splitlines()

@@ -69,20 +69,23 @@ def test_python_files_outside_the_repository_make_it_dirty(tmp_path, monkeypatch
 
     monkeypatch.setattr("utils.environment.PROJECT", tmp_path.resolve())
     git("init")
-    for name in ("main.py", "utils/a.py", "utils/run/b.py", ".gitignore"):
+    for name in ("main.py", "utils/a.py", "utils/run/b.py", "figs/c.py", "figs/d.csv", ".gitignore"):
         write(name)
     (tmp_path / ".gitignore").write_text("/Results*/\n")
     git("add", ".")
     git("commit", "-m", "all")
     for name in ("Results/x/code.py", "notes.txt", "data/set.npz", "data/own.py", "utils/run/table.csv"):
         write(name)  # results, data and notes change no number
+    (tmp_path / "figs" / "d.csv").write_text("other")
     state = git_state()
     assert (state["dirty"], state["untracked"]) == (False, 0)
     for number, name in enumerate(("own.py", "utils/run/new.py", "utils/c.py", "utils/deep/er/d.py"), start=1):
         write(name)
         assert git_state() == state | {"dirty": True, "untracked": number}
-    write("utils/a.py")
-    (tmp_path / "utils" / "a.py").write_text("other")
     for name in ("own.py", "utils/run/new.py", "utils/c.py", "utils/deep/er/d.py"):
         (tmp_path / name).unlink()
-    assert git_state() == state | {"dirty": True, "untracked": 0}
+    assert git_state() == state
+    for name in ("utils/a.py", "figs/c.py"):
+        (tmp_path / name).write_text("other")
+        assert git_state() == state | {"dirty": True, "untracked": 0}
+        write(name)
