@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, starred  # noqa: E402
-from figs.stored import as_expected, merged, read_stored, trials_below  # noqa: E402
+from figs.stored import as_expected, by_cell, merged, read_stored, trials_below  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
 from utils.report.csv_files import read_csv, write_csv  # noqa: E402
 from utils.report.formatting import mean_variance  # noqa: E402
@@ -60,11 +60,8 @@ def progress(trial: Trial) -> str:
 
 def accuracy_table(trials: Sequence[Trial]) -> str:
     """The published statistic of each cell with a finished run: paper, logs and ours, with the number of trials."""
-    finished = defaultdict(list)
-    for trial in filter(is_whole, trials):
-        finished[trial.cell].append(trial)
     rows = []
-    for cell, ours in finished.items():
+    for cell, ours in by_cell(filter(is_whole, trials)).items():
         paper = mean_variance(printed()[cell].mean, printed()[cell].variance) if cell in printed() else "none"
         values = []
         for side in (logged().get(cell, ()), ours):
@@ -78,7 +75,7 @@ def coverage(trials: Sequence[Trial]) -> str:
     """A sentence that says how many cells of the paper have been run to 100 epochs, and how many have not."""
     finished = len({trial.cell for trial in trials if is_whole(trial)} & printed().keys())
     rest = len(printed()) - finished
-    others = f", the other {rest} {_have(rest)} not" if rest else ""
+    others = f"; the other {rest} {_have(rest)} not" if rest else ""
     cells = f"{finished} of the {len(printed())} cells of the paper's Tables 1 and 2"
     return f"{cells} {_have(finished)} been run to {EPOCHS} epochs{others}."
 
@@ -127,12 +124,9 @@ def differences_table(trials: Iterable[Trial]) -> str:
     The standard deviation over trials, and the degrees of freedom, are pooled over the published trials of the same method with
     the same optimizer: every quantizer, and every net on the same data set.
     """
-    cells = defaultdict(list)
-    for trial in trials:
-        cells[trial.cell].append(trial)
     head = ("net", "method", "epochs", "logs (n)", "ours minus logs, by trial", "mean", "standard error", "p")
     rows = []
-    for cell, ours in cells.items():
+    for cell, ours in by_cell(trials).items():
         logs = logged().get(cell, ())
         for start, stop in SPANS if len(logs) > 1 else ():
             reached = [trial for trial in ours if trial.epochs >= stop]
@@ -152,10 +146,13 @@ def differences_table(trials: Iterable[Trial]) -> str:
 
 def pooled_deviation(cell: Cell, start: int, stop: int) -> tuple[float, int]:
     """The standard deviation over published trials of the training accuracy of some epochs, and its degrees of freedom."""
-    alike = [cell._replace(model=other.model, quantizer=other.quantizer) for other in logged()]
-    groups = [_accuracies(logged()[other], start, stop) for other in dict.fromkeys(alike) if other in logged()]
+    groups = [
+        _accuracies(trials, start, stop)
+        for other, trials in logged().items()
+        if other == cell._replace(model=other.model, quantizer=other.quantizer)
+    ]
     freedom = sum(len(group) - 1 for group in groups)
-    return math.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom), freedom
+    return math.sqrt(sum(group.var() * len(group) for group in groups) / freedom), freedom
 
 
 def _accuracies(trials: Iterable[Trial], start: int, stop: int) -> np.ndarray:

@@ -12,7 +12,6 @@ Prints the tables of figs/first_epoch/README.md and draws figs/first_epoch.png, 
 import argparse
 import math
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from figs.ranges import CURVES, range_text, relative_excess, starred  # noqa: E402
-from figs.stored import as_expected, in_order, merged, read_stored, trials_below  # noqa: E402
+from figs.stored import as_expected, by_cell, in_order, merged, read_stored, trials_below  # noqa: E402
 from utils import LOSS_LOG, TRAIN_LOG, log_file  # noqa: E402
 from utils.choices import BF16  # noqa: E402
 from utils.files.markdown import markdown_table  # noqa: E402
@@ -149,19 +148,12 @@ def _first(trials: Iterable[Trial], curve: str = "test_acc") -> list[float]:
     return [getattr(trial, curve)[0] for trial in trials]
 
 
-def _by_cell(runs: Iterable) -> dict[Cell, list]:
-    cells = defaultdict(list)
-    for run in runs:
-        cells[run.cell].append(run)
-    return cells
-
-
 def iterations_table() -> str:
     """Running mean of the training loss: published range, and ours trial by trial."""
     bands = published_beginnings()
     head = ("net", "method", *(f"after {n}: published" if side == 0 else "ours" for n in SHOWN for side in (0, 1)))
     rows = []
-    for cell, runs in _by_cell(beginnings()).items():
+    for cell, runs in by_cell(beginnings()).items():
         columns = []
         for n in SHOWN:
             band = bands.get((cell, n), ())
@@ -175,7 +167,7 @@ def epochs_table() -> str:
     """Epoch 1's training loss and accuracies: the range of the logs, and ours trial by trial."""
     heads = [f"{what}: {who}" for _, what, _ in CURVES for who in ("logs", "ours")]
     rows = []
-    for cell, ours in _by_cell(in_order(read_stored(EPOCHS))).items():
+    for cell, ours in by_cell(in_order(read_stored(EPOCHS))).items():
         logs, columns = logged().get(cell, ()), []
         for name, _, digits in CURVES:
             band = _first(logs, name)
@@ -186,8 +178,8 @@ def epochs_table() -> str:
 
 def last_batch_table() -> str:
     """Test accuracy after epoch 1: published, ours without and ours with the 391st batch of 80 images."""
-    without, rows = _by_cell(read_stored(EPOCHS)), []
-    for cell, with_last in _by_cell(in_order(read_stored(ALL_BATCHES))).items():
+    without, rows = by_cell(read_stored(EPOCHS)), []
+    for cell, with_last in by_cell(in_order(read_stored(ALL_BATCHES))).items():
         band = _first(logged().get(cell, ()))
         ours = [starred(_first(side), band, TEST_DIGITS) for side in (without[cell], with_last)]
         rows.append((cell.net, cell.method, range_text(band, TEST_DIGITS), *ours))

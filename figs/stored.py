@@ -1,6 +1,7 @@
 """Which runs the programs here store: those with the expected settings, and of each cell and trial the longest."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -39,6 +40,14 @@ def in_order(runs: Iterable[AnyRun]) -> list[AnyRun]:
     """Runs by cell, in the order of the paper's tables (other cells last), and by number."""
     place = {cell: number for number, cell in enumerate(printed())}
     return sorted(runs, key=lambda run: (place.get(run.cell, len(place)), run.cell, run.number))
+
+
+def by_cell(runs: Iterable[AnyRun]) -> dict[Cell, list[AnyRun]]:
+    """Cell -> its runs, in their order; [] for a cell without any."""
+    cells = defaultdict(list)
+    for run in runs:
+        cells[run.cell].append(run)
+    return cells
 
 
 def read_stored(path: Path) -> list[Trial]:

@@ -188,10 +188,14 @@ def test_what_lies_outside_a_published_range_is_marked():
 
 
 def test_the_long_runs_say_what_made_them():
-    for trial in read_csv(convergence.STORED):
+    """Four were marked for a result in figs/ that had been written before them, which is no change of the code."""
+    trials = read_csv(convergence.STORED)
+    for trial in trials:
         assert trial.settings["epochs"] == 100
         assert "torch" in trial.made_by
-        assert not convergence.is_whole(trial) or "with changes" not in trial.made_by
+    bwn, deeper = CELL._replace(quantizer="BWN"), CELL._replace(model="ResNet32")
+    marked = {(bwn, 2), (deeper, 1), (deeper, 2), (deeper._replace(quantizer="BWN"), 1)}
+    assert {(trial.cell, trial.number) for trial in trials if "with changes" in trial.made_by} == marked
 
 
 def long_run(path, cell, trial=1, epochs=100, **record):
@@ -224,7 +228,7 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
     ours = "95.500 (8.250), n = 1"  # epoch k has the accuracy k
     assert row == f"| ResNet20 CIFAR10 | dorefa SGD STE | 80.745 (2.113) | 80.598 (3.384), n = 2 | {ours} |"
     assert convergence.coverage(runs) == (
-        "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs, the other 69 have not."
+        "1 of the 70 cells of the paper's Tables 1 and 2 has been run to 100 epochs; the other 69 have not."
     )
     rows = convergence.epochs_table(runs).splitlines()[2:]
     assert [row.split(" | ")[3:5] for row in rows[-2:]] == [
@@ -238,9 +242,9 @@ def test_unfinished_runs_are_named_as_such(tmp_path):
 
 def test_a_whole_table_and_none_of_it():
     runs = "cells of the paper's Tables 1 and 2 have been run to 100 epochs"
-    assert convergence.coverage([]) == f"0 of the 70 {runs}, the other 70 have not."
+    assert convergence.coverage([]) == f"0 of the 70 {runs}; the other 70 have not."
     every = [make_trial([1.0] * 100, cell) for cell in printed()]
-    assert convergence.coverage(every[1:]) == f"69 of the 70 {runs}, the other 1 has not."
+    assert convergence.coverage(every[1:]) == f"69 of the 70 {runs}; the other 1 has not."
     assert convergence.coverage(every) == f"70 of the 70 {runs}."
 
 
