@@ -4,7 +4,7 @@
 # cores.
 #   METAQUANT_PRETRAINED=folder/of/base/models bash scripts/evidence_first_epochs.sh [--dry-run]
 # TRIALS (1), RESULTS (Results-first-epoch), METAQUANT_DATA. Into other RESULTS: BATCHES="", with the 391st batch of an epoch;
-# PRECISION=bf16, which takes about three quarters of an hour a run on a processor without bf16 instructions, and 2 minutes with.
+# PRECISION=bf16, which takes about three quarters of an hour a run on a processor without bf16 instructions, else 2 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TRIALS=${TRIALS:-1} EPOCHS=1 RESULTS=${RESULTS:-Results-first-epoch}
